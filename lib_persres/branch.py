@@ -1,0 +1,137 @@
+"""Gated low-rank branches on a UNet's proj_out, by forward hooks; weights are never touched.
+
+With the factors of K concepts concatenated, a block's output is (design §2, equation 3)
+
+    out_i = W_i x + b_i + up_i · (gate ⊙ (down_i x)),   down_i: (Σr, m_in), up_i: (m, Σr),
+
+where the gate repeats G_k, the strength and mask of concept k, over the concept's r rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from .attention import Taps, concept_maps
+from .lag import Plan
+from .unet import Block, find_blocks
+
+
+class HasFactors(Protocol):
+    """A residual, as far as the branches need it: target path -> factors with `down` and `up`."""
+
+    factors: Mapping[str, object]
+
+
+class Branches:
+    """The branches of some residuals on one UNet.
+
+    They act only while `plan` is set: with plan None every hook returns at once and the model is the base model.
+    Use as a context manager, or call attach and detach; attach detaches first, detach may be called twice.
+    """
+
+    def __init__(self, unet: nn.Module, residuals: Sequence[HasFactors]):
+        self.blocks = find_blocks(unet)
+        self.residuals = list(residuals)
+        self.plan: Plan | None = None
+        self._taps: Taps | None = None
+        self._handles: list = []
+        self._cast: dict = {}
+        self._maps: dict[str, list[torch.Tensor]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def __enter__(self) -> Branches:
+        return self.attach()
+
+    def __exit__(self, *_) -> None:
+        self.detach()
+
+    def attach(self) -> Branches:
+        self.detach()
+        self._taps = Taps(self.blocks, self._see)
+        for block in self.blocks:
+            if any(block.target in residual.factors for residual in self.residuals):
+                self._handles += [
+                    block.module.register_forward_pre_hook(self._enter(block)),
+                    block.proj_out.register_forward_hook(self._add(block)),
+                ]
+        return self
+
+    def detach(self) -> None:
+        """Remove every hook and forget the plan, the masks and the cast factors."""
+        if self._taps is not None:
+            self._taps.remove()
+        while self._handles:
+            self._handles.pop().remove()
+        self.plan = self._taps = None
+        for kept in (self._cast, self._maps, self._sizes):
+            kept.clear()
+
+    def _see(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
+        plan = self.plan
+        if plan is None or not plan.localized or len(plan.sources) == 0:
+            return
+        rows = plan.source_index
+        maps = concept_maps(q[rows], k[rows], plan.indicator[rows], heads)
+        self._maps.setdefault(block.name, []).append(maps)
+
+    def _enter(self, block: Block):
+        def hook(module, args):
+            if self.plan is not None:
+                self._maps.pop(block.name, None)  # of a forward that ended in an exception
+                self._sizes[block.name] = tuple(args[0].shape[-2:])
+
+        return hook
+
+    def _add(self, block: Block):
+        def hook(module, args, output):
+            plan = self.plan
+            if plan is None:
+                return None
+            layers = self._maps.pop(block.name, None)
+            maps = None
+            if layers is not None:
+                maps = layers[0] if len(layers) == 1 else torch.stack(layers).mean(0)
+            gates = plan.gates(block.name, maps, self._sizes[block.name])
+            down, up, owner = self._factors(block, args[0])
+            gates = gates.to(args[0].dtype)
+            gate = gates if len(self.residuals) == 1 else gates[:, owner]  # (b, Σr or 1, hw or 1)
+            return (_add_linear if block.is_linear else _add_conv)(args[0], output, down, up, gate)
+
+        return hook
+
+    def _factors(self, block: Block, x: torch.Tensor):
+        """down (Σr, m_in), up (m, Σr) and each row's concept (Σr,), in x's dtype and on its device."""
+        key = (block.name, x.dtype, x.device)
+        if key not in self._cast:
+            present = [
+                (index, residual.factors[block.target])
+                for index, residual in enumerate(self.residuals)
+                if block.target in residual.factors
+            ]
+            down = torch.cat([factors.down.to(x.device, x.dtype) for _, factors in present])
+            up = torch.cat([factors.up.to(x.device, x.dtype) for _, factors in present], dim=1)
+            owner = torch.cat([torch.full((f.down.shape[0],), index) for index, f in present]).to(x.device)
+            if any(f.down.requires_grad for _, f in present) and torch.is_grad_enabled():
+                return down, up, owner  # in training the factors change at each step
+            self._cast[key] = down, up, owner
+        return self._cast[key]
+
+
+def _add_conv(x, output, down, up, gate):
+    """x: (b, m_in, h, w); gate: (b, Σr or 1, hw or 1)."""
+    b, _, h, w = x.shape
+    z = torch.matmul(down, x.flatten(2)) * gate
+    # in place on the module's own fresh output: no second (b, m, h, w) in memory
+    out = output if output.is_contiguous() else output.contiguous()
+    out.view(b, -1, h * w).baddbmm_(up.to(out.dtype).expand(b, -1, -1), z.to(out.dtype))
+    return out
+
+
+def _add_linear(x, output, down, up, gate):
+    """x: (b, hw, m_in)."""
+    z = torch.matmul(x, down.t()) * gate.transpose(1, 2)
+    return output.baddbmm_(z.to(output.dtype), up.t().to(output.dtype).expand(x.shape[0], -1, -1))

@@ -1,0 +1,192 @@
+"""What the commands share: their help's layout, types of arguments, and how they load a model and write a folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import PersresError
+
+TOYBOX = "toybox"
+"""The name that stands for the shipped checkpoint."""
+TOYBOX_CHECKPOINT = Path(__file__).parent.parent / "toybox" / "checkpoint" / "toybox.safetensors"
+DTYPES = ("auto", "fp32", "fp16", "bf16")
+LATENT = 8
+"""Image pixels of a latent pixel, along one side."""
+MOST_SEEDS = 10_000
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' lines, and gives the options' names room."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28)
+
+
+# -- types of arguments --------------------------------------------------------------------------------------
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if number < low:
+            raise argparse.ArgumentTypeError(f"{number} is less than {low}")
+        return number
+
+    return whole
+
+
+def seed(text: str) -> int:
+    number = at_least(0)(text)
+    if number >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not less than 2^63")
+    return number
+
+
+def seeds(text: str) -> list[int]:
+    """ "7" -> [7]; "0-3" -> [0, 1, 2, 3]."""
+    first, dash, last = text.strip().partition("-")
+    if not dash:
+        return [seed(first)]
+    low, high = seed(first), seed(last)
+    if not low <= high < low + MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 0-7 of at most {MOST_SEEDS} seeds")
+    return list(range(low, high + 1))
+
+
+# -- the model -----------------------------------------------------------------------------------------------
+
+
+def add_model_options(important, tinkering) -> None:
+    important.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        default=TOYBOX,
+        help='a Stable Diffusion 1.x checkpoint (.safetensors), or "toybox" (the default) for the small model '
+        "that comes along",
+    )
+    tinkering.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:1 or mps")
+    tinkering.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="the model's numbers; auto is fp16 on cuda, else fp32"
+    )
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file that --checkpoint names. Raises PersresError where it is not there."""
+    if name == TOYBOX:
+        if not TOYBOX_CHECKPOINT.is_file():
+            raise PersresError(
+                f"The Toybox checkpoint {TOYBOX_CHECKPOINT} is missing: give another with --checkpoint, "
+                "or make it with `python -m lib_persres toybox train` and `toybox export`."
+            )
+        return TOYBOX_CHECKPOINT
+    path = Path(name)
+    if not path.is_file():
+        raise PersresError(f"There is no checkpoint {path}: give the path of a .safetensors file.")
+    return path
+
+
+def is_toybox(path: Path) -> bool:
+    return path.resolve() == TOYBOX_CHECKPOINT.resolve()
+
+
+def load_model(path: Path, device: str, dtype: str):
+    """The StableDiffusion of a file, on the device that the options name."""
+    import torch
+
+    from ..standalone.checkpoint import load
+
+    chosen = None if device == "auto" else _device(device)
+    types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    note(f"Loading {path}")
+    return load(path, device=chosen, dtype=types[dtype])
+
+
+def _device(name: str):
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise PersresError(f"The device {name!r} cannot be used here: try --device cpu.") from error
+    if device.type == "meta":  # a device to torch, but one without memory
+        raise PersresError(f"The device {name!r} cannot be used here: try --device cpu.")
+    return device
+
+
+def default_resolution(unet_params: dict) -> int:
+    """The side of the pictures that a model was trained on.
+
+    SD1's own yaml says 32 latent pixels although the model was trained on 64; others are taken at their word.
+    """
+    size = unet_params.get("image_size", 64)
+    if size == 32 and unet_params.get("model_channels") == 320:
+        size = 64
+    return LATENT * size
+
+
+def check_side(unet_params: dict, side: int, option: str) -> None:
+    """Raise PersresError for a side that the UNet's levels cannot halve and double back."""
+    step = LATENT * 2 ** (len(unet_params["channel_mult"]) - 1)
+    if side < step or side % step:
+        below = max(step, side // step * step)
+        raise PersresError(
+            f"{option} {side} does not fit this model: take a multiple of {step}, such as {below}."
+        )
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written into, or raise PersresError: better now than after the work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".persres-", dir=folder)
+        os.close(handle)
+        os.unlink(name)
+    except FileExistsError as error:
+        raise PersresError(f"{folder} is a file where a folder is needed: give another.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise PersresError(f"The folder {folder} cannot be written into ({reason}): give another.") from error
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    if path.is_dir():
+        raise PersresError(f"{path} is a folder where a file is to be written: give another name.")
+    if path.exists() and not force:
+        raise PersresError(f"{path} already exists: give another name, or --force to replace it.")
+
+
+# -- the terminal --------------------------------------------------------------------------------------------
+
+
+def note(text: str) -> None:
+    """A line beside the results, so on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress_bar(total: int, unit: str):
+    """A bar on stderr with rate and remaining time."""
+    from tqdm import tqdm
+
+    interval = 0.1 if sys.stderr.isatty() else 10  # a log file needs no ten lines a second
+    return tqdm(total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
+
+
+def printable(text: str) -> str:
+    """A file's text without what would steer the terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def size_text(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

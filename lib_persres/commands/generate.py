@@ -1,0 +1,222 @@
+"""`generate`: pictures from a prompt, with concepts, with or without LAG."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from ..prompt import Tag, parse_tags
+from .common import (
+    Formatter,
+    add_model_options,
+    at_least,
+    check_side,
+    checkpoint_path,
+    default_resolution,
+    load_model,
+    make_folder,
+    note,
+    progress_bar,
+    seeds,
+)
+
+DESCRIPTION = """\
+Draw pictures from a prompt.
+
+<persres:NAME:STRENGTH> in the prompt switches a learned concept on, and V* says where it goes: write
+V* before the concept's class, as in "a V* dog". With two concepts write V1* and V2*, in the order of
+their tags. With --lag (localized attention-guided sampling) a concept changes the picture only where
+it is seen, and the rest is drawn by the model as it was.
+"""
+EPILOG = """\
+examples:
+  python -m lib_persres generate --prompt "<persres:mine:1.0> a photo of a V* ball in snow"
+  python -m lib_persres generate --prompt "<persres:mine> a photo of a V* ball at night" --lag --masks --seeds 0-7
+  python -m lib_persres generate --checkpoint v1-5.safetensors --seeds 1 2 3 \\
+      --prompt "<persres:rex:1.0> <persres:tom:0.8> a photo of a V1* dog and a V2* cat on the beach"
+
+A tag may also say lag=on or lag=off, and start= and end= (parts of the sampling from 0 to 1).
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="draw pictures, with learned concepts",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=Formatter,
+    )
+    parser.set_defaults(run=run)
+    important = parser.add_argument_group("what to draw")
+    important.add_argument("--prompt", required=True, help="what the picture shows, with the concepts' tags")
+    important.add_argument(
+        "--lag",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="keep each concept to its place in the picture (default: off)",
+    )
+    important.add_argument(
+        "--seeds",
+        nargs="+",
+        type=seeds,
+        default=[[0]],
+        metavar="SEED",
+        help="a picture for each: numbers, or ranges as 0-7 (default: 0)",
+    )
+    important.add_argument(
+        "--residuals", metavar="FOLDER", default="residuals", help="where the concepts are (default: residuals)"
+    )
+    important.add_argument(
+        "--out", metavar="FOLDER", default="outputs", help="where the pictures go (default: outputs)"
+    )
+    important.add_argument("--masks", action="store_true", help="also write where LAG let the concepts act")
+    tinkering = parser.add_argument_group("tinkering")
+    tinkering.add_argument("--negative", default="", metavar="PROMPT", help="what the picture should not show")
+    tinkering.add_argument("--steps", type=at_least(1), default=50, help="sampling steps (default: 50)")
+    tinkering.add_argument(
+        "--guidance", type=float, default=6.0, help="how much the prompt counts (default: 6; 1 is off)"
+    )
+    for side in ("width", "height"):
+        tinkering.add_argument(
+            f"--{side}", type=at_least(1), metavar="PIXELS", help="(default: the model's own size)"
+        )
+    tinkering.add_argument("--mask", default="median", help="how LAG makes its masks (default: median)")
+    tinkering.add_argument(
+        "--unconditional",
+        choices=("mirror", "base"),
+        default="mirror",
+        help="what LAG does to the unconditional half: the same mask (mirror, the default), or nothing (base)",
+    )
+    tinkering.add_argument(
+        "--batch", type=at_least(1), default=4, help="pictures at a time; fewer need less memory (default: 4)"
+    )
+    add_model_options(important, tinkering)
+
+
+def run(args) -> int:
+    # What can be told without the model is told before it is loaded.
+    checkpoint = checkpoint_path(args.checkpoint)
+    tags = list({tag.name: tag for tag in parse_tags(args.prompt)[1]}.values())
+    from .residual_folder import ResidualFolder
+
+    residuals = ResidualFolder(args.residuals)
+    for tag in tags:
+        residuals(tag.name)
+    make_folder(Path(args.out))
+
+    from ..standalone.generate import generate
+    from .pictures import PictureFolder, write_png
+
+    sd = load_model(checkpoint, args.device, args.dtype)
+    own = default_resolution(sd.unet.params)
+    width, height = args.width or own, args.height or own
+    check_side(sd.unet.params, width, "--width")
+    check_side(sd.unet.params, height, "--height")
+    for tag in tags:
+        base = residuals(tag.name).metadata.base_hash
+        if base and base != sd.hash:
+            note(f"note: {tag.name} was trained on another checkpoint ({base[:10]}); it may look different here.")
+
+    folder = PictureFolder(Path(args.out))
+    wanted = [seed for part in args.seeds for seed in part]
+    used = _Settings(args, tags, f"{width}x{height}", sd, residuals)
+    told: list[str] = []
+    bar = None
+    try:
+        for start in range(0, len(wanted), args.batch):
+
+            def progress(done: int, steps: int, start: int = start) -> None:
+                nonlocal bar
+                if bar is None:
+                    bar = progress_bar(steps * -(-len(wanted) // args.batch), "steps")
+                bar.update(steps * (start // args.batch) + done - bar.n)
+
+            result = generate(
+                sd,
+                args.prompt,
+                residuals,
+                seeds=wanted[start : start + args.batch],
+                width=width,
+                height=height,
+                negative=args.negative,
+                steps=args.steps,
+                guidance=args.guidance,
+                lag=args.lag,
+                mask=args.mask,
+                unconditional=args.unconditional,
+                progress=progress,
+            )
+            overlays = _overlays(result, _gated(tags, args.lag)) if args.masks else []
+            for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
+                path = folder.save(image, seed, used.text(seed, result.problems))
+                print(path, flush=True)
+                if overlays:
+                    mask = path.with_name(f"{path.stem}-mask.png")
+                    print(write_png(mask, overlays[index]), flush=True)
+            told += [problem for problem in result.problems if problem not in told]
+    finally:
+        if bar is not None:
+            bar.close()
+        for problem in told:
+            note(f"warning: {problem}")
+    if args.masks and not overlays:
+        note("warning: There are no masks to show, since no concept was drawn with LAG; add --lag.")
+    return 0
+
+
+@dataclass
+class _Settings:
+    """What a picture's metadata say."""
+
+    args: argparse.Namespace
+    tags: list[Tag]
+    size: str
+    sd: object
+    residuals: object
+
+    def text(self, seed: int, problems: list[str]) -> str:
+        from .pictures import infotext
+
+        args = self.args
+        used = [f"{t.name}: {float(t.strength)} ({self.residuals.short_hash(t.name)})" for t in self.tags]
+        settings = {
+            "Steps": args.steps,
+            "Sampler": "DDIM",
+            "CFG scale": args.guidance,
+            "Seed": seed,
+            "Size": self.size,
+            "Model hash": self.sd.short_hash,
+            "Model": self.sd.path.stem,
+            "RNG": "CPU",
+            "Persres": ", ".join(used) or None,
+            "Persres LAG": f"{args.mask}/{args.unconditional}" if any(_gated(self.tags, args.lag)) else None,
+            "Persres problems": " ".join(problems) or None,
+            "Version": f"persres {__version__}",
+        }
+        return infotext(args.prompt, args.negative, settings)
+
+
+def _gated(tags: list[Tag], lag: bool) -> list[bool]:
+    return [lag if tag.lag is None else tag.lag for tag in tags]
+
+
+def _images(images) -> list:
+    """(b,3,H,W) in [0,1] -> Pillow images."""
+    from PIL import Image
+
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def _overlays(result, gated: list[bool]) -> list:
+    """The pictures with the mean masks of the concepts that LAG confined; none without LAG."""
+    from ..overlay import overlay
+
+    seen = [i for i, (wanted, found) in enumerate(zip(gated, result.tokens)) if wanted and found.indices]
+    if result.masks is None or not seen:
+        return []
+    masks = result.masks.mean("masks")[:, seen]
+    return [overlay(image, mask) for image, mask in zip(_images(result.images), masks)]

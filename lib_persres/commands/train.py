@@ -1,0 +1,262 @@
+"""`train`: learn a concept from photos."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from ..errors import PersresError
+from ..training.recipes import RECIPES
+from .common import (
+    Formatter,
+    add_model_options,
+    at_least,
+    check_side,
+    checkpoint_path,
+    default_resolution,
+    is_toybox,
+    load_model,
+    make_folder,
+    note,
+    progress_bar,
+    refuse_existing,
+    seed,
+    size_text,
+)
+
+DESCRIPTION = """\
+Learn a concept (your dog, your cup) from 3 to 10 photos and write it as a small file, its residual.
+
+The photos should show the concept alone, from some sides and if possible before different backgrounds.
+Ctrl-C stops after the current step and keeps what was learned until then; a second Ctrl-C gives up.
+"""
+EPILOG = """\
+examples:
+  python -m lib_persres train --images photos --name mine --class ball
+      from all pictures in the folder, on the small Toybox model, into residuals/mine.safetensors
+  python -m lib_persres train --checkpoint v1-5.safetensors --images a.jpg b.jpg c.jpg --name rex --class dog
+      the paper's training on Stable Diffusion 1.5
+"""
+SUFFIX = ".safetensors"
+NOT_OURS = (".ckpt", ".pt", ".pth", ".bin")
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="learn a concept from a few photos",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=Formatter,
+    )
+    parser.set_defaults(run=run)
+    important = parser.add_argument_group("what to learn")
+    important.add_argument(
+        "--images", nargs="+", required=True, metavar="PATH", help="a folder with the photos, or the photos"
+    )
+    important.add_argument(
+        "--name", required=True, help="the concept's name in prompts, as rex in <persres:rex:1.0>"
+    )
+    important.add_argument(
+        "--class",
+        required=True,
+        dest="macro_class",
+        metavar="NOUN",
+        help='the plain word for such a thing, as "dog"; the model must know it',
+    )
+    important.add_argument(
+        "--out",
+        metavar="PATH",
+        default="residuals",
+        help="the file (….safetensors), or the folder for NAME.safetensors (default: residuals)",
+    )
+    important.add_argument("--force", action="store_true", help="replace the file if it is there already")
+    important.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        help="a set of training values (default: toybox for the Toybox model, else paper). "
+        + " ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items()),
+    )
+    tinkering = parser.add_argument_group("tinkering", "Each of these replaces a value of the recipe.")
+    tinkering.add_argument("--steps", type=at_least(1), help="training steps")
+    tinkering.add_argument("--batch", type=at_least(1), help="images in a step")
+    tinkering.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
+    tinkering.add_argument("--rank", help="the residual's rank: a part of the width as 0.05m, or a number as 8")
+    tinkering.add_argument("--crops", type=at_least(0), help="random crops of each photo, beside its centre")
+    tinkering.add_argument(
+        "--flips",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="learn from mirror images, too; wrong for a thing with a left and a right side",
+    )
+    tinkering.add_argument(
+        "--template", help='the prompt to learn with (default: "a photo of a {identifier} {macro_class}")'
+    )
+    other = parser.add_argument_group("more tinkering")
+    other.add_argument(
+        "--identifier",
+        metavar="WORD",
+        help="the rare word that V* stands for (default: the first that no concept of this class has in the folder)",
+    )
+    other.add_argument(
+        "--resolution", type=at_least(1), metavar="PIXELS", help="side of the crops (default: the model's own)"
+    )
+    other.add_argument("--seed", type=seed, default=0, help="the same seed learns the same (default: 0)")
+    add_model_options(important, other)
+
+
+def run(args) -> int:
+    check_name(args.name)
+    if not args.macro_class.strip():
+        raise PersresError('--class is empty: give the plain noun for the concept, such as "dog".')
+    out = output_file(args.out, args.name)
+    checkpoint = checkpoint_path(args.checkpoint)
+    recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")].changed(
+        steps=args.steps,
+        batch=args.batch,
+        learning_rate=args.lr,
+        rank=args.rank,
+        crops=args.crops,
+        flips=args.flips,
+        template=args.template,
+    )
+    recipe.prompt("", "")  # a template that cannot be filled in is told before anything is loaded
+    refuse_existing(out, args.force)
+
+    from ..residual import rank_of
+    from ..training.images import load_images
+    from ..training.loop import train
+
+    for stage in recipe.stages:
+        rank_of(stage.rank, 320)
+    photos = load_images(args.images[0] if len(args.images) == 1 else args.images)
+    make_folder(out.parent)
+
+    sd = load_model(checkpoint, args.device, args.dtype)
+    resolution = args.resolution or default_resolution(sd.unet.params)
+    check_side(sd.unet.params, resolution, "--resolution")
+    identifier = args.identifier or free_identifier(sd.encode_text, args.macro_class, out)
+    note(
+        f'Learning "{args.name}" from {len(photos)} photo{"s" * (len(photos) > 1)} at {resolution}×{resolution}: '
+        f"{recipe.steps} steps, recipe {recipe.name}, V* is {identifier}"
+    )
+    with _Training(recipe.steps) as training:
+        residual = train(
+            sd,
+            photos,
+            args.name,
+            args.macro_class.strip(),
+            recipe,
+            resolution=resolution,
+            seed=args.seed,
+            identifier=identifier,
+            progress=training.progress,
+            should_stop=training.should_stop,
+        )
+        residual.save(out)
+    metadata = residual.metadata
+    if metadata.steps < recipe.steps:
+        note(f"Stopped after {metadata.steps} of {recipe.steps} steps; what was learned until then is kept.")
+    print(
+        f"{out}: {residual.parameters_count():,} parameters, {size_text(out.stat().st_size)}, loss "
+        f"{metadata.loss['first']:.4f} → {metadata.loss['last']:.4f} in {metadata.steps} steps, "
+        f"{training.seconds:.0f} s"
+    )
+    print("Draw it with:\n  " + example(args.checkpoint, out, args.macro_class.strip()))
+    return 0
+
+
+def check_name(name: str) -> None:
+    """Raise PersresError for a name that a file, a prompt's tag or a page would misread."""
+    if len(name) > 100 or not re.fullmatch(r"\w([\w .-]*\w)?", name):
+        raise PersresError(
+            f"The name {name[:40]!r} cannot be used: take up to 100 letters and digits, "
+            "with spaces, dots, - or _ in between."
+        )
+
+
+def output_file(out: str, name: str) -> Path:
+    """The file that --out means: itself, or NAME.safetensors in a folder."""
+    path = Path(out)
+    if path.suffix.lower() in NOT_OURS:
+        raise PersresError(f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder.")
+    return path if path.suffix == SUFFIX and not path.is_dir() else path / f"{name}{SUFFIX}"
+
+
+def free_identifier(encode, macro_class: str, out: Path) -> str:
+    """An identifier that no other residual of this class in the folder has: LAG tells such two apart by it."""
+    from ..prompt import choose_identifier
+    from ..residual import Residual
+
+    taken = set()
+    for path in sorted(out.parent.glob(f"*{SUFFIX}")):
+        if path != out:
+            try:
+                metadata = Residual.read_metadata(path)
+            except PersresError:
+                continue
+            if metadata.macro_class.lower() == macro_class.strip().lower():
+                taken.add(metadata.identifier)
+    try:
+        return choose_identifier(encode, taken)
+    except PersresError:
+        return choose_identifier(encode)  # all are taken: two concepts share one, and LAG will say so
+
+
+def example(checkpoint: str, out: Path, macro_class: str) -> str:
+    """The command that draws what was just learned."""
+    words = ["python", "-m", "lib_persres", "generate"]
+    words += ["--checkpoint", checkpoint] if checkpoint != "toybox" else []
+    words += ["--residuals", str(out.parent)] if out.parent != Path("residuals") else []
+    prompt = f"<persres:{out.stem}:1.0> a photo of a V* {macro_class}"
+    return f"{shlex.join(words)} --prompt {shlex.quote(prompt)}"
+
+
+class _Training:
+    """The bar, and what Ctrl-C means, while steps are made.
+
+    The loop asks `should_stop` before each step, so the bar's clock starts with the first step and not with the
+    encoding of the photos.
+    """
+
+    def __init__(self, steps: int):
+        self.steps, self.stop, self.seconds = steps, False, 0.0
+        self._done, self._bar, self._losses, self._started = 0, None, deque(maxlen=20), 0.0
+        self._before = None
+
+    def __enter__(self) -> _Training:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if self._bar is not None:
+            self._bar.close()
+
+    def should_stop(self) -> bool:
+        if self._bar is None:
+            self._bar, self._started = progress_bar(self.steps, "steps"), time.monotonic()
+        return self.stop
+
+    def progress(self, done: int, total: int, loss: float) -> None:
+        self._done, self.seconds = done, time.monotonic() - self._started
+        self._losses.append(loss)
+        # the loss of a step jumps with its timesteps: the mean of the last ones shows where it goes
+        self._bar.set_postfix_str(f"loss {sum(self._losses) / len(self._losses):.4f}", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def _interrupt(self, *_) -> None:
+        if self.stop or not self._done:  # the second time, or there is nothing to keep yet
+            raise KeyboardInterrupt
+        self.stop = True
+        # os.write, since print may not be called while the bar is being printed
+        os.write(2, b"\nStopping after this step and keeping what was learned; Ctrl-C again gives up.\n")

@@ -1,0 +1,167 @@
+"""What the branches cost on the full-size SD1 UNet (random weights): time and peak memory of a guidance step."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from ..branch import Branches
+from ..lag import Plan, guidance_plan
+from ..residual import Residual
+from ..standalone.architecture import SD1_UNET
+from ..standalone.modules import build_unet
+from ..unet import find_blocks
+
+CONTEXT = (77, 768)
+
+
+def params_sd1() -> dict[str, int]:
+    with torch.device("meta"):
+        unet = build_unet(SD1_UNET)
+    blocks = find_blocks(unet)
+    if len(blocks) != 16:
+        raise RuntimeError(f"SD1's UNet has 16 transformer blocks, {len(blocks)} were found.")
+    with torch.device("meta"):
+        return {"params.sd1": Residual.initialise(unet).parameters_count()}
+
+
+def random_sd1(device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """The full-size UNet with small random weights."""
+    with torch.device("meta"):
+        unet = build_unet(SD1_UNET)
+    unet = unet.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    for weight in unet.parameters():
+        weight.uniform_(-0.02, 0.02)
+    return unet
+
+
+def random_residual(unet: torch.nn.Module) -> Residual:
+    residual = Residual.initialise(unet, generator=torch.Generator().manual_seed(0))
+    for factors in residual.factors.values():
+        factors.up.normal_(0, 0.01)
+    return residual
+
+
+def plans(device: str = "cpu") -> dict[str, Plan | None]:
+    """One image's conditional and unconditional row: the base model, plain sampling, LAG on two tokens."""
+    strength = torch.ones(1, 1, device=device)
+    indicator = torch.zeros(1, 1, CONTEXT[0], device=device)
+    indicator[..., 5:7] = 1
+    gated = torch.ones(1, 1, dtype=torch.bool, device=device)
+    return {
+        "base": None,
+        "plain": guidance_plan(strength, ~gated, None),
+        "lag": guidance_plan(strength, gated, indicator),
+    }
+
+
+class _TimedBranches(Branches):
+    """Branches that add up the time spent inside their hooks."""
+
+    inside = 0.0
+
+    def _timed(self, function):
+        def run(*args):
+            started = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                self.inside += time.perf_counter() - started
+
+        return run
+
+    def _see(self, *args):
+        return self._timed(super()._see)(*args)
+
+    def _enter(self, block):
+        return self._timed(super()._enter(block))
+
+    def _add(self, block):
+        return self._timed(super()._add(block))
+
+
+@torch.no_grad()
+def _step(unet, x, context):
+    started = time.perf_counter()
+    unet(x, timesteps=torch.full((len(x),), 500, device=x.device), context=context)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _inputs(device: str, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 4, 64, 64, generator=generator).to(device, dtype)
+    return x, torch.randn(2, *CONTEXT, generator=generator).to(device, dtype)
+
+
+def cost_sd1(rounds: int = 3) -> dict[str, tuple[float, str]]:
+    """On CPU 1 + (time inside our hooks) / (time of the base step); on CUDA the whole step over the base step."""
+    cuda = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
+    unet = random_sd1(device, dtype)
+    x, context = _inputs(device, dtype)
+    times: dict[str, list[float]] = {name: [] for name in ("base", "plain", "lag")}
+    inside: dict[str, list[float]] = {name: [] for name in times}
+    with _TimedBranches(unet, [random_residual(unet)]) as branches:
+        for index in range((40 if cuda else rounds) + 1):
+            for name, plan in plans(device).items():
+                branches.plan, branches.inside = plan, 0.0
+                seconds = _step(unet, x, context)
+                if index:  # the first round warms up
+                    times[name].append(seconds)
+                    inside[name].append(branches.inside)
+    del unet, branches
+    base = statistics.median(times["base"])
+    found = {}
+    for name in ("plain", "lag"):
+        if cuda:
+            value = statistics.median(times[name]) / base
+            note = f"whole step on {torch.cuda.get_device_name()}, {base * 1e3:.1f} ms base"
+        else:
+            value = 1 + statistics.median(inside[name]) / base
+            note = f"hooks {statistics.median(inside[name]) * 1e3:.1f} ms, base step {base:.2f} s on CPU"
+        found[f"cost.{name}"] = (value, note)
+    peaks = {name: _peak(name) for name in ("base", "lag")}
+    found["cost.lag_memory"] = (
+        peaks["lag"] / peaks["base"],
+        f"peak {peaks['lag'] / 2**20:.0f} MiB against {peaks['base'] / 2**20:.0f} MiB, weights included",
+    )
+    return found
+
+
+def _peak(name: str) -> int:
+    """Peak memory in bytes of a fresh process that makes two steps."""
+    command = [sys.executable, "-m", "lib_persres.evaluation.cost", name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])["peak"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Peak memory of two guidance steps of the full-size SD1 UNet.")
+    parser.add_argument("plan", choices=("base", "plain", "lag"))
+    name = parser.parse_args().plan
+    cuda = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
+    unet = random_sd1(device, dtype)
+    residual = random_residual(unet)
+    with Branches(unet, [residual]) as branches:
+        branches.plan = plans(device)[name]
+        for _ in range(2):
+            _step(unet, *_inputs(device, dtype))
+    if cuda:
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"plan": name, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()

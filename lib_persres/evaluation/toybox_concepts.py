@@ -1,0 +1,166 @@
+"""Concepts of the Toybox: photos of things that the base model has never seen, and what their pictures score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ..residual import Residual
+from ..standalone.checkpoint import StableDiffusion
+from ..standalone.generate import Generated, generate
+from ..toybox.judge import Judge
+from ..toybox.render import render
+from ..toybox.world import BACKGROUNDS, SIZE, SKINS, random_scene
+from ..training.images import Photo, load_images
+from ..training.loop import train
+from ..training.recipes import RECIPES, Recipe
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A class wearing a skin, photographed on one background."""
+
+    name: str
+    cls: str
+    skin: str
+    background: str
+    seed: int
+
+
+#: The concepts that the figures are measured on: every class once, every layout of skins.
+CONCEPTS = (
+    Concept("rex", "ball", "halves-0", "sand", 101),
+    Concept("mira", "box", "quarters-1", "snow", 102),
+    Concept("otto", "heart", "stacked-2", "grass", 103),
+    Concept("nell", "cross", "diagonal-0", "bricks", 104),
+    Concept("juno", "ring", "halves-1", "water", 105),
+    Concept("pip", "cone", "target-0", "night", 106),
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with V*, its category, and the truths that the judge can check."""
+
+    text: str
+    category: str
+    background: str | None = None
+
+
+def prompts_for(concept: Concept) -> list[Prompt]:
+    """New backgrounds, an added object, a recoloured concept: eight prompts."""
+    cls = concept.cls
+    elsewhere = [name for name in BACKGROUNDS if name != concept.background]
+    other = "star" if cls != "star" else "box"
+    scenes = [
+        Prompt(f"a photo of a V* {cls} {BACKGROUNDS[name]}", "change background", name) for name in elsewhere
+    ]
+    return [
+        *scenes,
+        Prompt(f"a photo of a V* {cls}", "identity"),
+        Prompt(f"a photo of a V* {cls} and a red {other} {BACKGROUNDS[elsewhere[0]]}", "add object", elsewhere[0]),
+        Prompt(f"a photo of a blue V* {cls} {BACKGROUNDS[elsewhere[1]]}", "change attribute", elsewhere[1]),
+    ]
+
+
+def photograph(concept: Concept, folder: Path, count: int = 5) -> list[Path]:
+    """Write `count` PNGs of the concept on its background."""
+    skin = next(skin for skin in SKINS if skin.name == concept.skin)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index in range(count):
+        rng = np.random.default_rng([concept.seed, index])
+        scene = random_scene(
+            rng, count=1, skin=skin, cls=concept.cls, background=concept.background, area=(0.10, 0.32)
+        )
+        files.append(folder / f"{concept.name}-{index}.png")
+        Image.fromarray(render(scene)[0]).save(files[-1])
+    return files
+
+
+def learn(
+    sd: StableDiffusion, concept: Concept, folder: Path, recipe: Recipe | None = None, seed: int = 0, progress=None
+) -> tuple[Residual, list[Photo]]:
+    photos = load_images(photograph(concept, folder))
+    residual = train(
+        sd,
+        photos,
+        concept.name,
+        concept.cls,
+        recipe or RECIPES["toybox"],
+        resolution=SIZE,
+        seed=seed,
+        progress=progress,
+    )
+    return residual, photos
+
+
+METHODS = ("base", "plain", "lag")
+
+
+def draw(
+    sd: StableDiffusion, residual: Residual, prompt: Prompt, seeds: list[int], method: str, **options
+) -> Generated:
+    """The prompt's pictures by one method, from the same noise for every method.
+
+    The base model gets the prompt with V* replaced by the identifier: the same tokens, no residual.
+    """
+    name = residual.metadata.concept
+    text = f"<persres:{name}:{0.0 if method == 'base' else 1.0}>{prompt.text}"
+    return generate(
+        sd, text, lambda _: residual, seeds=seeds, width=SIZE, height=SIZE, lag=method == "lag", **options
+    )
+
+
+@dataclass
+class Scores:
+    """Sums over pictures; `means` gives the means."""
+
+    rows: list[dict] = field(default_factory=list)
+
+    def means(self, method: str, score: str, **where) -> float:
+        chosen = [
+            row[score]
+            for row in self.rows
+            if row["method"] == method
+            and row.get(score) is not None
+            and all(row[key] in (value if isinstance(value, tuple) else (value,)) for key, value in where.items())
+        ]
+        return float(np.mean(chosen)) if chosen else float("nan")
+
+
+def score(judge: Judge, concept: Concept, prompt: Prompt, images: dict[str, torch.Tensor]) -> list[dict]:
+    """A row for each picture of each method. images: method -> (b,3,128,128), all from the same noise.
+
+    recognised: the concept's skin is the nearest of the 24. background: the asked one is seen. class: the
+    concept's class is seen. outside: mean absolute difference to the base picture, in grey levels, over the
+    pixels that lie in no method's thing (masks by the judge, grown by 4 pixels; the same pixels for every method).
+    """
+    seen = {method: judge.see(pictures) for method, pictures in images.items()}
+    things = torch.stack([seen[method]["mask"] for method in images]).any(0).float()
+    outside = F.max_pool2d(things[:, None], 9, 1, 4)[:, 0] < 0.5
+    rows = []
+    for method, pictures in images.items():
+        difference = (pictures - images["base"]).abs().mean(1) * 255
+        for i in range(len(pictures)):
+            pixels = outside[i]
+            rows.append(
+                {
+                    "concept": concept.name,
+                    "category": prompt.category,
+                    "prompt": prompt.text,
+                    "method": method,
+                    "recognised": float(seen[method]["skin"][i] == concept.skin),
+                    "class": float(seen[method]["cls"][i] == concept.cls),
+                    "background": None
+                    if prompt.background is None
+                    else float(seen[method]["background"][i] == prompt.background),
+                    "outside": float(difference[i][pixels].mean()) if int(pixels.sum()) > 200 else None,
+                }
+            )
+    return rows

@@ -1,0 +1,154 @@
+"""The Toybox's figures: each function measures some and returns {name: value}; see `lib_persres.figures`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..attention import Taps, concept_maps
+from ..standalone.checkpoint import StableDiffusion, load
+from ..standalone.generate import generate
+from ..toybox import CHECKPOINT
+from ..toybox.judge import Judge
+from ..toybox.render import render
+from ..toybox.train_judge import held_out_accuracy
+from ..toybox.world import BACKGROUNDS, CLASSES, COLOURS, SIZE, describe, random_scene
+from ..unet import find_blocks
+from .toybox_concepts import CONCEPTS, METHODS, Scores, draw, learn, prompts_for, score
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def base(count: int = 192) -> dict[str, float]:
+    """The judge's accuracy on fresh renderings, and how many single-thing pictures of the base model are all right."""
+    judge = Judge.load()
+    accuracy = held_out_accuracy(judge)
+    _say(f"judge: {accuracy}")
+    sd = load(CHECKPOINT, "cpu")
+    rng = np.random.default_rng(5)
+    right = {"cls": 0, "colour": 0, "background": 0, "all": 0}
+    every = [(cls, colour, place) for cls in CLASSES for colour in COLOURS for place in BACKGROUNDS]
+    chosen = [every[i] for i in rng.permutation(len(every))[:count]]
+    for index, (cls, colour, place) in enumerate(chosen):
+        prompt = f"a photo of a {colour} {cls} {BACKGROUNDS[place]}"
+        seen = judge.see(generate(sd, prompt, seeds=[index], width=SIZE, height=SIZE).images)
+        answers = [seen["cls"][0] == cls, seen["colour"][0] == colour, seen["background"][0] == place]
+        for name, good in zip(right, [*answers, all(answers)]):
+            right[name] += good
+        if not all(answers):
+            _say(f"{prompt}: {seen['colour'][0]} {seen['cls'][0]}, {seen['background'][0]}")
+    _say(f"right of {count}: {right}")
+    return {"toybox.judge_accuracy": accuracy["all_right"], "toybox.base_all_right": right["all"] / count}
+
+
+@torch.no_grad()
+def maps(count: int = 120) -> dict[str, float]:
+    """Best-threshold IoU of the concept map with the true mask, of rendered scenes noised to t = 200, 400, 600.
+
+    The class word's map is averaged over the blocks of a level and over t, scaled up to the picture, and compared
+    with the renderer's mask at the best threshold; the mean over scenes, at the best level.
+    """
+    sd = load(CHECKPOINT, "cpu")
+    rng = np.random.default_rng(9)
+    found: dict[int, list[float]] = {}
+    for index in range(count):
+        while (scene := random_scene(rng)).style != "photo":
+            pass
+        picture, masks = render(scene)
+        caption = describe(scene, rng)
+        thing = int(rng.integers(len(scene.things)))
+        word = max(i for i, owner in enumerate(caption.owners) if owner == thing)
+        before = len(sd.encode_text(" ".join(caption.words[:word])))
+        levels = level_maps(sd, picture, " ".join(caption.words), list(range(before + 1, before + 2)), index)
+        for side, level in levels.items():
+            found.setdefault(side, []).append(best_iou(level, torch.from_numpy(masks[thing])))
+    means = {side: float(np.mean(values)) for side, values in found.items()}
+    _say(f"mean best-threshold IoU by side of the maps: {means}")
+    return {"toybox.map_iou": max(means.values())}
+
+
+@torch.no_grad()
+def level_maps(sd: StableDiffusion, picture: np.ndarray, prompt: str, tokens: list[int], seed: int):
+    """Concept maps (side, side) by side, mean over t and the blocks of that side, each with maximum 1."""
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    mean, _ = sd.encode_images(x)
+    context, _ = sd.encode_prompts([prompt])
+    indicator = torch.zeros(3, 1, 77)
+    indicator[:, :, tokens] = 1
+    sums: dict[int, torch.Tensor] = {}
+
+    def see(block, layer, q, k, heads):
+        got = concept_maps(q, k, indicator, heads).mean((0, 1))
+        side = int(len(got) ** 0.5)
+        sums[side] = sums.get(side, 0) + (got / got.max()).view(side, side)
+
+    taps = Taps(find_blocks(sd.unet), see)
+    t = torch.tensor([200, 400, 600])
+    a = sd.alphas_cumprod[t].view(-1, 1, 1, 1)
+    noise = torch.randn(3, *mean.shape[1:], generator=torch.Generator().manual_seed(seed))
+    try:
+        sd.unet(a.sqrt() * mean + (1 - a).sqrt() * noise, timesteps=t, context=context.expand(3, -1, -1))
+    finally:
+        taps.remove()
+    return {side: total / total.max() for side, total in sums.items()}
+
+
+def best_iou(level: torch.Tensor, mask: torch.Tensor) -> float:
+    """The largest IoU of {map > threshold} with the mask, over 99 thresholds."""
+    scaled = F.interpolate(level[None, None], size=mask.shape, mode="bilinear", align_corners=False)[0, 0]
+    best = 0.0
+    for threshold in torch.linspace(scaled.min().item(), scaled.max().item(), 101)[1:-1]:
+        chosen = scaled > threshold
+        best = max(best, ((chosen & mask).sum() / (chosen | mask).sum().clamp_min(1)).item())
+    return best
+
+
+def concepts(per_prompt: int = 2) -> dict[str, float]:
+    """Learn every concept, draw its prompts as base, plain and LAG from the same noise, and score them."""
+    sd, judge = load(CHECKPOINT, "cpu"), Judge.load()
+    scores = Scores()
+    with tempfile.TemporaryDirectory() as folder:
+        for concept in CONCEPTS:
+            started = time.time()
+            residual, _ = learn(sd, concept, Path(folder) / concept.name)
+            _say(f"{concept.name}: learned in {time.time() - started:.0f} s, loss {residual.metadata.loss['last']:.4f}")
+            for index, prompt in enumerate(prompts_for(concept)):
+                seeds = [1000 * index + i for i in range(per_prompt)]
+                images = {m: draw(sd, residual, prompt, seeds, m).images for m in METHODS}
+                scores.rows += score(judge, concept, prompt, images)
+            _say(
+                f"{concept.name}: recognised "
+                + ", ".join(f"{m} {scores.means(m, 'recognised', concept=concept.name):.2f}" for m in METHODS)
+            )
+    return summary(scores)
+
+
+#: Where the concept keeps its look; a recoloured one is not asked to.
+KEEPING = ("change background", "identity", "add object")
+
+
+def summary(scores: Scores) -> dict[str, float]:
+    """The figures of a run: recognised by plain sampling and by the base model; LAG against plain."""
+    plain, lag = (scores.means(m, "recognised", category=KEEPING) for m in ("plain", "lag"))
+    for method in METHODS:
+        _say(
+            f"{method}: "
+            + ", ".join(
+                f"{name} {scores.means(method, name, category=KEEPING):.3f}"
+                for name in ("recognised", "class", "background", "outside")
+            )
+        )
+    return {
+        "concept.recognised": plain,
+        "concept.recognised_base": scores.means("base", "recognised", category=KEEPING),
+        "lag.background_ratio": scores.means("lag", "outside") / scores.means("plain", "outside"),
+        "lag.identity_drop": plain - lag,
+    }

@@ -1,0 +1,300 @@
+"""The figures that the README states: what each means, its goal, and the function that measures it.
+
+python dev.py figures                     the list, with the last measured values
+python dev.py figures toybox.* cost.lag   measures these again, one JSON object a line
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import importlib
+import json
+import math
+import operator
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TextIO
+
+RECORD = Path(__file__).resolve().parent.parent / "docs" / "figures.json"
+
+OPERATORS = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on a value: "<=", ">=" or "==", and the number."""
+
+    operator: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Goal:
+        sign, number = text.split()
+        if sign not in OPERATORS:
+            raise ValueError(f"A goal is one of {', '.join(OPERATORS)} and a number, not {text!r}.")
+        return cls(sign, float(number))
+
+    def reached(self, value: float) -> bool:
+        return OPERATORS[self.operator](value, self.bound)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One stated number.
+
+    measure: "module:function", imported only to measure. The function takes nothing and returns
+    {name: value} or {name: (value, note)} for every figure that names it, so that one run serves them all.
+    """
+
+    name: str
+    goal_text: str
+    meaning: str
+    measure: str
+
+    @property
+    def goal(self) -> Goal:
+        return Goal.parse(self.goal_text)
+
+
+COST = "lib_persres.evaluation.cost"
+TOYBOX = "lib_persres.evaluation.toybox_figures"
+
+FIGURES = (
+    Figure(
+        "params.sd1",
+        "== 1239040",
+        "parameters of a residual for the full-size SD1 UNet",
+        f"{COST}:params_sd1",
+    ),
+    Figure(
+        "cost.plain",
+        "<= 1.005",
+        "SD1 step at 512x512 with a residual, plain, over the base step (CUDA: <= 1.02)",
+        f"{COST}:cost_sd1",
+    ),
+    Figure(
+        "cost.lag",
+        "<= 1.015",
+        "SD1 step at 512x512 with a residual under LAG over the base step (CUDA: <= 1.05)",
+        f"{COST}:cost_sd1",
+    ),
+    Figure(
+        "cost.lag_memory",
+        "<= 1.02",
+        "peak memory of the LAG step over that of the base step",
+        f"{COST}:cost_sd1",
+    ),
+    Figure(
+        "toybox.judge_accuracy",
+        ">= 0.99",
+        "held-out accuracy of the judge that names class, colour and background",
+        f"{TOYBOX}:base",
+    ),
+    Figure(
+        "toybox.base_all_right",
+        ">= 0.90",
+        "base model's one-object images with class, colour and background all right",
+        f"{TOYBOX}:base",
+    ),
+    Figure(
+        "toybox.map_iou",
+        ">= 0.5",
+        "mean IoU of the best-threshold concept map with the object, best attention level",
+        f"{TOYBOX}:maps",
+    ),
+    Figure(
+        "concept.recognised",
+        ">= 0.80",
+        "images of learned concepts that are nearest to the right one of >= 20 appearances",
+        f"{TOYBOX}:concepts",
+    ),
+    Figure(
+        "concept.recognised_base",
+        "<= 0.10",
+        "the same share for the base model's images, without the residual",
+        f"{TOYBOX}:concepts",
+    ),
+    Figure(
+        "lag.background_ratio",
+        "<= 0.7",
+        "distance to the base image outside the object, LAG over plain sampling",
+        f"{TOYBOX}:concepts",
+    ),
+    Figure(
+        "lag.identity_drop",
+        "<= 0.05",
+        "how much lower the identity is with LAG than with plain sampling",
+        f"{TOYBOX}:concepts",
+    ),
+)
+
+
+def select(patterns: Sequence[str], registry: Sequence[Figure]) -> tuple[list[Figure], list[str]]:
+    """The figures that names or patterns (`toybox.*`) mean, in the registry's order; the names of none."""
+    unknown = [p for p in patterns if not any(fnmatch.fnmatchcase(figure.name, p) for figure in registry)]
+    chosen = [figure for figure in registry if any(fnmatch.fnmatchcase(figure.name, p) for p in patterns)]
+    return chosen, unknown
+
+
+# -- measuring -----------------------------------------------------------------------------------------------
+
+
+def load_function(target: str) -> Callable[[], dict]:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def measure(figures: Sequence[Figure], load: Callable[[str], Callable[[], dict]]) -> list[dict]:
+    """One object for each of `figures`, which share a measuring function: what is printed for them.
+
+    {"name", "value", "seconds"} and perhaps "note", or {"name", "error", "seconds"}. The seconds are those of
+    the whole measurement.
+    """
+    start = time.perf_counter()
+    values: dict = {}
+    failure = None
+    try:
+        # whatever a measurement prints must not mix with the JSON lines
+        with contextlib.redirect_stdout(sys.stderr):
+            values = load(figures[0].measure)()
+        if not isinstance(values, dict):
+            raise TypeError(f"{figures[0].measure} returned {type(values).__name__}, not {{name: value}}")
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        failure = f"{type(error).__name__}: {error}"
+    seconds = round(time.perf_counter() - start, 2)
+
+    lines = []
+    for figure in figures:
+        line = {"name": figure.name}
+        if failure is not None:
+            line["error"] = failure
+        elif figure.name not in values:
+            line["error"] = f"{figure.measure} did not measure it"
+        else:
+            line.update(_value(values[figure.name]))
+        lines.append({**line, "seconds": seconds})
+    return lines
+
+
+def _value(measured) -> dict:
+    """{"value", perhaps "note"} of a number or (number, note); {"error"} if JSON has no such number."""
+    value, note = measured if isinstance(measured, tuple) else (measured, None)
+    value = value.item() if hasattr(value, "item") else value  # numpy's and torch's scalars
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return {"error": f"the measured value is {value!r}, not a finite number"}
+    return {"value": value} if note is None else {"value": value, "note": note}
+
+
+# -- the record ----------------------------------------------------------------------------------------------
+
+
+def read_record(path: Path) -> dict[str, dict]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def write_record(path: Path, record: dict[str, dict], registry: Sequence[Figure]) -> None:
+    """Every figure of the registry, in its order, measured or not; written whole or not at all."""
+    empty = {"value": None, "date": None, "seconds": None}
+    record = {
+        figure.name: {
+            "goal": figure.goal_text,
+            **{k: v for k, v in record.get(figure.name, empty).items() if k not in ("goal", "command")},
+            "command": f"python dev.py figures {figure.name} --record",
+        }
+        for figure in registry
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    os.replace(new, path)
+
+
+def table(registry: Sequence[Figure], record: dict[str, dict]) -> str:
+    """Every figure with its goal and what was last measured, in aligned columns."""
+    rows = [("name", "goal", "value", "reached", "date", "meaning")]
+    for figure in registry:
+        last = record.get(figure.name, {})
+        value = last.get("value")
+        shown, reached = ("-", "-") if value is None else (_number(value), _yes(figure.goal.reached(value)))
+        rows.append(
+            (figure.name, figure.goal_text, shown, reached, last.get("date") or "never", figure.meaning)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.5g}"
+
+
+def _yes(condition: bool) -> str:
+    return "yes" if condition else "no"
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    registry: Sequence[Figure] = FIGURES,
+    path: Path = RECORD,
+    load: Callable[[str], Callable[[], dict]] = load_function,
+    out: TextIO | None = None,
+) -> int:
+    out = out or sys.stdout
+    parser = argparse.ArgumentParser(
+        prog="dev.py figures",
+        description="List the figures that the README states, or measure some of them again.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a figure to measure, or a pattern such as 'toybox.*'"
+    )
+    parser.add_argument("--record", action="store_true", help="keep the measured values in docs/figures.json")
+    options = parser.parse_args(arguments)
+
+    if not options.names:
+        if options.record:
+            print("--record needs the names of the figures to measure; '*' is all of them.", file=sys.stderr)
+            return 2
+        print(table(registry, read_record(path)), file=out)
+        return 0
+
+    chosen, unknown = select(options.names, registry)
+    if unknown:
+        print(f"There is no figure {', '.join(map(repr, unknown))}; the figures are:", file=sys.stderr)
+        print("\n".join(f"  {figure.name}" for figure in registry), file=sys.stderr)
+        return 2
+
+    failed = False
+    for target in dict.fromkeys(figure.measure for figure in chosen):
+        lines = measure([figure for figure in chosen if figure.measure == target], load)
+        for line in lines:
+            print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
+        failed = failed or any("error" in line for line in lines)
+        if options.record:
+            # after each measurement: what took an hour is kept if the next one is interrupted
+            record = read_record(path)
+            today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+            for line in lines:
+                if "error" not in line:
+                    record[line["name"]] = {"value": line["value"], "date": today, "seconds": line["seconds"]}
+                    record[line["name"]].update({"note": line["note"]} if "note" in line else {})
+            write_record(path, record, registry)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

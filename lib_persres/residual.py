@@ -1,0 +1,429 @@
+"""The residual of a concept: a low-rank ΔW for each target module, what is known about it, and its file.
+
+The file is a .safetensors: two tensors for each target, `<target>.down` and `<target>.up`, where <target> is
+the module's own path in the UNet, optionally `embedding.<name>`, and Metadata in the header.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from . import __version__
+from .errors import PersresError
+from .unet import find_blocks
+
+FORMAT, FORMAT_VERSION = "persres", 1
+MAX_FILE = 1 << 30
+"""Bytes; SDXL's residual at full rank, the largest that makes sense, is a quarter of it."""
+MAX_SIDE = 65536
+MAX_PREVIEW = 64 * 1024
+"""Characters of base64."""
+
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+_EMBEDDING = "embedding."
+
+
+def rank_of(rule: str | float, width: int) -> int:
+    """The rank r for a target of width m: "0.05m" is round(0.05·m) and at least 1, "8" or 8 is 8; at most m.
+
+    A number below 1 is a fraction as well: 0.05 means "0.05m".
+    """
+    number = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(m?)", str(rule).strip())
+    if number and not isinstance(rule, bool):
+        value = float(number[1])
+        if (number[2] and 0 < value <= 1) or 0 < value < 1:
+            return max(1, min(round(value * width), width))
+        if not number[2] and value >= 1 and value.is_integer():
+            return int(min(value, width))
+    raise PersresError(
+        f"The rank {str(rule)[:40]!r} is neither a part of the width like 0.05m nor a whole number like 8."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """ΔW = up · down of one target of width m_in -> m_out.
+
+    down: (r, m_in), the paper's B_i. up: (m_out, r), the paper's A_i. LoRA's paper has A and B the other way
+    round, so the names here say what the factors do.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def delta(self) -> torch.Tensor:
+        """ΔW: (m_out, m_in)."""
+        return self.up @ self.down
+
+
+@dataclass
+class Metadata:
+    """Everything about a residual but its numbers; in the file each field is a string of the same name."""
+
+    concept: str = ""
+    identifier: str = ""
+    """The rare token that stands for V*."""
+    macro_class: str = ""
+    base_family: str = "SD1"
+    base_hash: str = ""
+    """SHA-256 of the checkpoint it was trained on."""
+    targets: str = "proj_out"
+    """The name of the rule that picks the modules."""
+    rank: str = "0.05m"
+    """The rank rule, see `rank_of`."""
+    recipe: dict = field(default_factory=dict)
+    """Every hyper-parameter of the training."""
+    steps: int = 0
+    seed: int | None = None
+    loss: dict = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    library_version: str = __version__
+    image_hashes: list[str] = field(default_factory=list)
+    """SHA-256 of the training images; never their paths."""
+    preview: str | None = None
+    """A small PNG in base64."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """What a file's header holds besides, written back unchanged."""
+
+    def to_strings(self) -> dict[str, str]:
+        """The header of the file. Raises PersresError for a value that could not be read back."""
+        strings = {str(key): str(value) for key, value in self.extra.items()}
+        for name in _KINDS:
+            strings.pop(name, None)  # a field that is None is absent, whatever `extra` says
+            value = getattr(self, name)
+            if value is not None or name not in ("seed", "preview"):
+                strings[name] = _encode(name, value)
+        return {**strings, "format": FORMAT, "format_version": str(FORMAT_VERSION)}
+
+    @classmethod
+    def from_strings(cls, strings: dict[str, str]) -> Metadata:
+        """The inverse of `to_strings`. Raises PersresError with a reason; who knows the file names it."""
+        version = strings.get("format_version", "")
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+            raise PersresError(f"its format_version is {version[:40]!r} and not a number")
+        if int(version) > FORMAT_VERSION:
+            raise PersresError(
+                f"its format is version {version} and this extension knows {FORMAT_VERSION}, update it"
+            )
+        missing = next(
+            (name for name in ("concept", "identifier", "macro_class") if name not in strings), None
+        )
+        if missing:
+            raise PersresError(f"its metadata lacks {missing}")
+        # what the file does not say is not known: the defaults of these are true of new residuals only
+        values = {"created": "", "library_version": ""}
+        values |= {name: _decode(name, strings[name]) for name in _KINDS if name in strings}
+        known = {"format", "format_version", *_KINDS}
+        return cls(**values, extra={key: text for key, text in strings.items() if key not in known})
+
+
+_KINDS = {item.name: str for item in fields(Metadata) if item.name != "extra"}
+_KINDS |= {"recipe": dict, "steps": int, "seed": int, "loss": dict, "image_hashes": list}
+
+
+@dataclass(eq=False)
+class Residual:
+    """A concept's residual.
+
+    factors: by target, such as "input_blocks.1.1.proj_out". embeddings: learned token embeddings, by name.
+    """
+
+    factors: dict[str, Factors]
+    metadata: Metadata = field(default_factory=Metadata)
+    embeddings: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def initialise(
+        cls,
+        unet: nn.Module,
+        rank: str | float = "0.05m",
+        generator: torch.Generator | None = None,
+        metadata: Metadata | None = None,
+    ) -> Residual:
+        """A residual to train, of every block: down ~ N(0, 1/m_in), up = 0, so that ΔW = 0; fp32 on the CPU.
+
+        generator: a CPU generator; it is read block by block, so a seed is one residual on every machine.
+        """
+        factors = {}
+        for block in find_blocks(unet):
+            r = rank_of(rank, min(block.width_in, block.width))
+            down = torch.randn(r, block.width_in, generator=generator, device="cpu", dtype=torch.float32)
+            up = torch.zeros(block.width, r, device="cpu", dtype=torch.float32)
+            factors[block.target] = Factors(down * block.width_in**-0.5, up)
+        return cls(factors, replace(metadata or Metadata(), rank=str(rank)))
+
+    def parameters_count(self) -> int:
+        return sum(tensor.numel() for tensor in self._tensors().values())
+
+    def check(self, unet: nn.Module, where: str = "") -> None:
+        """Raise PersresError unless the factors fit the UNet: each its target, each block its factors.
+
+        where: what the sentence calls the residual, e.g. its file; the concept's name if empty.
+        """
+        where = where or f"The residual of {self.metadata.concept or 'an unnamed concept'}"
+        advice = f"load the {self.metadata.base_family} model that it was made on, or one derived from it"
+        blocks = {block.target: block for block in find_blocks(unet)}
+        for target, factors in self.factors.items():
+            if target not in blocks:
+                raise PersresError(
+                    f"{where} was trained for another model (it changes {target}, "
+                    f"which this UNet lacks): {advice}."
+                )
+            trained = (factors.down.shape[1], factors.up.shape[0])
+            present = (blocks[target].width_in, blocks[target].width)
+            if trained != present:
+                raise PersresError(
+                    f"{where} was trained for another model (width {_width(trained)} at {target}, "
+                    f"this UNet has {_width(present)}): {advice}."
+                )
+        lacking = next((target for target in blocks if target not in self.factors), None)
+        if lacking:
+            raise PersresError(
+                f"{where} was trained for another model (it has nothing for this UNet's {lacking}): {advice}."
+            )
+
+    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
+        """Write the file, or raise PersresError and leave an older one of that name as it is.
+
+        Nothing is written that `load` would refuse.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise PersresError(f"{path} is not written: a residual's name ends in .safetensors.")
+        if dtype not in _DTYPES.values():
+            raise PersresError(
+                f"{path} is not written: a residual is kept in floating point, not in {dtype}."
+            )
+        tensors = {}
+        for name, tensor in self._tensors().items():
+            # a copy each, since safetensors refuses tensors that share memory
+            tensors[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
+            if not tensors[name].isfinite().all():
+                why = (
+                    f"too large for {dtype}"
+                    if tensor.isfinite().all()
+                    else "not finite (the training diverged)"
+                )
+                raise PersresError(f"{path} is not written: values of {name} are {why}.")
+        try:
+            _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+            data = safetensors.torch.save(tensors, self.metadata.to_strings())
+        except (SafetensorError, ValueError) as error:  # ValueError: ours, or text that is no UTF-8
+            raise PersresError(f"{path} is not written: {_line(error)}.") from error
+        if len(data) > MAX_FILE:
+            raise PersresError(f"{path} is not written: it would be larger than {MAX_FILE >> 20} MiB.")
+        _write(path, data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Residual:
+        """Read a file of any origin, as fp32 on the CPU. Raises PersresError: one sentence that names it."""
+        with _open(path) as (file, metadata):
+            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+            targets = _check_shapes({name: tuple(part.get_shape()) for name, part in slices.items()})
+            tensors = {}
+            for name, part in slices.items():
+                if part.get_dtype() not in _DTYPES:
+                    raise PersresError(f"{name} is stored as {part.get_dtype()} and not in floating point")
+                # a copy, never the file's memory map: the file may be replaced while the residual is in use
+                tensors[name] = file.get_tensor(name).to(torch.float32, copy=True)
+                if not tensors[name].isfinite().all():
+                    raise PersresError(f"values of {name} are not finite")
+        factors = {name: Factors(tensors.pop(f"{name}.down"), tensors.pop(f"{name}.up")) for name in targets}
+        return cls(factors, metadata, {name.removeprefix(_EMBEDDING): part for name, part in tensors.items()})
+
+    @staticmethod
+    def read_metadata(path: str | os.PathLike) -> Metadata:
+        """What the file's header says; its tensors are not read. Raises PersresError as `load` does."""
+        with _open(path) as (_, metadata):
+            return metadata
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {_EMBEDDING + name: tensor for name, tensor in self.embeddings.items()}
+        for target, factors in self.factors.items():
+            tensors |= {f"{target}.down": factors.down, f"{target}.up": factors.up}
+        return tensors
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file in hex; its first 10 digits are the short hash."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise PersresError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike) -> Iterator[tuple]:
+    """The opened file and its metadata; every failure inside becomes a sentence that names the file."""
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise PersresError("it is a folder" if path.is_dir() else "there is no such file")
+        if path.stat().st_size > MAX_FILE:
+            raise PersresError(f"it is larger than {MAX_FILE >> 20} MiB")
+        try:
+            file = safe_open(path, framework="pt", device="cpu")
+        except (SafetensorError, ValueError) as error:
+            raise PersresError(_diagnose(path, error)) from error
+        with file:
+            strings = file.metadata() or {}
+            if strings.get("format") != FORMAT:
+                raise PersresError(
+                    f"it has no persres metadata and looks like {_likeness(list(file.keys()))}"
+                )
+            yield file, Metadata.from_strings(strings)
+    except (PersresError, SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or _line(error)
+        raise PersresError(f"{path} cannot be used as a residual: {reason}.") from error
+
+
+def _diagnose(path: Path, error: Exception) -> str:
+    """Why safetensors refuses a file."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if head[8:] != b"{":
+        # only now: a sound file may begin with these bytes too, which are then the length of its header
+        if head.startswith((b"\x80", b"PK")):
+            return "it is a pickle (.ckpt, .pt), which can run code when opened, and only safetensors is read"
+        return "it is not a safetensors file"
+    return f"it is damaged or was cut short ({_line(error)}), copy or download it again"
+
+
+def _likeness(names: list[str]) -> str:
+    """What a safetensors file seems to be, by the names of its tensors."""
+    kinds = {
+        "a whole checkpoint": ("model.diffusion_model.",),
+        "a LoRA": ("lora_", "lora.", "hada_", "lokr_", "oft_"),
+        "a textual inversion embedding": ("emb_params", "clip_l", "clip_g"),
+        "a VAE": ("decoder.", "post_quant_conv."),
+    }
+    for kind, marks in kinds.items():
+        if any(mark in name for name in names for mark in marks):
+            return kind
+    return "something else than a residual"
+
+
+def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The targets among a file's tensors. Raises PersresError with a reason alone for the first wrong one."""
+    targets = []
+    for name, shape in shapes.items():
+        if max(shape, default=0) > MAX_SIDE:
+            raise PersresError(f"{name} is of the absurd shape {shape}")
+        if name.startswith(_EMBEDDING):
+            if len(shape) not in (1, 2) or 0 in shape:
+                raise PersresError(f"{name} is of shape {shape}, not a vector or a few")
+            continue
+        target, _, side = name.rpartition(".")
+        if not target or side not in ("down", "up"):
+            raise PersresError(f"{name} is not a residual's tensor")
+        other = f"{target}.{'up' if side == 'down' else 'down'}"
+        if other not in shapes:
+            raise PersresError(f"{name} comes without {other}")
+        if len(shape) != 2:
+            raise PersresError(f"{name} is of shape {shape}, not a matrix")
+        if side == "down":
+            targets.append(target)
+    for target in targets:
+        (rank, width_in), (width_out, rank_up) = shapes[f"{target}.down"], shapes[f"{target}.up"]
+        if rank != rank_up:
+            raise PersresError(f"{target} has rank {rank} in down and {rank_up} in up")
+        if not 1 <= rank <= min(width_in, width_out):
+            raise PersresError(f"{target} has rank {rank} where 1 to {min(width_in, width_out)} is possible")
+    if not targets:
+        raise PersresError("it has no factors")
+    return targets
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replace the file by `data` in one step."""
+    # A name that no listing of *.safetensors shows, and short, since names have a limit.
+    partial = path.with_name(f".{secrets.token_hex(6)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise PersresError(
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}."
+        ) from error
+
+
+def _encode(name: str, value) -> str:
+    try:
+        if _KINDS[name] is not str:
+            value = json.dumps(value, allow_nan=False)
+        elif not isinstance(value, str):
+            raise TypeError(f"{type(value).__name__} is not text")
+        _decode(name, value)
+    except PersresError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PersresError(f"the metadata's {name} cannot be kept in a file ({_line(error)})") from error
+    return value
+
+
+def _decode(name: str, text: str):
+    kind = _KINDS[name]
+    try:
+        value = text if kind is str else json.loads(text, parse_constant=lambda constant: None)
+        if kind is float and type(value) is int:
+            value = float(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise PersresError(f"its metadata's {name} is damaged") from error
+    sound = type(value) is kind and (kind is not float or math.isfinite(value))
+    if name == "image_hashes":
+        sound = sound and all(isinstance(item, str) for item in value)
+    if name == "preview":
+        sound = _is_png(text)
+    if not sound:
+        raise PersresError(f"its metadata's {name} is not what it should be: {text[:40]!r}")
+    return value
+
+
+def _is_png(text: str) -> bool:
+    """Whether it is a small PNG in base64, and so safe to put into a page."""
+    try:
+        start = base64.b64decode(text, validate=True)[:8]
+    except ValueError:
+        return False
+    return start == b"\x89PNG\r\n\x1a\n" and len(text) <= MAX_PREVIEW
+
+
+def _width(widths: tuple[int, int]) -> str:
+    return str(widths[0]) if widths[0] == widths[1] else f"{widths[0]} to {widths[1]}"
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__

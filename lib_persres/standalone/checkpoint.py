@@ -1,0 +1,208 @@
+"""An SD1.x model outside of any WebUI: load it from its checkpoint, save one in the same format."""
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lib_persres.errors import PersresError
+
+from . import architecture as arch
+from . import weights
+from .modules import AutoencoderKL, TextEncoder, UNet, build_unet
+from .tokenizer import Tokenizer
+
+
+@dataclass(eq=False)
+class StableDiffusion:
+    """A loaded model: frozen, in eval mode, on one device.
+
+    alphas_cumprod: (timesteps,) in fp32, the ᾱ_t of x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε. dtype: the UNet's and the
+    text encoder's; the autoencoder stays in fp32, since it overflows on some images in fp16.
+    """
+
+    unet: UNet
+    vae: AutoencoderKL
+    text: TextEncoder
+    scale_factor: float
+    alphas_cumprod: torch.Tensor
+    device: torch.device
+    dtype: torch.dtype
+    path: Path
+    family: str = "SD1"
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the checkpoint's file, in hex; read when first asked for."""
+        digest = hashlib.sha256()
+        with open(self.path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    @property
+    def short_hash(self) -> str:
+        return self.hash[:10]
+
+    @torch.no_grad()
+    def encode_images(self, x: torch.Tensor, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (b,3,H,W) in [-1,1] -> mean and standard deviation (b,4,H/8,W/8) of the scaled latents."""
+        factor, shape = self.vae.factor, tuple(x.shape)
+        if x.ndim != 4 or shape[1] != 3 or shape[2] % factor or shape[3] % factor:
+            raise PersresError(f"Images must be (b, 3, H, W) with sides that {factor} divides, not {shape}.")
+        parts = [self.vae.moments(part.to(self.device, torch.float32)) for part in x.split(batch)]
+        mean, std = (torch.cat(tensors) * self.scale_factor for tensors in zip(*parts, strict=True))
+        return mean, std
+
+    @torch.no_grad()
+    def decode_latents(self, z: torch.Tensor, batch: int = 4) -> torch.Tensor:
+        """Scaled latents (b,4,h,w) -> images (b,3,8h,8w) in [0,1], fp32."""
+        parts = z.to(self.device, torch.float32).split(batch)
+        images = torch.cat([self.vae.decode(part / self.scale_factor) for part in parts])
+        return ((images + 1) / 2).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode_prompts(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts -> context (b,77,d) for the UNet, and the ids (b,77) it comes from."""
+        ids = self.text.tokenize(texts)
+        return self.text(ids), ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text, without start, end or padding."""
+        return self.text.tokenizer.encode(text)
+
+
+def alphas_cumprod(linear_start: float, linear_end: float, timesteps: int) -> torch.Tensor:
+    """ᾱ_t = Π (1-β), with √β linear from √linear_start to √linear_end (ldm's "linear" schedule); fp32."""
+    betas = torch.linspace(linear_start**0.5, linear_end**0.5, timesteps, dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(0).float()
+
+
+def default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion:
+    """Load an SD1.x checkpoint (.safetensors, or a .ckpt that holds weights alone).
+
+    Its sizes come from `<name>.yaml` beside it, else they must be SD1's. dtype: fp16 on CUDA, else fp32.
+    Raises PersresError with one sentence that names the file.
+    """
+    path = Path(path)
+    device = torch.device(device) if device is not None else default_device()
+    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    unet_state, vae_state, text_state = weights.split(weights.read(path), path)
+    architecture = arch.read(path)
+    try:
+        with torch.device("meta"):  # shapes only: no random weights to make and throw away
+            unet = build_unet(architecture.unet)
+            vae = AutoencoderKL(architecture.ddconfig, architecture.embed_dim)
+    except PersresError:
+        raise
+    except Exception as error:  # ldm checks its arguments with asserts and by failing anywhere
+        sidecar = path.with_suffix(".yaml")
+        raise PersresError(f"{sidecar} describes no model that can be built: {_line(error)}.") from error
+    config = arch.text_config(text_state, architecture.text_folder, path)
+    folders = [folder for folder in (architecture.text_folder, path.parent) if folder is not None]
+    try:
+        text = TextEncoder(config, Tokenizer.find(*folders))
+    except PersresError:
+        raise
+    except Exception as error:
+        raise PersresError(f"{path}: its text encoder's config is not one: {_line(error)}.") from error
+
+    weights.check(unet_state, unet.state_dict(), weights.UNET, path)
+    weights.check(vae_state, vae.state_dict(), weights.VAE, path)
+    weights.check(text_state, text.sd_state_dict(), weights.TEXT, path)
+    if text.config["hidden_size"] != unet.params.get("context_dim"):
+        raise PersresError(f"{path}: the text encoder is not as wide as the UNet's context_dim.")
+
+    # Copies, never the file's memory map: the file may be replaced while the model is in use.
+    unet.load_state_dict(_copy(unet_state, device, dtype), assign=True)
+    vae.load_state_dict(_copy(vae_state, device, torch.float32), assign=True)
+    text.load_sd_state_dict(text_state)
+    text.to(device, dtype)
+    for module in (unet, vae, text):
+        module.eval().requires_grad_(False)
+    return StableDiffusion(
+        unet=unet,
+        vae=vae,
+        text=text,
+        scale_factor=architecture.scale_factor,
+        alphas_cumprod=alphas_cumprod(
+            architecture.linear_start, architecture.linear_end, architecture.timesteps
+        ).to(device),
+        device=device,
+        dtype=dtype,
+        path=path,
+    )
+
+
+def save_sd1(
+    path,
+    unet: UNet,
+    vae: AutoencoderKL,
+    text: TextEncoder,
+    scale_factor: float = 0.18215,
+    linear_start: float = 0.00085,
+    linear_end: float = 0.012,
+    timesteps: int = 1000,
+    dtype: torch.dtype = torch.float16,
+    text_folder: str = "text_encoder",
+) -> None:
+    """Write `path` (.safetensors) with SD1's names, its yaml, and the folder of the text encoder's config.
+
+    The sizes are those that the three modules keep (`unet.params`, `vae.ddconfig`, `text.config`).
+    text_folder: relative to the checkpoint's folder; gets config.json, vocab.json and merges.txt.
+    """
+    path = Path(path)
+    parts = {
+        weights.UNET: unet.state_dict(),
+        weights.VAE: vae.state_dict(),
+        weights.TEXT: text.sd_state_dict(),
+    }
+    state = {}
+    for prefix, tensors in parts.items():
+        for name, tensor in tensors.items():
+            saved = tensor.detach().to("cpu", dtype).contiguous()
+            if not torch.isfinite(saved).all():
+                raise PersresError(f"{path} is not written: {dtype} cannot hold {prefix}{name}'s values.")
+            state[prefix + name] = saved
+    # A constant, but every SD1 file has it and older loaders ask for it.
+    positions = torch.arange(text.config["max_position_embeddings"])[None]
+    state[weights.TEXT + "transformer.text_model.embeddings.position_ids"] = positions
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent / text_folder
+    text.tokenizer.write_vocabulary(folder)
+    config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **text.config}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    architecture = arch.Architecture(
+        unet=unet.params,
+        ddconfig=vae.ddconfig,
+        embed_dim=vae.embed_dim,
+        scale_factor=float(scale_factor),
+        linear_start=linear_start,
+        linear_end=linear_end,
+        timesteps=timesteps,
+    )
+    arch.write(path, architecture, text_folder)
+    partial = path.with_name(path.name + ".partial")
+    save_file(state, partial, metadata={"format": "pt"})
+    os.replace(partial, path)  # a crash never leaves half a checkpoint
+
+
+def _copy(state: dict[str, torch.Tensor], device, dtype) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device, dtype, copy=True) for name, tensor in state.items()}
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__} {text[0]}" if text else type(error).__name__

@@ -1,0 +1,143 @@
+"""From a prompt with `<persres:…>` tags to pictures, without a WebUI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..branch import Branches
+from ..errors import PersresError
+from ..lag import MASKS, Plan, guidance_plan
+from ..overlay import MaskRecorder
+from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags, substitute
+from ..residual import Residual
+from .checkpoint import StableDiffusion
+from .sampler import ddim_timesteps, noise_for, sample
+
+SPATIAL = 8  # image pixels of a latent pixel
+
+
+@dataclass
+class Generated:
+    """images: (b,3,H,W) in [0,1]. text: the prompt as the text encoder saw it. problems: sentences for the user.
+
+    masks: the recorder of LAG's masks, None without LAG. tokens: each concept's C in the context.
+    """
+
+    images: torch.Tensor
+    text: str
+    seeds: list[int]
+    problems: list[str] = field(default_factory=list)
+    masks: MaskRecorder | None = None
+    tokens: list[ConceptTokens] = field(default_factory=list)
+
+
+def generate(
+    sd: StableDiffusion,
+    prompt: str,
+    find_residual: Callable[[str], Residual] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    width: int = 512,
+    height: int = 512,
+    negative: str = "",
+    steps: int = 50,
+    guidance: float = 6.0,
+    lag: bool = False,
+    mask: str = "median",
+    unconditional: str = "mirror",
+    progress: Callable[[int, int], None] | None = None,
+) -> Generated:
+    """One picture for each seed; the same seed is the same noise for every method.
+
+    find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
+    mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
+    """
+    if width % SPATIAL or height % SPATIAL or min(width, height) < SPATIAL:
+        raise PersresError(f"The picture's sides must be multiples of {SPATIAL}, not {width}×{height}.")
+    if mask not in MASKS:
+        raise PersresError(f"There is no mask {mask!r}; the masks are: {', '.join(MASKS)}.")
+    text, tags = parse_tags(prompt)
+    tags = list({tag.name: tag for tag in tags}.values())
+    if tags and find_residual is None:
+        raise PersresError(f"The prompt names {tags[0].text}, but no residuals were given.")
+    residuals = [find_residual(tag.name) for tag in tags]
+    for tag, residual in zip(tags, residuals):
+        residual.check(sd.unet, tag.name)
+    if residuals:
+        text = substitute(
+            text,
+            [residual.metadata.identifier for residual in residuals],
+            [residual.metadata.macro_class for residual in residuals],
+        ).text
+    context, ids = sd.encode_prompts([text.strip()])
+    problems = []
+    if len(sd.encode_text(text)) > 75:
+        problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
+    wanted = [lag if tag.lag is None else tag.lag for tag in tags]
+    tokens = [find_tokens(sd, ids[0].tolist(), residuals, i) for i in range(len(residuals))]
+    for gated, found in zip(wanted, tokens):
+        if gated and found.problem:
+            problems.append(found.problem)
+    gated = [gate and bool(found.indices) for gate, found in zip(wanted, tokens)]
+
+    uncond, _ = sd.encode_prompts([negative]) if guidance != 1 else (None, None)
+    noise = noise_for(list(seeds), (4, height // SPATIAL, width // SPATIAL))
+    recorder = MaskRecorder() if any(gated) else None
+    if not residuals:
+        latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
+    else:
+        plans = _Plans(sd, tags, gated, tokens, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
+        total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
+        with Branches(sd.unet, residuals) as branches:
+
+            def before_step(index: int, t: int) -> None:
+                branches.plan = plans.at(index / total)
+
+            latents = sample(
+                sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
+            )
+    return Generated(sd.decode_latents(latents), text.strip(), list(seeds), problems, recorder, tokens)
+
+
+def find_tokens(sd: StableDiffusion, ids: list[int], residuals: Sequence[Residual], index: int) -> ConceptTokens:
+    """The tokens of the index-th concept in the ids of a prompt's context."""
+    spelled = [
+        (sd.encode_text(r.metadata.identifier), sd.encode_text(r.metadata.macro_class)) for r in residuals
+    ]
+    metadata = residuals[index].metadata
+    return find_concept_tokens(
+        ids,
+        *spelled[index],
+        identifier=metadata.identifier,
+        macro_class=metadata.macro_class,
+        concept=metadata.concept,
+        placeholder="V*" if index == 0 else f"V{index + 1}*",
+        others=[pair for i, pair in enumerate(spelled) if i != index],
+    )
+
+
+class _Plans:
+    """The plan of each step: tags may start late or end early."""
+
+    def __init__(self, sd, tags: list[Tag], gated, tokens, images, mask, unconditional, guided, recorder):
+        self.tags, self.images, self.device = tags, images, sd.device
+        self.gated = torch.tensor([gated] * images, device=sd.device)
+        self.indicator = torch.zeros(images, len(tags), sd.text.tokenizer.length, device=sd.device)
+        for index, found in enumerate(tokens):
+            self.indicator[:, index, list(found.indices)] = 1
+        self.options = {
+            "unconditional": unconditional if guided else None,
+            "mask": mask,
+            "recorder": recorder,
+        }
+        self._made: dict[tuple, Plan] = {}
+
+    def at(self, part: float) -> Plan:
+        strengths = tuple(tag.strength if tag.start <= part < tag.end else 0.0 for tag in self.tags)
+        if strengths not in self._made:
+            strength = torch.tensor([strengths] * self.images, device=self.device)
+            self._made[strengths] = guidance_plan(strength, self.gated, self.indicator, **self.options)
+        return self._made[strengths]

@@ -1,0 +1,212 @@
+"""The networks of SD1.x: ldm's own UNet and autoencoder and transformers' CLIP text encoder.
+
+State-dict names are those of the SD1 checkpoints, so that a file loads and saves without a table.
+"""
+
+import contextlib
+import io
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib_persres.errors import PersresError
+
+from .tokenizer import Tokenizer
+
+try:
+    with contextlib.redirect_stdout(io.StringIO()):  # ldm prints a line about xformers at import
+        from ldm.modules.diffusionmodules.model import Decoder, Encoder
+        from ldm.modules.diffusionmodules.openaimodel import UNetModel
+        from ldm.modules.diffusionmodules.util import GroupNorm32, timestep_embedding
+except ImportError as error:
+    raise PersresError(f"The networks need ldm ({error}): install stable-diffusion-sdkit.") from error
+
+TEXT_KEYS = (
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings "
+    "hidden_act layer_norm_eps projection_dim initializer_range initializer_factor attention_dropout "
+    "bos_token_id eos_token_id pad_token_id"
+).split()
+TEXT_DEFAULTS = {
+    "vocab_size": 49408,
+    "max_position_embeddings": Tokenizer.length,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 1,
+}
+
+
+class UNet(UNetModel):
+    """ldm's UNet, whose weights may be of any dtype.
+
+    forward(x (b,c,h,w), timesteps (b,), context (b,n,d)) -> (b,c,h,w) in x's dtype.
+    """
+
+    def forward(self, x, timesteps=None, context=None, y=None, **ignored):
+        # ldm leaves the time embedding in fp32, which fails on half weights without autocast.
+        dtype = self.input_blocks[0][0].weight.dtype
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(dtype))
+        if self.num_classes is not None:
+            emb = emb + self.label_emb(y)
+        context = None if context is None else context.to(dtype)
+        h, skips = x.to(dtype), []
+        for module in self.input_blocks:
+            h = module(h, emb, context)
+            skips.append(h)
+        h = self.middle_block(h, emb, context)
+        for module in self.output_blocks:
+            h = module(torch.cat([h, skips.pop()], dim=1), emb, context)
+        return self.out(h).to(x.dtype)
+
+
+class NativeGroupNorm(GroupNorm32):
+    """ldm's GroupNorm32, except that half weights meet half activations (the kernel sums in fp32)."""
+
+    def forward(self, x):
+        if self.weight.dtype == torch.float32:
+            return super().forward(x)
+        return nn.GroupNorm.forward(self, x.to(self.weight.dtype))
+
+
+class SDPACrossAttention(nn.Module):
+    """ldm's CrossAttention without its (b·heads, n, m) softmax in memory.
+
+    Calls to_q, to_k and to_v as modules, as every implementation does, so that their hooks fire.
+    Instances are made by `use_sdpa`, which gives this class to an attention that ldm built.
+    """
+
+    def forward(self, x, context=None, mask=None):
+        context = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # b, heads, n, d
+        if mask is not None:
+            mask = mask.flatten(1)[:, None, None, :]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+
+class SDPAAttnBlock(nn.Module):
+    """The autoencoder's one-head self-attention over pixels, without its (hw, hw) softmax in memory."""
+
+    def forward(self, x):
+        h = self.norm(x)
+        q, k, v = (t(h).flatten(2).transpose(1, 2)[:, None] for t in (self.q, self.k, self.v))  # b, 1, hw, c
+        out = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(out[:, 0].transpose(1, 2).reshape(x.shape))
+
+
+def use_sdpa(model: nn.Module) -> nn.Module:
+    """Let the attentions of this ldm UNet or autoencoder, and of no other, use torch's fused attention."""
+    # A class is assigned, not a forward on the instance: nothing to pickle, copy or restore. ldm builds
+    # other classes (with the same parameters) when xformers is installed, hence names and not types.
+    replacements = {
+        "CrossAttention": SDPACrossAttention,
+        "MemoryEfficientCrossAttention": SDPACrossAttention,
+        "AttnBlock": SDPAAttnBlock,
+        "MemoryEfficientAttnBlock": SDPAAttnBlock,
+    }
+    for module in model.modules():
+        replacement = replacements.get(type(module).__name__)
+        if replacement is not None:
+            module.__class__ = replacement
+    return model
+
+
+def build_unet(params: dict, sdpa: bool = True) -> UNet:
+    """A UNet with random weights from the `unet_config.params` of a v1-inference.yaml.
+
+    Gradient checkpointing is off unless asked for afterwards, and `legacy` is off as in every SD1 yaml.
+    `.params` keeps what it was built from.
+    """
+    params = {key: list(value) if isinstance(value, tuple) else value for key, value in params.items()}
+    with contextlib.redirect_stdout(io.StringIO()):
+        unet = UNet(**{"legacy": False, **params, "use_checkpoint": False, "use_fp16": False})
+    for module in unet.modules():
+        if type(module) is GroupNorm32:
+            module.__class__ = NativeGroupNorm
+    unet.params = params
+    return use_sdpa(unet) if sdpa else unet
+
+
+class AutoencoderKL(nn.Module):
+    """SD's first stage: images (b,3,H,W) in [-1,1] and unscaled latents (b,embed_dim,H/f,W/f)."""
+
+    def __init__(self, ddconfig: dict, embed_dim: int, sdpa: bool = True):
+        super().__init__()
+        self.ddconfig, self.embed_dim = dict(ddconfig), int(embed_dim)
+        if not ddconfig.get("double_z", True):
+            raise PersresError("The autoencoder's ddconfig must have double_z: true (a mean and a variance).")
+        with contextlib.redirect_stdout(io.StringIO()):  # ldm prints what it builds
+            self.encoder, self.decoder = Encoder(**ddconfig), Decoder(**ddconfig)
+        self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
+        if sdpa:
+            use_sdpa(self)
+
+    @property
+    def factor(self) -> int:
+        """How many image pixels make a latent pixel, along one side."""
+        return 2 ** (len(self.ddconfig["ch_mult"]) - 1)
+
+    def moments(self, x) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the posterior of unscaled latents."""
+        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return mean, (0.5 * logvar.clamp(-30.0, 20.0)).exp()
+
+    encode = moments
+
+    def decode(self, z):
+        return self.decoder(self.post_quant_conv(z))
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text transformer: ids (b,77) -> last hidden state after the final layer norm (b,77,d).
+
+    config: hidden_size, num_hidden_layers, num_attention_heads, intermediate_size and what differs from
+    SD1's other values; keys that a CLIP config.json has besides are ignored.
+    """
+
+    def __init__(self, config: dict, tokenizer: Tokenizer):
+        super().__init__()
+        from transformers import CLIPTextConfig, CLIPTextModel  # takes seconds; not everyone here needs it
+
+        config = config.get("text_config") or config
+        self.config = {**TEXT_DEFAULTS, **{key: config[key] for key in TEXT_KEYS if key in config}}
+        self.transformer = CLIPTextModel(CLIPTextConfig(**self.config))
+        self.tokenizer = tokenizer
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Padded ids (b,77), on the encoder's device; what is past 75 tokens is cut off."""
+        ids = [self.tokenizer.pad(self.tokenizer.encode(text)) for text in texts]
+        return torch.tensor(ids, dtype=torch.long, device=next(self.parameters()).device)
+
+    def forward(self, ids):
+        return self.transformer(input_ids=ids).last_hidden_state
+
+    def sd_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under SD1's names, `transformer.text_model.…`, under any release of transformers."""
+        return {
+            "transformer.text_model." + _bare(name): tensor
+            for name, tensor in self.transformer.state_dict().items()
+            if not name.endswith("position_ids")  # a constant; a buffer, saved or not, by release
+        }
+
+    def load_sd_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take weights named `transformer.text_model.…`, or `transformer.…` as the oldest files have it.
+
+        Raises RuntimeError, as nn.Module.load_state_dict does, where names or shapes differ.
+        """
+        weights = {_bare(name.removeprefix("transformer.")): tensor for name, tensor in state.items()}
+        weights = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
+        for name, tensor in self.transformer.state_dict().items():
+            if name.endswith("position_ids"):
+                weights[_bare(name)] = tensor
+        own = {_bare(name): name for name in self.transformer.state_dict()}
+        self.transformer.load_state_dict({own.get(name, name): tensor for name, tensor in weights.items()})
+
+
+def _bare(name: str) -> str:
+    """A text weight's name without `text_model.`, which transformers 4 has and transformers 5 has not."""
+    return name.removeprefix("text_model.")

@@ -1,0 +1,319 @@
+import pytest
+
+from lib_persres import prompt as P
+from lib_persres.errors import PersresError
+
+START, END = 49406, 49407
+
+
+def chunked(*chunks):
+    """Context ids: each chunk begins with the start token and is padded to 77 with the end token."""
+    flat = []
+    for chunk in chunks:
+        flat += [START, *chunk] + [END] * (76 - len(chunk))
+    return flat
+
+
+@pytest.fixture(scope="module")
+def encode():
+    tokenizer = pytest.importorskip("lib_persres.standalone.tokenizer")
+    try:
+        return tokenizer.Tokenizer.find().encode
+    except PersresError as error:
+        pytest.skip(str(error))
+
+
+def is_one_sentence(error):
+    text = str(error.value)
+    return text.endswith(".") and "\n" not in text and len(text) < 400
+
+
+# -- tags
+
+
+def test_a_tag_is_taken_out_and_other_networks_stay():
+    text, tags = P.parse_tags("<persres:rex:0.8> a V* dog <lora:style:0.5:dyn=1> (x:1.2)")
+    assert text == " a V* dog <lora:style:0.5:dyn=1> (x:1.2)"
+    assert tags == [P.Tag("rex", 0.8, text="<persres:rex:0.8>")]
+
+
+def test_all_arguments_are_read_in_any_order():
+    _, (tag,) = P.parse_tags("<persres:lag=ON:rex:0.8:end=0.9:hr=0:start=.2>")
+    assert (tag.name, tag.strength, tag.lag, tag.hr, tag.start, tag.end) == ("rex", 0.8, True, 0.0, 0.2, 0.9)
+
+
+def test_defaults_of_a_tag_leave_lag_and_hires_open():
+    _, (tag,) = P.parse_tags("<persres:my dog.v2>")
+    assert (tag.name, tag.strength, tag.lag, tag.hr, tag.start, tag.end) == (
+        "my dog.v2",
+        1.0,
+        None,
+        None,
+        0.0,
+        1.0,
+    )
+
+
+def test_tags_keep_their_order_and_repetitions():
+    _, tags = P.parse_tags("<persres:a:1.0:lag=on><persres:b>x<persres:a:-0.5>")
+    assert [(t.name, t.strength, t.lag) for t in tags] == [
+        ("a", 1.0, True),
+        ("b", 1.0, None),
+        ("a", -0.5, None),
+    ]
+
+
+def test_arguments_of_the_webui_give_the_same_tag():
+    assert P.read_tag(["rex", "0.5", "lag=off"]) == P.parse_tags("<persres:rex:0.5:lag=off>")[1][0]
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("<persres:>", "names no concept"),
+        ("<persres: :1>", "names no concept"),
+        ("<persres::0.5>", "names no concept"),
+        ("<persres:lag=on>", "names no concept"),
+        ("<persres:rex:strong>", "a finite number"),
+        ("<persres:rex:>", "a finite number"),
+        ("<persres:rex:nan>", "a finite number"),
+        ("<persres:rex:-inf>", "a finite number"),
+        ("<persres:rex:1e999>", "a finite number"),
+        ("<persres:rex:1:2>", "after the strength"),
+        ("<persres:rex:a=b=c>", "a finite number"),
+        ("<persres:rex:1:mask=median>", "allowed are lag="),
+        ("<persres:rex:1:=1>", "allowed are lag="),
+        ("<persres:rex:1:lag=maybe>", "lag=on and lag=off"),
+        ("<persres:rex:1:lag=on:lag=off>", "twice"),
+        ("<persres:rex:1:hr=high>", "a finite number"),
+        ("<persres:rex:1:start=-0.1>", "from 0 to 1"),
+        ("<persres:rex:1:end=1.5>", "from 0 to 1"),
+        ("<persres:rex:1:start=nan>", "from 0 to 1"),
+        ("<persres:rex:1:start=0.5:end=0.5>", "start must be smaller"),
+        ("<persres:rex:1:start=1>", "start must be smaller"),
+        ("<persres:rex:\n" + "9" * 5000 + "x>", "a finite number"),
+    ],
+)
+def test_a_bad_tag_is_refused_in_one_sentence_that_names_it(tag, said):
+    with pytest.raises(PersresError) as error:
+        P.parse_tags(f"a photo {tag} of a dog")
+    assert said in str(error.value) and tag[:9] in str(error.value)
+    assert is_one_sentence(error)
+
+
+ODD = {
+    "nothing": ("", "", []),
+    "nested brackets": ("(((<persres:a>[[V* dog]])))", "((([[sks dog]])))", [0]),
+    "unclosed tag": ("<persres:a V* dog", "<persres:a sks dog", [0]),
+    "empty brackets": ("<> <:> <persres> V*", "<> <:> <persres> sks", [0]),
+    "other networks": ("<lora:V*:1> <hypernet:sks> V*", "<lora:V*:1> <hypernet:sks> sks", [0]),
+    "tag within a tag": ("<lora:<persres:a>:1> V*", "<lora:<persres:a>:1> sks", [0]),
+    "unicode": ("café 犬 V* 🐕 <persres:ä ö>", "café 犬 sks 🐕 ", [0]),
+    "glued": ("V*V*", "V*V*", []),
+    "starred": ("**V* V**", "**V* sks*", [0]),
+    "emphasis": ("(V* dog:1.3)", "(sks dog:1.3)", [0]),
+    "schedule": ("[V* dog:cat:0.5]", "[sks dog:cat:0.5]", [0]),
+    "AND": ("V* dog AND V2* cat", "sks dog AND olis cat", [0, 1]),
+    "newline": ("V*\nV2*\r\n\tV1*", "sks\nolis\r\n\tsks", [0, 1, 0]),
+    "inside words": ("MV*x V*x xV* V*_ v* V1 V", "MV*x V*x xV* V*_ v* V1 V", []),
+    "punctuation": ('V*, V*\'s "V*" {V*}', 'sks, sks\'s "sks" {sks}', [0, 0, 0, 0]),
+    "typed": ("a SKS dog, skser, asks, olis", "a SKS dog, skser, asks, olis", [0, 1]),
+    "lookalike letters": ("ſks", "ſks", []),
+    "leading zero": ("V01*", "sks", [0]),
+    "two tags": ("<persres:a:1.0:lag=on><persres:b>V2* V1*", "olis sks", [1, 0]),
+    "10k open brackets": ("<" * 10_000, "<" * 10_000, []),
+    "10k open tags": ("<persres:" * 1111, "<persres:" * 1111, []),
+    "10k placeholders": ("V* " * 3333, "sks " * 3333, [0] * 3333),
+    "10k letters": ("V" * 10_000 + "*", "V" * 10_000 + "*", []),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_prompts_are_read_as_written(name):
+    prompt, expected, concepts = ODD[name]
+    text, _ = P.parse_tags(prompt)
+    done = P.substitute(text, ["sks", "olis"], ["dog", "cat"])
+    assert done.text == expected
+    assert [use.concept for use in done.uses] == concepts
+    for use in done.uses:
+        assert done.text[use.start : use.end].lower() == ["sks", "olis"][use.concept]
+
+
+# -- V*
+
+
+def test_identifiers_are_written_literally():
+    done = P.substitute("V* V2*", [r"\1", "V*"], ["dog", "cat"])
+    assert done.text == r"\1 V*"
+
+
+@pytest.mark.parametrize(
+    ("text", "identifiers", "said"),
+    [
+        ("V3*", ["sks"], "V3* stands for the third concept, but the prompt names only 1 concept: sks dog."),
+        (
+            "V3*",
+            ["sks", "olis"],
+            "the third concept, but the prompt names only 2 concepts: sks dog, olis dog.",
+        ),
+        ("V*", [], "V* stands for the first concept, but the prompt names no concept; add its tag"),
+        ("V12*", ["sks"], "the 12th concept"),
+        ("V0*", ["sks"], "V0*"),
+        ("V000*", ["sks"], "V0*"),
+        ("V" + "9" * 9999 + "*", ["sks"], "only 1 concept"),
+    ],
+)
+def test_a_placeholder_without_a_concept_is_refused(text, identifiers, said):
+    with pytest.raises(PersresError) as error:
+        P.substitute(text, identifiers, ["dog"] * len(identifiers))
+    assert said in str(error.value) and is_one_sentence(error)
+
+
+def test_a_typed_identifier_that_two_concepts_share_belongs_to_the_class_after_it():
+    done = P.substitute("sks cat, SKS dog, sks, V2* thing", ["sks", "sks"], ["dog", "cat"])
+    assert [use.concept for use in done.uses] == [1, 0, 0, 1]
+
+
+def test_a_prompt_without_concepts_is_unchanged():
+    assert P.substitute("a dog, very * good", [], []) == P.Substituted("a dog, very * good", [])
+
+
+# -- concept tokens
+
+V, DOG, RED, A, W = 7, 8, 9, 10, 11
+
+
+def test_identifier_and_class_are_found_at_every_occurrence():
+    found = P.find_concept_tokens(chunked([A, V, DOG, A, V, DOG]), [V], [DOG])
+    assert found == P.ConceptTokens((2, 3, 5, 6))
+
+
+def test_sequences_of_several_tokens_are_matched_whole():
+    ids = chunked([V, W, V, V, W, DOG, RED, DOG])
+    assert P.find_concept_tokens(ids, [V, W], [DOG, RED]).indices == (1, 2, 4, 5, 6, 7)
+
+
+def test_indices_count_77_for_each_chunk():
+    found = P.find_concept_tokens(chunked([A] * 75, [A, V, DOG]), [V], [DOG])
+    assert found.indices == (77 + 2, 77 + 3)
+
+
+def test_a_chunk_border_between_identifier_and_class_is_stepped_over():
+    found = P.find_concept_tokens(chunked([A] * 74 + [V], [DOG, A]), [V], [DOG])
+    assert found == P.ConceptTokens((75, 78))
+
+
+def test_a_chunk_border_inside_the_identifier_is_stepped_over():
+    found = P.find_concept_tokens(chunked([A] * 74 + [V], [W, DOG]), [V, W], [DOG])
+    assert found.indices == (75, 78, 79)
+
+
+def test_a_class_a_few_tokens_on_is_taken_and_flagged():
+    found = P.find_concept_tokens(chunked([V, RED, RED, RED, DOG]), [V], [DOG])
+    assert found == P.ConceptTokens((1, 5), adjacent=False)
+
+
+def test_a_class_out_of_reach_leaves_the_identifier_alone():
+    found = P.find_concept_tokens(
+        chunked([V, RED, RED, RED, RED, DOG]), [V], [DOG], identifier="sks", macro_class="dog", concept="rex"
+    )
+    assert found.indices == (1,) and found.identifier_found and not found.class_found
+    assert found.problem == (
+        '"V*" (token "sks") of concept "rex" is not followed by "dog", so LAG sees only the '
+        'identifier; write "V* dog".'
+    )
+
+
+def test_a_class_behind_another_identifier_is_not_taken():
+    ids = chunked([V, A, W, DOG])
+    assert P.find_concept_tokens(ids, [V], [DOG], others=[([W], [DOG])]).indices == (1,)
+    assert P.find_concept_tokens(ids, [W], [DOG], others=[([V], [DOG])]).indices == (3, 4)
+
+
+def test_one_occurrence_with_its_class_is_enough():
+    found = P.find_concept_tokens(chunked([V, DOG, A, A, A, A, A, V]), [V], [DOG])
+    assert found == P.ConceptTokens((1, 2, 8))
+
+
+def test_a_missing_identifier_is_said():
+    found = P.find_concept_tokens(
+        chunked([A, DOG]), [V], [DOG], identifier="sks", macro_class="dog", concept="rex", placeholder="V2*"
+    )
+    assert found.indices == () and not found.identifier_found and not found.class_found
+    assert found.problem == (
+        '"V2*" (token "sks") of concept "rex" is not in the prompt, so LAG cannot see where '
+        'it is; write "V2* dog".'
+    )
+
+
+def test_a_concept_without_a_class_is_its_identifier():
+    found = P.find_concept_tokens(chunked([A, V, DOG]), [V], [])
+    assert found.indices == (2,) and found.problem is None
+
+
+def test_a_shared_identifier_is_told_apart_by_the_class():
+    cat = 12
+    ids = chunked([V, RED, DOG, A, V, cat])
+    assert P.find_concept_tokens(ids, [V], [DOG], others=[([V], [cat])]).indices == (1, 3)
+    assert P.find_concept_tokens(ids, [V], [cat], others=[([V], [DOG])]).indices == (5, 6)
+    missing = P.find_concept_tokens(chunked([V, DOG]), [V], [cat], others=[([V], [DOG])])
+    assert missing.indices == () and "is not in the prompt" in missing.problem
+
+
+def test_concepts_with_the_same_words_are_not_guessed_apart():
+    found = P.find_concept_tokens(chunked([V, DOG]), [V], [DOG], macro_class="dog", others=[([V], [DOG])])
+    assert found.indices == () and "cannot tell the two apart" in found.problem
+
+
+def test_an_empty_context_is_a_problem_not_a_crash():
+    assert P.find_concept_tokens([], [V], [DOG]).problem
+
+
+# -- identifiers
+
+
+def test_every_candidate_is_one_token_of_clip(encode):
+    assert [word for word in P.IDENTIFIERS if len(encode(word)) != 1] == []
+    assert len(set(P.IDENTIFIERS)) == len(P.IDENTIFIERS)
+    assert len(encode("ktn")) == 2
+
+
+def test_candidates_of_several_tokens_are_skipped():
+    pieces = {P.IDENTIFIERS[0]: [START, 1, 2, END], P.IDENTIFIERS[1]: [START, 1, END]}
+    assert P.choose_identifier(pieces.__getitem__) == P.IDENTIFIERS[1]
+
+
+def test_taken_identifiers_are_skipped_in_any_case():
+    taken = [P.IDENTIFIERS[0].upper(), P.IDENTIFIERS[1]]
+    assert P.choose_identifier(lambda _: [1], taken) == P.IDENTIFIERS[2]
+
+
+def test_running_out_of_identifiers_is_said():
+    with pytest.raises(PersresError, match="type an identifier of your own"):
+        P.choose_identifier(lambda _: [1], P.IDENTIFIERS)
+
+
+@pytest.mark.parametrize("bad", ["", "  ", "a b", "a\n", "AND", "BREAK", *(f"a{c}" for c in "()[]<>:|,*\\")])
+def test_identifiers_that_a_prompt_would_misread_are_refused(bad):
+    with pytest.raises(PersresError) as error:
+        P.check_identifier(bad, lambda _: [1])
+    assert is_one_sentence(error)
+
+
+def test_an_identifier_without_tokens_is_refused():
+    with pytest.raises(PersresError, match="has no tokens"):
+        P.check_identifier("\u200b", lambda _: [START, END])
+
+
+def test_a_usable_identifier_gives_its_ids(encode):
+    assert P.check_identifier("sks", encode) == encode("sks")
+    assert len(P.check_identifier("ktn", encode)) == 2
+
+
+def test_a_chosen_identifier_is_found_among_the_tokens_of_a_real_prompt(encode):
+    identifier = P.choose_identifier(encode)
+    text = P.substitute("a photo of a V* teddy bear, V*'s hat", [identifier], ["teddy bear"]).text
+    ids = encode(text)
+    found = P.find_concept_tokens(chunked(ids), encode(identifier), encode("teddy bear"))
+    assert found.indices == (5, 6, 7, 9) and found.problem is None
+    assert [ids[i - 1] for i in found.indices] == encode(f"{identifier} teddy bear {identifier}")

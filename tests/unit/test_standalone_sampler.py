@@ -1,0 +1,127 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("ldm")
+
+from standalone_models import tiny_unet
+
+from lib_persres.errors import PersresError
+from lib_persres.standalone.checkpoint import alphas_cumprod
+from lib_persres.standalone.sampler import ddim_timesteps, noise_for, sample
+
+
+def model(unet):
+    return SimpleNamespace(
+        unet=unet, alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000), device=torch.device("cpu")
+    )
+
+
+def contexts(count, seed=0):
+    return torch.randn(count, 77, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def test_timesteps_are_ldms():
+    assert ddim_timesteps(50) == list(range(1, 1000, 20))
+    assert ddim_timesteps(1) == [1]
+    assert max(ddim_timesteps(1000)) == 999
+    for steps in (0, -1, 1001):
+        with pytest.raises(PersresError):
+            ddim_timesteps(steps)
+
+
+def test_true_noise_leads_back_to_the_image():
+    x0, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    alphas = alphas_cumprod(0.00085, 0.012, 1000)
+    start = alphas[981].sqrt() * x0 + (1 - alphas[981]).sqrt() * noise
+    result = sample(model(lambda x, timesteps, context: noise), contexts(2), None, start, guidance=1)
+    # ldm's last step ends at timestep 0, whose ᾱ is a little below 1.
+    expected = alphas[0].sqrt() * x0 + (1 - alphas[0]).sqrt() * noise
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+    assert (result - x0).abs().mean() < 0.03
+
+
+def test_sampler_equals_ldms_update_step_by_step():
+    unet, noise = tiny_unet(), noise_for([1], (4, 8, 8))
+    cond, uncond = contexts(1, 1), contexts(1, 2)
+    sd = model(unet)
+    timesteps, alphas = ddim_timesteps(5), sd.alphas_cumprod
+    previous = [alphas[0], *alphas[timesteps[:-1]]]
+    x = noise
+    for i in reversed(range(5)):
+        t = torch.tensor([timesteps[i]])
+        e_u, e_c = unet(x, timesteps=t, context=uncond), unet(x, timesteps=t, context=cond)
+        e = e_u + 6.0 * (e_c - e_u)
+        a, a_prev = alphas[timesteps[i]], previous[i]
+        x = a_prev.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - a_prev).sqrt() * e
+    result = sample(sd, cond, uncond, noise, steps=5)
+    torch.testing.assert_close(result, x, atol=1e-3 * x.abs().max().item(), rtol=1e-3)
+
+
+def test_rows_are_cond_first_in_one_call_and_cond_alone_without_guidance():
+    calls = []
+
+    def unet(x, timesteps, context):
+        calls.append((x.shape[0], timesteps.tolist(), context[:, 0, 0].tolist()))
+        return context[:, 0, 0].view(-1, 1, 1, 1).expand_as(x)
+
+    cond, uncond = torch.full((2, 77, 32), 3.0), torch.full((1, 77, 32), 1.0)
+    sd, noise = model(unet), torch.zeros(2, 4, 8, 8)
+    guided = sample(sd, cond, uncond, noise, steps=1, guidance=2.5)
+    assert calls == [(4, [1] * 4, [3.0, 3.0, 1.0, 1.0])]
+    calls.clear()
+    plain = sample(sd, torch.full((2, 77, 32), 1 + 2.5 * (3.0 - 1)), None, noise, steps=1, guidance=1)
+    assert calls == [(2, [1] * 2, [6.0, 6.0])]
+    torch.testing.assert_close(guided, plain)
+
+
+def test_batch_equals_its_singles():
+    sd, seeds = model(tiny_unet()), [7, 8, 9]
+    noise, cond, uncond = noise_for(seeds, (4, 8, 8)), contexts(3), contexts(1, 5)
+    batch = sample(sd, cond, uncond, noise, steps=4, guidance=2.0)
+    for i, seed in enumerate(seeds):
+        single = sample(sd, cond[i : i + 1], uncond, noise_for([seed], (4, 8, 8)), steps=4, guidance=2.0)
+        torch.testing.assert_close(batch[i : i + 1], single, atol=1e-4 * single.abs().max().item(), rtol=1e-4)
+
+
+def test_hooks_see_every_step():
+    steps, done = [], []
+    sd = model(lambda x, timesteps, context: torch.zeros_like(x))
+    sample(
+        sd,
+        contexts(1),
+        None,
+        torch.zeros(1, 4, 8, 8),
+        steps=4,
+        guidance=1,
+        before_step=lambda index, t: steps.append((index, t)),
+        progress=lambda i, n: done.append((i, n)),
+    )
+    assert steps == [(0, 751), (1, 501), (2, 251), (3, 1)]
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_eta_adds_each_images_own_noise():
+    sd = model(lambda x, timesteps, context: torch.zeros_like(x))
+
+    def run(*seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.zeros(len(seeds), 4, 8, 8)
+        return sample(sd, contexts(1), None, noise, steps=4, guidance=1, eta=1.0, generators=generators)
+
+    batch = run(1, 2)
+    torch.testing.assert_close(batch, torch.cat([run(1), run(2)]))
+    assert not torch.equal(batch[0], batch[1])
+
+
+def test_contexts_that_do_not_fit_are_refused():
+    sd, noise = model(None), torch.zeros(3, 4, 8, 8)
+    with pytest.raises(PersresError, match="3 images"):
+        sample(sd, contexts(2), contexts(1), noise)
+    with pytest.raises(PersresError, match="unconditional"):
+        sample(sd, contexts(3), None, noise)
+    with pytest.raises(PersresError, match="length"):
+        sample(sd, contexts(3), contexts(3)[:, :70], noise)
+    with pytest.raises(PersresError, match="eta"):
+        sample(sd, contexts(3), contexts(3), noise, eta=0.5)
