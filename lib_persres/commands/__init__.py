@@ -6,6 +6,7 @@ Nothing at the top of these files imports torch, so that `--help` answers at onc
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0, 1 for an error told on stderr, 2 for wrong options, 130 for Ctrl-C."""
+    """Run a command; its exit status: 0, 1 after an error, 2 for wrong options, 130 after Ctrl-C."""
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help, or what is wrong
@@ -50,10 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.parser.print_help(sys.stderr)
         return 2
     try:
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `inspect … | head`: nobody reads on, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:

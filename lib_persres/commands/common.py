@@ -1,8 +1,9 @@
-"""What the commands share: their help's layout, types of arguments, and how they load a model and write a folder."""
+"""What the commands share: their help's layout, types of arguments, loading a model, writing a folder."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -43,6 +44,16 @@ def at_least(low: int) -> Callable[[str], int]:
     return whole
 
 
+def finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
+
+
 def seed(text: str) -> int:
     number = at_least(0)(text)
     if number >= 2**63:
@@ -69,8 +80,8 @@ def add_model_options(important, tinkering) -> None:
         "--checkpoint",
         metavar="PATH",
         default=TOYBOX,
-        help='a Stable Diffusion 1.x checkpoint (.safetensors), or "toybox" (the default) for the small model '
-        "that comes along",
+        help='a Stable Diffusion 1.x checkpoint (.safetensors), or "toybox" (the default) for the small '
+        "model that comes along",
     )
     tinkering.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:1 or mps")
     tinkering.add_argument(
@@ -185,7 +196,9 @@ def progress_bar(total: int, unit: str):
 
 def printable(text: str) -> str:
     """A file's text without what would steer the terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
 
 
 def size_text(count: int) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
+from ..errors import PersresError
 from ..prompt import Tag, parse_tags
 from .common import (
     Formatter,
@@ -15,6 +15,7 @@ from .common import (
     check_side,
     checkpoint_path,
     default_resolution,
+    finite,
     load_model,
     make_folder,
     note,
@@ -33,7 +34,8 @@ it is seen, and the rest is drawn by the model as it was.
 EPILOG = """\
 examples:
   python -m lib_persres generate --prompt "<persres:mine:1.0> a photo of a V* ball in snow"
-  python -m lib_persres generate --prompt "<persres:mine> a photo of a V* ball at night" --lag --masks --seeds 0-7
+  python -m lib_persres generate --lag --masks --seeds 0-7 \\
+      --prompt "<persres:mine> a photo of a V* ball at night"
   python -m lib_persres generate --checkpoint v1-5.safetensors --seeds 1 2 3 \\
       --prompt "<persres:rex:1.0> <persres:tom:0.8> a photo of a V1* dog and a V2* cat on the beach"
 
@@ -67,28 +69,40 @@ def add_parser(commands) -> None:
         help="a picture for each: numbers, or ranges as 0-7 (default: 0)",
     )
     important.add_argument(
-        "--residuals", metavar="FOLDER", default="residuals", help="where the concepts are (default: residuals)"
+        "--residuals",
+        metavar="FOLDER",
+        default="residuals",
+        help="where the concepts are (default: residuals)",
     )
     important.add_argument(
         "--out", metavar="FOLDER", default="outputs", help="where the pictures go (default: outputs)"
     )
     important.add_argument("--masks", action="store_true", help="also write where LAG let the concepts act")
     tinkering = parser.add_argument_group("tinkering")
-    tinkering.add_argument("--negative", default="", metavar="PROMPT", help="what the picture should not show")
+    tinkering.add_argument(
+        "--negative", default="", metavar="PROMPT", help="what the picture should not show"
+    )
     tinkering.add_argument("--steps", type=at_least(1), default=50, help="sampling steps (default: 50)")
     tinkering.add_argument(
-        "--guidance", type=float, default=6.0, help="how much the prompt counts (default: 6; 1 is off)"
+        "--guidance",
+        type=finite,
+        metavar="SCALE",
+        default=6.0,
+        help="how much the prompt counts (default: 6; 1 is off)",
     )
     for side in ("width", "height"):
         tinkering.add_argument(
-            f"--{side}", type=at_least(1), metavar="PIXELS", help="(default: the model's own size)"
+            f"--{side}",
+            type=at_least(1),
+            metavar="PIXELS",
+            help=f"the pictures' {side} (default: the model's own)",
         )
     tinkering.add_argument("--mask", default="median", help="how LAG makes its masks (default: median)")
     tinkering.add_argument(
         "--unconditional",
         choices=("mirror", "base"),
         default="mirror",
-        help="what LAG does to the unconditional half: the same mask (mirror, the default), or nothing (base)",
+        help="what LAG does to the unconditional half: the same (mirror, the default), or nothing (base)",
     )
     tinkering.add_argument(
         "--batch", type=at_least(1), default=4, help="pictures at a time; fewer need less memory (default: 4)"
@@ -100,29 +114,32 @@ def run(args) -> int:
     # What can be told without the model is told before it is loaded.
     checkpoint = checkpoint_path(args.checkpoint)
     tags = list({tag.name: tag for tag in parse_tags(args.prompt)[1]}.values())
+    from ..lag import MASKS
     from .residual_folder import ResidualFolder
 
+    if args.mask not in MASKS:
+        raise PersresError(f"There is no mask {args.mask!r}; the masks are: {', '.join(MASKS)}.")
     residuals = ResidualFolder(args.residuals)
     for tag in tags:
         residuals(tag.name)
     make_folder(Path(args.out))
 
     from ..standalone.generate import generate
-    from .pictures import PictureFolder, write_png
+    from .pictures import PictureFolder, infotext, write_png
 
     sd = load_model(checkpoint, args.device, args.dtype)
-    own = default_resolution(sd.unet.params)
-    width, height = args.width or own, args.height or own
+    side = default_resolution(sd.unet.params)
+    width, height = args.width or side, args.height or side
     check_side(sd.unet.params, width, "--width")
     check_side(sd.unet.params, height, "--height")
     for tag in tags:
         base = residuals(tag.name).metadata.base_hash
         if base and base != sd.hash:
-            note(f"note: {tag.name} was trained on another checkpoint ({base[:10]}); it may look different here.")
+            note(f"note: {tag.name} was trained on another checkpoint, {base[:10]}; it may look otherwise.")
 
     folder = PictureFolder(Path(args.out))
     wanted = [seed for part in args.seeds for seed in part]
-    used = _Settings(args, tags, f"{width}x{height}", sd, residuals)
+    settings = _settings(args, tags, f"{width}x{height}", sd, residuals)
     told: list[str] = []
     bar = None
     try:
@@ -151,7 +168,8 @@ def run(args) -> int:
             )
             overlays = _overlays(result, _gated(tags, args.lag)) if args.masks else []
             for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
-                path = folder.save(image, seed, used.text(seed, result.problems))
+                own = {"Seed": seed, "Persres problems": " ".join(result.problems) or None}
+                path = folder.save(image, seed, infotext(args.prompt, args.negative, {**settings, **own}))
                 print(path, flush=True)
                 if overlays:
                     mask = path.with_name(f"{path.stem}-mask.png")
@@ -167,36 +185,23 @@ def run(args) -> int:
     return 0
 
 
-@dataclass
-class _Settings:
-    """What a picture's metadata say."""
-
-    args: argparse.Namespace
-    tags: list[Tag]
-    size: str
-    sd: object
-    residuals: object
-
-    def text(self, seed: int, problems: list[str]) -> str:
-        from .pictures import infotext
-
-        args = self.args
-        used = [f"{t.name}: {float(t.strength)} ({self.residuals.short_hash(t.name)})" for t in self.tags]
-        settings = {
-            "Steps": args.steps,
-            "Sampler": "DDIM",
-            "CFG scale": args.guidance,
-            "Seed": seed,
-            "Size": self.size,
-            "Model hash": self.sd.short_hash,
-            "Model": self.sd.path.stem,
-            "RNG": "CPU",
-            "Persres": ", ".join(used) or None,
-            "Persres LAG": f"{args.mask}/{args.unconditional}" if any(_gated(self.tags, args.lag)) else None,
-            "Persres problems": " ".join(problems) or None,
-            "Version": f"persres {__version__}",
-        }
-        return infotext(args.prompt, args.negative, settings)
+def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, object]:
+    """What every picture's metadata say; the seed and the problems are filled in for each."""
+    concepts = [f"{tag.name}: {tag.strength} ({residuals.short_hash(tag.name)})" for tag in tags]
+    return {
+        "Steps": args.steps,
+        "Sampler": "DDIM",
+        "CFG scale": args.guidance,
+        "Seed": None,
+        "Size": size,
+        "Model hash": sd.short_hash,
+        "Model": sd.path.stem,
+        "RNG": "CPU",
+        "Persres": ", ".join(concepts) or None,
+        "Persres LAG": f"{args.mask}/{args.unconditional}" if any(_gated(tags, args.lag)) else None,
+        "Persres problems": None,
+        "Version": f"persres {__version__}",
+    }
 
 
 def _gated(tags: list[Tag], lag: bool) -> list[bool]:

@@ -39,12 +39,17 @@ def add_parser(commands) -> None:
 
     def action(name, run, help, description=None):
         made = actions.add_parser(
-            name, help=help, description=description or help[0].upper() + help[1:] + ".", formatter_class=Formatter
+            name,
+            help=help,
+            description=description or help[0].upper() + help[1:] + ".",
+            formatter_class=Formatter,
         )
         made.set_defaults(run=run)
         return made
 
-    photos = action("photos", write_photos, '"photos" of a thing that the model has never seen, to learn from')
+    photos = action(
+        "photos", write_photos, '"photos" of a thing that the model has never seen, to learn from'
+    )
     photos.add_argument("folder", metavar="FOLDER", help="where the photos go")
     photos.add_argument(
         "--class",
@@ -78,15 +83,24 @@ def add_parser(commands) -> None:
         "train the Toybox model from nothing",
         "Train the Toybox model from nothing, on the CPU. It can be interrupted: the same command goes on.",
     )
-    train.add_argument("folder", metavar="FOLDER", help="where its pictures, states and logs go (3 GB)")
-    train.add_argument("--scenes", type=at_least(40), default=30000, help="training pictures (default: 30000)")
+    train.add_argument("folder", metavar="FOLDER", help="where its pictures, states and logs go (2 GB)")
+    train.add_argument(
+        "--scenes", type=at_least(40), default=30000, help="training pictures (default: 30000)"
+    )
     train.add_argument("--scene-seed", type=seed, default=7, help="which pictures (default: 7)")
     train.add_argument("--seed", type=seed, default=0, help="of both trainings (default: 0)")
     for name in ("autoencoder-steps", "steps"):
         what = "the autoencoder" if name == "autoencoder-steps" else "the UNet and the text encoder"
-        train.add_argument(f"--{name}", type=at_least(1), help=f"training steps of {what} (default: its own)")
+        train.add_argument(
+            f"--{name}",
+            type=at_least(1),
+            metavar="STEPS",
+            help=f"training steps of {what} (default: its own)",
+        )
 
-    export = action("export", export_base, "write a trained Toybox model as a checkpoint that every host loads")
+    export = action(
+        "export", export_base, "write a trained Toybox model as a checkpoint that every host loads"
+    )
     export.add_argument("folder", metavar="FOLDER", help="the folder of toybox train")
     export.add_argument("out", metavar="OUT", help="the checkpoint (.safetensors); its yaml goes beside it")
     export.add_argument("--force", action="store_true", help="replace the checkpoint if it is there")
@@ -162,7 +176,9 @@ def _draw(scenes, folder: Path, force: bool) -> list[str]:
 def train_base(args) -> int:
     folder = Path(args.folder)
     make_folder(folder)
-    _same_settings(folder, {"scenes": args.scenes, "scene_seed": args.scene_seed, "seed": args.seed})
+    # not the steps of the last training, which may go on; the latents are of an autoencoder that may not
+    kept = ("scenes", "scene_seed", "seed", "autoencoder_steps")
+    _same_settings(folder, {name: getattr(args, name) for name in kept})
 
     from ..toybox.dataset import SceneSet
     from ..toybox.train_autoencoder import train_autoencoder
@@ -182,12 +198,14 @@ def train_base(args) -> int:
     note(f"Training the UNet and the text encoder; their log is {folder / 'denoiser.log'}")
     steps = {"steps": args.steps} if args.steps else {}
     train_denoiser(scenes, latents, folder, seed=args.seed, **steps)
-    print(f"{folder} is trained; write its checkpoint with:\n  python -m lib_persres toybox export {folder} OUT")
+    print(
+        f"{folder} is trained; write its checkpoint with:\n  python -m lib_persres toybox export {folder} OUT"
+    )
     return 0
 
 
 def _same_settings(folder: Path, settings: dict) -> None:
-    """Raise PersresError if the folder's training began with other settings: it would go on with mixed data."""
+    """Raise PersresError if the folder's training began with other settings: it would mix the two."""
     path = folder / SETTINGS
     if path.is_file():
         try:
@@ -196,7 +214,8 @@ def _same_settings(folder: Path, settings: dict) -> None:
             begun = None
         if begun != settings:
             raise PersresError(
-                f"The training in {folder} began with other settings ({path}): give the same, or another folder."
+                f"The training in {folder} began with other settings ({path}): "
+                "give the same, or another folder."
             )
     else:
         path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
@@ -220,7 +239,9 @@ def export_base(args) -> int:
         vae.load_state_dict(autoencoder["model"])
         model.load_state_dict(denoiser["average"])
     except (RuntimeError, KeyError) as error:
-        raise PersresError(f"The states in {folder} are of another version of the Toybox: train it again.") from error
+        raise PersresError(
+            f"The states in {folder} are of another version of the Toybox: train it again."
+        ) from error
     make_folder(out.parent)
     save_sd1(out, model.unet, vae, model.text, scale_factor=scale)
     print(

@@ -84,39 +84,42 @@ def add_parser(commands) -> None:
         help="a set of training values (default: toybox for the Toybox model, else paper). "
         + " ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items()),
     )
-    tinkering = parser.add_argument_group("tinkering", "Each of these replaces a value of the recipe.")
-    tinkering.add_argument("--steps", type=at_least(1), help="training steps")
-    tinkering.add_argument("--batch", type=at_least(1), help="images in a step")
-    tinkering.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
-    tinkering.add_argument("--rank", help="the residual's rank: a part of the width as 0.05m, or a number as 8")
-    tinkering.add_argument("--crops", type=at_least(0), help="random crops of each photo, beside its centre")
-    tinkering.add_argument(
+    values = parser.add_argument_group("the recipe's values", "Each of these replaces the recipe's own.")
+    values.add_argument("--steps", type=at_least(1), help="training steps")
+    values.add_argument("--batch", type=at_least(1), help="images in a step")
+    values.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
+    values.add_argument("--rank", help="the residual's rank: a part of the width as 0.05m, or a number as 8")
+    values.add_argument("--crops", type=at_least(0), help="random crops of each photo, beside its centre")
+    values.add_argument(
         "--flips",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="learn from mirror images, too; wrong for a thing with a left and a right side",
     )
-    tinkering.add_argument(
+    values.add_argument(
         "--template", help='the prompt to learn with (default: "a photo of a {identifier} {macro_class}")'
     )
-    other = parser.add_argument_group("more tinkering")
-    other.add_argument(
+    tinkering = parser.add_argument_group("tinkering")
+    tinkering.add_argument(
         "--identifier",
         metavar="WORD",
-        help="the rare word that V* stands for (default: the first that no concept of this class has in the folder)",
+        help="the rare word that V* stands for (default: one that no other concept of this class has)",
     )
-    other.add_argument(
-        "--resolution", type=at_least(1), metavar="PIXELS", help="side of the crops (default: the model's own)"
+    tinkering.add_argument(
+        "--resolution",
+        type=at_least(1),
+        metavar="PIXELS",
+        help="side of the crops (default: the model's own)",
     )
-    other.add_argument("--seed", type=seed, default=0, help="the same seed learns the same (default: 0)")
-    add_model_options(important, other)
+    tinkering.add_argument("--seed", type=seed, default=0, help="the same seed learns the same (default: 0)")
+    add_model_options(important, tinkering)
 
 
 def run(args) -> int:
     check_name(args.name)
-    if not args.macro_class.strip():
-        raise PersresError('--class is empty: give the plain noun for the concept, such as "dog".')
+    macro_class = check_class(args.macro_class)
     out = output_file(args.out, args.name)
+    check_name(out.stem)
     checkpoint = checkpoint_path(args.checkpoint)
     recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")].changed(
         steps=args.steps,
@@ -142,17 +145,17 @@ def run(args) -> int:
     sd = load_model(checkpoint, args.device, args.dtype)
     resolution = args.resolution or default_resolution(sd.unet.params)
     check_side(sd.unet.params, resolution, "--resolution")
-    identifier = args.identifier or free_identifier(sd.encode_text, args.macro_class, out)
+    identifier = args.identifier or free_identifier(sd.encode_text, macro_class, out)
     note(
-        f'Learning "{args.name}" from {len(photos)} photo{"s" * (len(photos) > 1)} at {resolution}×{resolution}: '
-        f"{recipe.steps} steps, recipe {recipe.name}, V* is {identifier}"
+        f'Learning "{args.name}" from {len(photos)} photo{"s" * (len(photos) > 1)} '
+        f"at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, V* is {identifier}"
     )
     with _Training(recipe.steps) as training:
         residual = train(
             sd,
             photos,
             args.name,
-            args.macro_class.strip(),
+            macro_class,
             recipe,
             resolution=resolution,
             seed=args.seed,
@@ -169,7 +172,7 @@ def run(args) -> int:
         f"{metadata.loss['first']:.4f} → {metadata.loss['last']:.4f} in {metadata.steps} steps, "
         f"{training.seconds:.0f} s"
     )
-    print("Draw it with:\n  " + example(args.checkpoint, out, args.macro_class.strip()))
+    print("Draw it with:\n  " + example(args.checkpoint, out, macro_class))
     return 0
 
 
@@ -182,16 +185,28 @@ def check_name(name: str) -> None:
         )
 
 
+def check_class(macro_class: str) -> str:
+    """The class without white space around it; PersresError for what is no word of a prompt."""
+    macro_class = macro_class.strip()
+    if not re.fullmatch(r"\w[\w '-]*", macro_class):
+        raise PersresError(
+            f'The class {macro_class[:40]!r} cannot be used: give the plain noun for the concept, as "dog".'
+        )
+    return macro_class
+
+
 def output_file(out: str, name: str) -> Path:
     """The file that --out means: itself, or NAME.safetensors in a folder."""
     path = Path(out)
     if path.suffix.lower() in NOT_OURS:
-        raise PersresError(f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder.")
+        raise PersresError(
+            f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder."
+        )
     return path if path.suffix == SUFFIX and not path.is_dir() else path / f"{name}{SUFFIX}"
 
 
 def free_identifier(encode, macro_class: str, out: Path) -> str:
-    """An identifier that no other residual of this class in the folder has: LAG tells such two apart by it."""
+    """An identifier that no other residual of this class in the folder has: LAG tells them apart by it."""
     from ..prompt import choose_identifier
     from ..residual import Residual
 
@@ -202,7 +217,7 @@ def free_identifier(encode, macro_class: str, out: Path) -> str:
                 metadata = Residual.read_metadata(path)
             except PersresError:
                 continue
-            if metadata.macro_class.lower() == macro_class.strip().lower():
+            if metadata.macro_class.lower() == macro_class.lower():
                 taken.add(metadata.identifier)
     try:
         return choose_identifier(encode, taken)
@@ -216,14 +231,14 @@ def example(checkpoint: str, out: Path, macro_class: str) -> str:
     words += ["--checkpoint", checkpoint] if checkpoint != "toybox" else []
     words += ["--residuals", str(out.parent)] if out.parent != Path("residuals") else []
     prompt = f"<persres:{out.stem}:1.0> a photo of a V* {macro_class}"
-    return f"{shlex.join(words)} --prompt {shlex.quote(prompt)}"
+    return f'{shlex.join(words)} --prompt "{prompt}"'  # these quotes are every shell's
 
 
 class _Training:
     """The bar, and what Ctrl-C means, while steps are made.
 
-    The loop asks `should_stop` before each step, so the bar's clock starts with the first step and not with the
-    encoding of the photos.
+    The loop asks `should_stop` before each step, so the bar's clock starts with the first step and not
+    with the encoding of the photos.
     """
 
     def __init__(self, steps: int):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from ..attention import Taps, concept_maps
 from ..standalone.checkpoint import StableDiffusion, load
-from ..standalone.generate import generate
+from ..standalone.sampler import noise_for, sample
 from ..toybox import CHECKPOINT
 from ..toybox.judge import Judge
 from ..toybox.render import render
@@ -27,24 +27,28 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def base(count: int = 192) -> dict[str, float]:
+def base(count: int = 192, batch: int = 32) -> dict[str, float]:
     """The judge's accuracy on fresh renderings, and how many single-thing pictures of the base model are all right."""
     judge = Judge.load()
     accuracy = held_out_accuracy(judge)
     _say(f"judge: {accuracy}")
     sd = load(CHECKPOINT, "cpu")
-    rng = np.random.default_rng(5)
-    right = {"cls": 0, "colour": 0, "background": 0, "all": 0}
     every = [(cls, colour, place) for cls in CLASSES for colour in COLOURS for place in BACKGROUNDS]
-    chosen = [every[i] for i in rng.permutation(len(every))[:count]]
-    for index, (cls, colour, place) in enumerate(chosen):
-        prompt = f"a photo of a {colour} {cls} {BACKGROUNDS[place]}"
-        seen = judge.see(generate(sd, prompt, seeds=[index], width=SIZE, height=SIZE).images)
-        answers = [seen["cls"][0] == cls, seen["colour"][0] == colour, seen["background"][0] == place]
-        for name, good in zip(right, [*answers, all(answers)]):
-            right[name] += good
-        if not all(answers):
-            _say(f"{prompt}: {seen['colour'][0]} {seen['cls'][0]}, {seen['background'][0]}")
+    chosen = [every[i] for i in np.random.default_rng(5).permutation(len(every))[:count]]
+    right = {"cls": 0, "colour": 0, "background": 0, "all": 0}
+    uncond, _ = sd.encode_prompts([""])
+    for start in range(0, count, batch):
+        part = chosen[start : start + batch]
+        prompts = [f"a photo of a {colour} {cls} {BACKGROUNDS[place]}" for cls, colour, place in part]
+        context, _ = sd.encode_prompts(prompts)
+        noise = noise_for(list(range(start, start + len(part))), (4, SIZE // 8, SIZE // 8))
+        seen = judge.see(sd.decode_latents(sample(sd, context, uncond, noise)))
+        for i, (cls, colour, place) in enumerate(part):
+            answers = [seen["cls"][i] == cls, seen["colour"][i] == colour, seen["background"][i] == place]
+            for name, good in zip(right, [*answers, all(answers)]):
+                right[name] += good
+            if not all(answers):
+                _say(f"{prompts[i]}: {seen['colour'][i]} {seen['cls'][i]}, {seen['background'][i]}")
     _say(f"right of {count}: {right}")
     return {"toybox.judge_accuracy": accuracy["all_right"], "toybox.base_all_right": right["all"] / count}
 

@@ -106,6 +106,8 @@ def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion
             vae = AutoencoderKL(architecture.ddconfig, architecture.embed_dim)
     except PersresError:
         raise
+    except ImportError as error:
+        raise PersresError(f"Loading {path} needs a package that is not installed: {_line(error)}.") from error
     except Exception as error:  # ldm checks its arguments with asserts and by failing anywhere
         sidecar = path.with_suffix(".yaml")
         raise PersresError(f"{sidecar} describes no model that can be built: {_line(error)}.") from error
@@ -115,6 +117,8 @@ def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion
         text = TextEncoder(config, Tokenizer.find(*folders))
     except PersresError:
         raise
+    except ImportError as error:
+        raise PersresError(f"Loading {path} needs a package that is not installed: {_line(error)}.") from error
     except Exception as error:
         raise PersresError(f"{path}: its text encoder's config is not one: {_line(error)}.") from error
 
@@ -196,6 +200,9 @@ def save_sd1(
     arch.write(path, architecture, text_folder)
     partial = path.with_name(path.name + ".partial")
     save_file(state, partial, metadata={"format": "pt"})
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(partial, 0o666 & ~umask)  # safetensors makes it the owner's alone
     os.replace(partial, path)  # a crash never leaves half a checkpoint
 
 

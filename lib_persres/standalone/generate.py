@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -55,8 +56,9 @@ def generate(
     find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
     mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
     """
-    if width % SPATIAL or height % SPATIAL or min(width, height) < SPATIAL:
-        raise PersresError(f"The picture's sides must be multiples of {SPATIAL}, not {width}×{height}.")
+    multiple = SPATIAL * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
+    if width % multiple or height % multiple or min(width, height) < multiple:
+        raise PersresError(f"The picture's sides must be multiples of {multiple}, not {width}×{height}.")
     if mask not in MASKS:
         raise PersresError(f"There is no mask {mask!r}; the masks are: {', '.join(MASKS)}.")
     text, tags = parse_tags(prompt)
@@ -78,9 +80,13 @@ def generate(
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
     tokens = [find_tokens(sd, ids[0].tolist(), residuals, i) for i in range(len(residuals))]
-    for gated, found in zip(wanted, tokens):
+    for tag, gated, found in zip(tags, wanted, tokens):
         if gated and found.problem:
             problems.append(found.problem)
+        elif not found.identifier_found:
+            problems.append(f"{tag.text} acts, but its V* is not in the prompt: nothing asks for the concept.")
+    if other := re.search(r"<\w+:[^>]+>", text):
+        problems.append(f"{other[0]} was read as words: only the WebUI knows such a tag.")
     gated = [gate and bool(found.indices) for gate, found in zip(wanted, tokens)]
 
     uncond, _ = sd.encode_prompts([negative]) if guidance != 1 else (None, None)

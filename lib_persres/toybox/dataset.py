@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import PersresError
 from .render import render
 from .world import SIZE, Caption, Scene, describe, random_scene
 
@@ -27,8 +29,12 @@ class SceneSet:
     def __init__(self, folder: str | os.PathLike, count: int, seed: int = 0):
         self.folder, self.count, self.seed = Path(folder), count, seed
         self.folder.mkdir(parents=True, exist_ok=True)
+        settings = self.folder / "scenes.json"
         if not (self.folder / "masks.npy").exists():
             self._render()
+            settings.write_text(json.dumps([count, seed]))
+        elif not settings.exists() or json.loads(settings.read_text()) != [count, seed]:
+            raise PersresError(f"{self.folder} does not hold {count} scenes of seed {seed}: take another folder.")
         self.pictures = np.load(self.folder / "pictures.npy", mmap_mode="r")
         self.masks = np.load(self.folder / "masks.npy")
         self.scenes = [scene_of(seed, i) for i in range(count)]

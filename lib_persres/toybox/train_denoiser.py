@@ -64,6 +64,7 @@ class Captions:
     def __init__(self, scenes: SceneSet, tokenizer: Tokenizer):
         self.scenes, self.tokenizer = scenes, tokenizer
         self.rare = rare_words(tokenizer, IDENTIFIERS)
+        self._rare = frozenset(self.rare)
         self._ids: dict[str, list[int]] = {}
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[list[int], np.ndarray, int]:
@@ -75,7 +76,7 @@ class Captions:
         for i, word in enumerate(caption.words):
             if word not in self._ids:
                 self._ids[word] = self.tokenizer.encode(word)
-            if i == last or (i == last - 1 and self._ids[word][0] >= 40000):
+            if i == last or (i == last - 1 and word in self._rare):
                 indicator[len(ids) + 1 : len(ids) + 1 + len(self._ids[word])] = 1
             ids += self._ids[word]
         return self.tokenizer.pad(ids), indicator, thing
@@ -88,7 +89,7 @@ def encode_scenes(scenes: SceneSet, vae: AutoencoderKL, folder: Path) -> dict[st
     if not file.exists():
         means, stds = [], []
         for start in range(0, scenes.count, 50):
-            x = torch.from_numpy(scenes.pictures[start : start + 50]).permute(0, 3, 1, 2).contiguous()
+            x = torch.from_numpy(np.array(scenes.pictures[start : start + 50])).permute(0, 3, 1, 2).contiguous()
             with torch.autocast("cpu", torch.bfloat16):
                 mean, std = vae.moments(x.float() / 127.5 - 1)
             means.append(mean.float())

@@ -86,6 +86,9 @@ def train(
     if identifier is None:
         identifier = choose_identifier(host.encode_text)
     check_identifier(identifier, host.encode_text)
+    if len({(stage.targets, stage.rank) for stage in recipe.stages}) > 1:
+        raise PersresError(f"The stages of recipe {recipe.name} must agree in targets and rank.")
+    base_hash = host.hash  # read now: a checkpoint that is moved meanwhile must not cost the training
     generator = torch.Generator().manual_seed(seed)
     latents = encode_photos(host, photos, recipe, resolution, seed)
     context, _ = host.encode_prompts([recipe.prompt(identifier, macro_class)])
@@ -109,10 +112,10 @@ def train(
         identifier=identifier,
         macro_class=macro_class,
         base_family=host.family,
-        base_hash=host.hash,
+        base_hash=base_hash,
         targets=stage.targets,
         rank=str(stage.rank),
-        recipe={**recipe.to_dict(), "resolution": resolution},
+        recipe=recipe.changed(resolution=resolution).to_dict(),
         steps=len(losses),
         seed=seed,
         loss=_summary(losses),
@@ -155,9 +158,10 @@ def _train_stage(host, residual, stage: Stage, latents, context, generator, repo
             for weight in weights:
                 weight.grad.div_(loss_scale)
             value = loss.item()
-            if math.isnan(value):
+            if not math.isfinite(value):
                 raise PersresError(
-                    f"The loss is not a number at step {step + 1}: lower the learning rate ({stage.learning_rate})."
+                    f"The loss is no longer finite at step {step + 1} of the stage: lower the learning rate "
+                    f"({stage.learning_rate})."
                 )
             optimizer.step()
             report(step + 1, value)

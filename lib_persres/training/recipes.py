@@ -38,7 +38,8 @@ class Recipe:
     """A training configuration.
 
     template: the fixed prompt; {identifier} and {macro_class} are filled in. crops, flips: further views of each
-    image (see `images.crop_views`); flips would teach an asymmetric concept its mirror image.
+    image (see `images.crop_views`); flips would teach an asymmetric concept its mirror image. resolution: side of the
+    views in pixels; None is the model's own.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Recipe:
     template: str = "a photo of a {identifier} {macro_class}"
     crops: int = 4
     flips: bool = False
+    resolution: int | None = None
 
     def prompt(self, identifier: str, macro_class: str) -> str:
         try:

@@ -6,6 +6,7 @@ written out.
 
 import contextlib
 import copy
+import hashlib
 import math
 
 import torch
@@ -174,8 +175,10 @@ def snapshot(unet):
         attributes = {key: id(value) for key, value in vars(module).items()}
         hooks = {key: list(value) for key, value in vars(module).items() if "hooks" in key and value}
         modules[name] = (type(module), attributes, hooks, module.training)
+    # hashes, since a failing comparison prints what it compares
     weights = {
-        name: (weight.numpy().tobytes(), weight.data_ptr()) for name, weight in unet.state_dict().items()
+        name: (hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16], weight.data_ptr())
+        for name, weight in unet.state_dict().items()
     }
     flags = {name: (w.requires_grad, w.grad is None) for name, w in unet.named_parameters()}
     return modules, weights, flags

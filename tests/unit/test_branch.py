@@ -163,9 +163,7 @@ def test_a_plain_concept_beside_a_localized_one_acts_everywhere(unets):
         for row, image in enumerate([0, 1, 0, 1]):
             mask = mask_of(seen[name], image, TOKENS[image][0])
             deltas = [longhand.delta(r, name, STRENGTHS[image][k]) for k, r in enumerate(residuals)]
-            expected = equation_3(
-                block.proj_out, seen[name].x[row], deltas, [mask, torch.ones_like(mask)]
-            )
+            expected = equation_3(block.proj_out, seen[name].x[row], deltas, [mask, torch.ones_like(mask)])
             assert relative(row_of(seen[name].out, row), expected) < 1e-5
 
 
@@ -296,9 +294,15 @@ def test_attach_twice_is_attach_once(unets):
     base, before = output(unet, arguments), longhand.snapshot(unet)
     once = output(unet, arguments, residuals, lag_plan(2))
     branches = Branches(unet, residuals).attach()
-    hooks = {name: {kind: len(found) for kind, found in m[2].items()} for name, m in longhand.snapshot(unet)[0].items()}
+    hooks = {
+        name: {kind: len(found) for kind, found in m[2].items()}
+        for name, m in longhand.snapshot(unet)[0].items()
+    }
     branches.attach()
-    again = {name: {kind: len(found) for kind, found in m[2].items()} for name, m in longhand.snapshot(unet)[0].items()}
+    again = {
+        name: {kind: len(found) for kind, found in m[2].items()}
+        for name, m in longhand.snapshot(unet)[0].items()
+    }
     assert again == hooks and any(hooks.values())
     branches.plan = lag_plan(2)
     with torch.no_grad():
@@ -434,10 +438,10 @@ def test_with_up_at_zero_only_up_has_a_gradient_at_first():
         assert not f.down.grad.any() and f.up.grad.abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["conv", "linear"])
 def test_the_gradient_equals_that_of_merged_weights(kind):
     unet = make_unet(**KINDS[kind]).double()
-    residual, s = trainable(random_residual(unet, 3)), 0.7
+    residual, s = trainable(random_residual(unet, 3)), 0.75  # exact in fp32
     x, t, context = inputs(2, (6, 10))
     x, context = x.double(), context.double()
     wanted = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
