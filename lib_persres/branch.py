@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .attention import Taps, concept_maps
+from .errors import PersresError
 from .lag import Plan
 from .unet import Block, find_blocks
 
@@ -36,12 +37,26 @@ class Branches:
     def __init__(self, unet: nn.Module, residuals: Sequence[HasFactors]):
         self.blocks = find_blocks(unet)
         self.residuals = list(residuals)
-        self.plan: Plan | None = None
+        self._plan: Plan | None = None
         self._taps: Taps | None = None
         self._handles: list = []
         self._cast: dict = {}
         self._maps: dict[str, list[torch.Tensor]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+
+    @property
+    def plan(self) -> Plan | None:
+        """How the branches act in the UNet's next calls; None: not at all."""
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: Plan | None) -> None:
+        if plan is not None and plan.strength.shape[1] != len(self.residuals):
+            raise PersresError(
+                f"The plan is for {plan.strength.shape[1]} concepts, but {len(self.residuals)} are attached."
+            )
+        # strength 0 everywhere is the base model, and no arithmetic can show otherwise
+        self._plan = None if plan is not None and plan.idle else plan
 
     def __enter__(self) -> Branches:
         return self.attach()
@@ -51,13 +66,13 @@ class Branches:
 
     def attach(self) -> Branches:
         self.detach()
-        self._taps = Taps(self.blocks, self._see)
-        for block in self.blocks:
-            if any(block.target in residual.factors for residual in self.residuals):
-                self._handles += [
-                    block.module.register_forward_pre_hook(self._enter(block)),
-                    block.proj_out.register_forward_hook(self._add(block)),
-                ]
+        carrying = [b for b in self.blocks if any(b.target in residual.factors for residual in self.residuals)]
+        self._taps = Taps(carrying, self._see)
+        for block in carrying:
+            self._handles += [
+                block.module.register_forward_pre_hook(self._enter(block)),
+                block.proj_out.register_forward_hook(self._add(block)),
+            ]
         return self
 
     def detach(self) -> None:
@@ -66,21 +81,28 @@ class Branches:
             self._taps.remove()
         while self._handles:
             self._handles.pop().remove()
-        self.plan = self._taps = None
+        self._plan = self._taps = None
         for kept in (self._cast, self._maps, self._sizes):
             kept.clear()
 
     def _see(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
-        plan = self.plan
-        if plan is None or not plan.localized or len(plan.sources) == 0:
+        plan = self._plan
+        if plan is None or not plan.localized or not plan.makes_maps:
             return
-        rows = plan.source_index
-        maps = concept_maps(q[rows], k[rows], plan.indicator[rows], heads)
-        self._maps.setdefault(block.name, []).append(maps)
+        if plan.indicator.shape[-1] != k.shape[1]:
+            raise PersresError(
+                f"The plan marks tokens in a context of {plan.indicator.shape[-1]}, but {block.name} sees {k.shape[1]}."
+            )
+        q, k, indicator = (plan.of_map_rows(tensor) for tensor in (q, k, plan.indicator))
+        self._maps.setdefault(block.name, []).append(concept_maps(q, k, indicator, heads))
 
     def _enter(self, block: Block):
         def hook(module, args):
-            if self.plan is not None:
+            if self._plan is not None:
+                if len(args[0]) != len(self._plan.strength):
+                    raise PersresError(
+                        f"The plan is for {len(self._plan.strength)} rows, but the UNet was called with {len(args[0])}."
+                    )
                 self._maps.pop(block.name, None)  # of a forward that ended in an exception
                 self._sizes[block.name] = tuple(args[0].shape[-2:])
 
@@ -88,7 +110,7 @@ class Branches:
 
     def _add(self, block: Block):
         def hook(module, args, output):
-            plan = self.plan
+            plan = self._plan
             if plan is None:
                 return None
             layers = self._maps.pop(block.name, None)
@@ -112,10 +134,11 @@ class Branches:
                 for index, residual in enumerate(self.residuals)
                 if block.target in residual.factors
             ]
+            learning = any(f.down.requires_grad or f.up.requires_grad for _, f in present)
             down = torch.cat([factors.down.to(x.device, x.dtype) for _, factors in present])
             up = torch.cat([factors.up.to(x.device, x.dtype) for _, factors in present], dim=1)
             owner = torch.cat([torch.full((f.down.shape[0],), index) for index, f in present]).to(x.device)
-            if any(f.down.requires_grad for _, f in present) and torch.is_grad_enabled():
+            if learning:
                 return down, up, owner  # in training the factors change at each step
             self._cast[key] = down, up, owner
         return self._cast[key]

@@ -15,6 +15,14 @@ def median_mask(maps: torch.Tensor) -> torch.Tensor:
     return (maps > maps.median(dim=-1, keepdim=True).values).to(maps.dtype)
 
 
+UNCONDITIONAL = ("mirror", "base")
+
+
+def check_unconditional(value: str) -> None:
+    if value not in UNCONDITIONAL:
+        raise PersresError(f"Unconditional rows can be {' or '.join(UNCONDITIONAL)}, not {value!r}.")
+
+
 MASKS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"median": median_mask}
 
 
@@ -26,11 +34,12 @@ class Plan:
     gated: (b, K), True where LAG confines the concept, False for plain sampling (M ≡ 1).
     indicator: (b, K, n), the concept's tokens C in each row's context; only the map rows' entries are read.
     map_rows: (b,), True for rows whose own maps make masks (the conditional rows).
-    group: (b,), rows of one image share a number: a row that makes no map takes its group's mask.
+    group: (b,), rows of one image share a number: a row that makes no map takes its group's mask, the union of
+    the masks of the group's map rows (several where prompts are composed).
     mask: from concept maps (rows, K, hw) to gates of the same shape in [0, 1].
-
-    Masks are remembered for each block, so that the unconditional rows may come in a call of their own after the
-    conditional ones. `recorder(block name, masks (groups, K, hw), maps, (h, w))` sees them where it is given.
+    recorder: sees each block's (name, masks (images, K, hw), maps (map rows, K, hw), (h, w)).
+    memory: the groups' masks, block -> group -> (K, hw). The calls of one evaluation share it where the
+    unconditional rows come in a call of their own, after the conditional ones; each evaluation has a fresh one.
     """
 
     strength: torch.Tensor
@@ -40,27 +49,39 @@ class Plan:
     group: torch.Tensor | None = None
     mask: Callable[[torch.Tensor], torch.Tensor] = median_mask
     recorder: Callable | None = None
-    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    memory: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.localized = bool(self.gated.any())
+        rows = self.strength.shape[0]
+        self.idle = not bool(self.strength.any())
+        self.localized = bool(self.gated.any()) and not self.idle
+        self._sources: list[int] = []
         if not self.localized:
             return
-        rows = self.strength.shape[0]
         if self.indicator is None:
             raise PersresError("LAG needs to know the concept's tokens: give the plan an indicator of them.")
         if self.map_rows is None:
-            self.map_rows = torch.ones(rows, dtype=torch.bool, device=self.strength.device)
+            self.map_rows = torch.ones(rows, dtype=torch.bool)
         if self.group is None:
-            self.group = torch.arange(rows, device=self.strength.device)
-        self.sources = self.map_rows.nonzero().flatten()
-        self.groups = int(self.group.max()) + 1
-        # a batch in the usual order is sliced, not gathered
-        start, count = (int(self.sources[0]), len(self.sources)) if len(self.sources) else (0, 0)
-        if count and bool((self.sources == torch.arange(start, start + count, device=self.sources.device)).all()):
-            self.source_index: slice | torch.Tensor = slice(start, start + count)
-        else:
-            self.source_index = self.sources
+            self.group = torch.arange(rows)
+        for name in ("gated", "indicator", "map_rows", "group"):
+            if getattr(self, name).shape[0] != rows:
+                raise PersresError(f"The plan's {name} is for {getattr(self, name).shape[0]} rows, not for {rows}.")
+        # plain numbers, so that no hook has to wait for the device
+        self._groups: list[int] = self.group.tolist()
+        self._masked: list[bool] = self.gated.any(1).tolist()
+        self._sources = self.map_rows.nonzero().flatten().tolist()
+
+    @property
+    def makes_maps(self) -> bool:
+        return bool(self._sources)
+
+    def of_map_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The map rows of a (b, …) tensor; a view where they follow one another, as they usually do."""
+        first, count = self._sources[0], len(self._sources)
+        if self._sources == list(range(first, first + count)):
+            return tensor[first : first + count]
+        return tensor[self._sources]
 
     def gates(self, block: str, maps: torch.Tensor | None, size: tuple[int, int] | None = None) -> torch.Tensor:
         """G of each row and concept: (b, K, hw) under LAG, else (b, K, 1); strengths included.
@@ -69,22 +90,29 @@ class Plan:
         """
         if not self.localized:
             return self.strength[..., None]
+        own = {}
         if maps is not None:
             masks = self.mask(maps)
-            grouped = masks.new_zeros((self.groups, *masks.shape[1:]))
-            index = self.group[self.sources][:, None, None].expand_as(masks)
-            # several map rows of one image (composed prompts): wherever one of them sees the concept
-            grouped.scatter_reduce_(0, index, masks, "amax")
-            self.memory[block] = grouped
+            own = dict(zip(self._sources, masks))
+            of_groups: dict[int, torch.Tensor] = {}
+            for row, mask in own.items():
+                group = self._groups[row]
+                of_groups[group] = torch.maximum(of_groups[group], mask) if group in of_groups else mask
+            self.memory.setdefault(block, {}).update(of_groups)
             if self.recorder is not None:
-                self.recorder(block, grouped, maps, size)
-        elif block not in self.memory:
-            raise PersresError(f"LAG has no mask for {block}: the unconditional rows came before the conditional.")
-        gate = self.memory[block][self.group]
-        if maps is not None and len(self.sources) > self.groups:
-            gate[self.sources] = masks
-        gate = torch.where(self.gated[..., None], gate, 1.0)
-        return gate * self.strength[..., None]
+                self.recorder(block, torch.stack([of_groups[g] for g in sorted(of_groups)]), maps, size)
+        elif self.makes_maps:
+            raise PersresError(f"LAG saw no cross-attention in {block}: something replaced it. Switch LAG off.")
+        known = self.memory.get(block, {})
+        rows = []
+        for row, (group, masked) in enumerate(zip(self._groups, self._masked)):
+            mask = own.get(row) if row in own else known.get(group)
+            if mask is None and masked:
+                raise PersresError(f"LAG has no mask for {block}: unconditional rows came before the conditional.")
+            rows.append(mask)
+        like = next(mask for mask in rows if mask is not None)
+        gate = torch.stack([torch.ones_like(like) if mask is None else mask for mask in rows])
+        return torch.where(self.gated[..., None], gate, 1.0) * self.strength[..., None]
 
 
 def guidance_plan(
@@ -103,8 +131,8 @@ def guidance_plan(
     sampling; "base", it is the base model's; None, the call has conditional rows only.
     """
     images = strength.shape[0]
-    if unconditional not in ("mirror", "base", None):
-        raise PersresError(f"Unconditional rows can be 'mirror' or 'base', not {unconditional!r}.")
+    if unconditional is not None:
+        check_unconditional(unconditional)
     map_rows = torch.ones(images, dtype=torch.bool, device=strength.device)
     group = torch.arange(images, device=strength.device)
     if unconditional is not None:

@@ -89,8 +89,11 @@ def add_parser(commands) -> None:
     )
     train.add_argument("--scene-seed", type=seed, default=7, help="which pictures (default: 7)")
     train.add_argument("--seed", type=seed, default=0, help="of both trainings (default: 0)")
-    for name in ("autoencoder-steps", "steps"):
-        what = "the autoencoder" if name == "autoencoder-steps" else "the UNet and the text encoder"
+    for name, what in (
+        ("autoencoder-steps", "the autoencoder"),
+        ("steps", "the UNet and the text encoder"),
+        ("decoder-steps", "the decoder alone, after the others"),
+    ):
         train.add_argument(
             f"--{name}",
             type=at_least(1),
@@ -181,7 +184,7 @@ def train_base(args) -> int:
     _same_settings(folder, {name: getattr(args, name) for name in kept})
 
     from ..toybox.dataset import SceneSet
-    from ..toybox.train_autoencoder import train_autoencoder
+    from ..toybox.train_autoencoder import finish_decoder, train_autoencoder
     from ..toybox.train_denoiser import encode_scenes, train_denoiser
 
     note(f"Drawing {args.scenes} scenes, or finding them")
@@ -198,6 +201,9 @@ def train_base(args) -> int:
     note(f"Training the UNet and the text encoder; their log is {folder / 'denoiser.log'}")
     steps = {"steps": args.steps} if args.steps else {}
     train_denoiser(scenes, latents, folder, seed=args.seed, **steps)
+    note(f"Finishing the decoder; its log is {folder / 'decoder.log'}")
+    steps = {"steps": args.decoder_steps} if args.decoder_steps else {}
+    finish_decoder(scenes, latents, vae, folder, seed=args.seed, **steps)
     print(
         f"{folder} is trained; write its checkpoint with:\n  python -m lib_persres toybox export {folder} OUT"
     )
@@ -236,7 +242,8 @@ def export_base(args) -> int:
     scale = float(_state(folder / "latents.pt")["scale"])
     vae, model = AutoencoderKL(DDCONFIG, 4), Model()
     try:
-        vae.load_state_dict(autoencoder["model"])
+        finished = _state(folder / "decoder.pt")["model"] if (folder / "decoder.pt").is_file() else {}
+        vae.load_state_dict({**autoencoder["model"], **finished})
         model.load_state_dict(denoiser["average"])
     except (RuntimeError, KeyError) as error:
         raise PersresError(

@@ -10,14 +10,12 @@ import torch
 
 from ..branch import Branches
 from ..errors import PersresError
-from ..lag import MASKS, Plan, guidance_plan
+from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
 from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags, substitute
 from ..residual import Residual
 from .checkpoint import StableDiffusion
 from .sampler import ddim_timesteps, noise_for, sample
-
-SPATIAL = 8  # image pixels of a latent pixel
 
 
 @dataclass
@@ -56,11 +54,15 @@ def generate(
     find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
     mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
     """
-    multiple = SPATIAL * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
+    factor = sd.vae.factor
+    multiple = factor * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
     if width % multiple or height % multiple or min(width, height) < multiple:
         raise PersresError(f"The picture's sides must be multiples of {multiple}, not {width}×{height}.")
     if mask not in MASKS:
         raise PersresError(f"There is no mask {mask!r}; the masks are: {', '.join(MASKS)}.")
+    check_unconditional(unconditional)
+    if not seeds:
+        raise PersresError("There is nothing to draw: give at least one seed.")
     text, tags = parse_tags(prompt)
     tags = list({tag.name: tag for tag in tags}.values())
     if tags and find_residual is None:
@@ -76,6 +78,8 @@ def generate(
         ).text
     context, ids = sd.encode_prompts([text.strip()])
     problems = []
+    if not residuals and re.search(r"(?<!\w)V\d*\*", text):
+        problems.append("V* stands for a concept, but the prompt has no <persres:…> tag: it was read as words.")
     if len(sd.encode_text(text)) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
@@ -90,7 +94,7 @@ def generate(
     gated = [gate and bool(found.indices) for gate, found in zip(wanted, tokens)]
 
     uncond, _ = sd.encode_prompts([negative]) if guidance != 1 else (None, None)
-    noise = noise_for(list(seeds), (4, height // SPATIAL, width // SPATIAL))
+    noise = noise_for(list(seeds), (4, height // factor, width // factor))
     recorder = MaskRecorder() if any(gated) else None
     if not residuals:
         latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)

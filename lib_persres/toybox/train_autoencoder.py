@@ -1,4 +1,4 @@
-"""First stage of the Toybox's base model: an autoencoder of 128×128 pictures, f = 8, four channels, from scratch."""
+"""The Toybox's autoencoder of 128×128 pictures, f = 8, four channels, from scratch; its decoder is finished later."""
 
 from __future__ import annotations
 
@@ -79,3 +79,51 @@ def train_autoencoder(
         if (step + 1) % 250 == 0 or step + 1 == steps:
             save_state(file, step + 1, model, optimizer)
     return model.eval()
+
+
+def finish_decoder(
+    scenes: SceneSet,
+    latents: dict[str, torch.Tensor],
+    vae: AutoencoderKL,
+    folder: Path,
+    *,
+    steps: int = 900,
+    lr: float = 6e-4,
+    seed: int = 0,
+) -> AutoencoderKL:
+    """Train the decoder alone on the latents as they are, for truer colours; its state lies in `folder`/decoder.pt.
+
+    The encoder, and with it what the UNet learned, does not change, so this may be done at any time. Colours of
+    large even areas are what the decoder gets right last, since its norms at width 32 remove each channel's mean:
+    the loss also compares 8×8 averages.
+    """
+    decoder = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    decoder.train().requires_grad_(True)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=lr, betas=(0.9, 0.99))
+    file = folder / "decoder.pt"
+    done = load_state(file, decoder, optimizer)
+    started, log = time.time(), open(folder / "decoder.log", "a")
+    for step in range(done, steps):
+        rng = np.random.default_rng([seed, 2, step])
+        torch.manual_seed(seed * 1_000_003 + 500_000 + step)
+        rows = np.sort(rng.choice(scenes.count, 8, replace=False))
+        x = torch.from_numpy(scenes.pictures[rows]).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+        mean, std = latents["mean"][rows], latents["std"][rows]
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = vae.decode(mean + std * torch.randn_like(mean)).float()
+        l1 = (decoded - x).abs().mean()
+        edges = sum((decoded.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
+        colour = F.avg_pool2d(decoded - x, 8).abs().mean()
+        optimizer.zero_grad(set_to_none=True)
+        (l1 + EDGE_WEIGHT * edges + 2 * colour).backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0:
+            line = f"{step + 1} l1 {l1:.4f} edges {edges:.4f} colour {colour:.4f} {time.time() - started:.0f}s"
+            print(line, file=log, flush=True)
+        if (step + 1) % 150 == 0 or step + 1 == steps:
+            save_state(file, step + 1, decoder, optimizer)
+    decoder.eval()
+    return vae

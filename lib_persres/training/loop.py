@@ -180,12 +180,13 @@ def objective(unet, z, t, noise, context, alphas) -> torch.Tensor:
 def _frozen(unet):
     """Only the branch learns: no weight of the model gets a gradient, and all flags come back."""
     flags = [(weight, weight.requires_grad) for weight in unet.parameters()]
-    training = unet.training
+    modes = [(module, module.training) for module in unet.modules()]
     unet.eval().requires_grad_(False)
     try:
         yield
     finally:
-        unet.train(training)
+        for module, mode in modes:
+            module.training = mode
         for weight, flag in flags:
             weight.requires_grad_(flag)
 

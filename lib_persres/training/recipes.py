@@ -63,7 +63,7 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return {**asdict(self), "stages": [asdict(stage) for stage in self.stages]}
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:

@@ -1,7 +1,7 @@
 """Equations 2 and 3 of the paper computed the long way in float64, and small UNets to compare with.
 
-Nothing here uses the code under test: blocks are found by ldm's class, maps are materialised head by head, W' is
-written out.
+Nothing here uses the code under test: blocks are found by ldm's class, maps are materialised head by head,
+and W' is written out.
 """
 
 import contextlib

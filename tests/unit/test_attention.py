@@ -136,14 +136,15 @@ def tapped(module, see):
 
 
 @pytest.mark.parametrize("order", ["qk", "kq"])
-def test_what_an_interrupted_forward_saw_does_not_pair_with_the_next_ones(order):
+@pytest.mark.parametrize("next_order", ["qk", "kq"])
+def test_what_an_interrupted_forward_saw_does_not_pair_with_the_next_ones(order, next_order):
     module, seen = Attention(order), []
     tapped(module, lambda block, layer, q, k, heads: seen.append((q.mean().item(), k.mean().item())))
     module.broken = order[1]
     with pytest.raises(RuntimeError):
         module(torch.full((1, 3, 2), 1.0), torch.full((1, 5, 2), 2.0))
     assert seen == []
-    module.broken = None
+    module.broken, module.order = None, next_order
     module(torch.full((1, 3, 2), 3.0), torch.full((1, 5, 2), 4.0))
     module(torch.full((1, 3, 2), 5.0), torch.full((1, 5, 2), 6.0))
     assert seen == [(3.0, 4.0), (5.0, 6.0)]

@@ -116,7 +116,6 @@ def test_unconditional_rows_may_come_in_a_call_of_their_own():
         later.gates("b", None)
 
 
-@pytest.mark.xfail(strict=True, reason="each call replaces the whole memory of a block")
 def test_conditional_rows_may_come_one_image_at_a_time():
     memory = {}
     for image in range(2):
@@ -133,7 +132,6 @@ def test_conditional_rows_may_come_one_image_at_a_time():
     assert torch.equal(later.gates("a", None), MASKS)
 
 
-@pytest.mark.xfail(strict=True, reason="rows are told from groups by comparing two counts")
 def test_composed_prompts_of_a_later_image_keep_their_own_masks():
     # only the second image's two prompts are in this call
     plan = Plan(ones(2, 1), yes(2, 1), ones(2, 1, 5), yes(2), torch.tensor([1, 1]))
