@@ -69,7 +69,7 @@ def _through(vae, pictures: torch.Tensor) -> torch.Tensor:
     return torch.cat(out)
 
 
-def train_judge(vae, *, count: int = 16000, decoded: int = 5000, steps: int = 2400, seed: int = 0) -> Judge:
+def train_judge(vae, *, count: int = 12000, decoded: int = 4000, steps: int = 1600, seed: int = 0) -> Judge:
     """Train on `count` renderings, the first `decoded` of them also through the autoencoder; saves the weights."""
     torch.manual_seed(seed)
     pictures, masks, labels = many_examples(count, TRAINING)
@@ -81,9 +81,9 @@ def train_judge(vae, *, count: int = 16000, decoded: int = 5000, steps: int = 24
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.15)
     for step in range(steps):
         rows = torch.randint(len(pictures), (64,))
-        x = pictures[rows].float() / 255
-        x = _worn(x)
-        seen = judge(x)
+        x = _worn(pictures[rows].float() / 255)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = {name: answer.float() for name, answer in judge(x).items()}
         loss = 2 * F.binary_cross_entropy_with_logits(seen["mask"], masks[rows])
         for name in ANSWERS:
             loss = loss + F.cross_entropy(seen[name], labels[name][rows], ignore_index=-1)
