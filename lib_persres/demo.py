@@ -94,7 +94,7 @@ def contact_sheet(photos: list[Image.Image], rows, masks: list[Image.Image]) -> 
     cell, gap, label = 128, 6, 18
     per = len(rows[0][1]["base"])
     columns = [("base", per), ("plain", per), ("lag", per), ("masks", per)]
-    width = sum(count * (cell + gap) for _, count in columns) + 4 * gap * 2
+    width = max(sum(count * (cell + gap) for _, count in columns) + 8 * gap, len(photos) * (cell + gap) + gap)
     height = label + cell + gap + label + len(rows) * (cell + label + gap)
     sheet = Image.new("RGB", (width, height), (250, 250, 250))
     pen = ImageDraw.Draw(sheet)

@@ -46,6 +46,7 @@ BATCH = 32
 UNCONDITIONAL = 0.1  # share of captions left empty, for classifier-free guidance
 MIN_SNR = 5.0  # Hang et al. 2023: the loss of step t is weighted with min(snr, γ)/snr
 SHAPES_FROM = 2250  # the step from which high noise, where shapes are decided, counts up to four times as much
+SINGLES_FROM = 3750  # the step from which 85% of the pictures show one thing, instead of 62%
 GROUNDING = 0.02  # weight of the loss that keeps an object's tokens on the object
 EMA = 0.999
 
@@ -112,8 +113,8 @@ def train_denoiser(
     latents: dict[str, torch.Tensor],
     folder: Path,
     *,
-    steps: int = 4800,
-    cooldown: int = 1400,
+    steps: int = 5600,
+    cooldown: int = 1500,
     lr: float = 8e-4,
     seed: int = 0,
 ) -> Model:
@@ -129,6 +130,7 @@ def train_denoiser(
     file = folder / "denoiser.pt"
     done = load_state(file, model, optimizer, average=average)
     captions = Captions(scenes, model.text.tokenizer)
+    singles = np.array([i for i, scene in enumerate(scenes.scenes) if len(scene.things) == 1])
     alphas = alphas_cumprod()
     snr = alphas / (1 - alphas)
     shares = torch.from_numpy(scenes.masks)
@@ -150,6 +152,8 @@ def train_denoiser(
         for group in optimizer.param_groups:
             group["lr"] = rate
         rows = rng.choice(scenes.count, BATCH, replace=False)
+        if step >= SINGLES_FROM:
+            rows = np.where(rng.random(BATCH) < 0.6, rng.choice(singles, BATCH, replace=False), rows)
         drawn = [captions.draw(int(row), rng) for row in rows]
         ids = torch.tensor([d[0] for d in drawn])
         indicator = torch.from_numpy(np.stack([d[1] for d in drawn]))

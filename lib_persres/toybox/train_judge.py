@@ -69,7 +69,7 @@ def _through(vae, pictures: torch.Tensor) -> torch.Tensor:
     return torch.cat(out)
 
 
-def train_judge(vae, *, count: int = 12000, decoded: int = 4000, steps: int = 1600, seed: int = 0) -> Judge:
+def train_judge(vae, *, count: int = 9000, decoded: int = 3000, steps: int = 1200, seed: int = 0) -> Judge:
     """Train on `count` renderings, the first `decoded` of them also through the autoencoder; saves the weights."""
     torch.manual_seed(seed)
     pictures, masks, labels = many_examples(count, TRAINING)
