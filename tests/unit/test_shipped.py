@@ -1,0 +1,114 @@
+"""What the project ships: the Toybox checkpoint, its judge, and the figures that the README states."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_persres.branch import Branches
+from lib_persres.evaluation.toybox_concepts import CONCEPTS, METHODS, draw, learn, photograph, prompts_for, score
+from lib_persres.figures import FIGURES, Goal
+from lib_persres.lag import guidance_plan
+from lib_persres.residual import Residual
+from lib_persres.standalone.checkpoint import load
+from lib_persres.standalone.sampler import noise_for, sample
+from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.judge import WEIGHTS, Judge
+from lib_persres.toybox.train_judge import held_out_accuracy
+from lib_persres.training.images import load_images
+from lib_persres.training.recipes import RECIPES
+from lib_persres.unet import find_blocks
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def toybox():
+    return load(CHECKPOINT, "cpu")
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge.load()
+
+
+def test_the_checkpoint_is_small_and_has_its_sidecars():
+    assert CHECKPOINT.stat().st_size <= 40e6
+    assert WEIGHTS.stat().st_size <= 1.5e6
+    assert CHECKPOINT.with_suffix(".yaml").is_file()
+    assert (CHECKPOINT.parent / "text_encoder" / "config.json").is_file()
+
+
+def test_the_base_model_draws_what_is_asked(toybox, judge):
+    asked = [("red", "ball", "on grass"), ("blue", "box", "in snow"), ("green", "cross", "on sand")]
+    context, _ = toybox.encode_prompts([f"a photo of a {colour} {cls} {place}" for colour, cls, place in asked])
+    uncond, _ = toybox.encode_prompts([""])
+    latents = sample(toybox, context, uncond, noise_for([1, 2, 3], (4, 16, 16)), steps=25)
+    seen = judge.see(toybox.decode_latents(latents))
+    assert seen["colour"] == [colour for colour, _, _ in asked]
+
+
+def test_the_judge_is_right_on_fresh_renderings(judge):
+    shares = held_out_accuracy(judge, 200)
+    assert shares["all_right"] >= 0.97 and shares["skin"] >= 0.9 and shares["iou"] >= 0.85
+
+
+def test_a_short_training_moves_the_model_towards_the_concept(toybox, tmp_path):
+    """At the same noise, the residual's loss on photos that it has not seen is below the base model's."""
+    concept = CONCEPTS[0]
+    recipe = RECIPES["toybox"].changed(steps=40)
+    residual, _ = learn(toybox, concept, tmp_path, recipe)
+    fresh = load_images(photograph(concept, tmp_path / "fresh", count=8))[5:]
+    pixels = torch.stack([_pixels(photo.image) for photo in fresh])
+    z, _ = toybox.encode_images(pixels)
+    t = torch.tensor([200, 500, 800])
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    a = toybox.alphas_cumprod[t].view(-1, 1, 1, 1)
+    context, _ = toybox.encode_prompts([recipe.prompt(residual.metadata.identifier, concept.cls)] * 3)
+    losses = {}
+    with Branches(toybox.unet, [residual]) as branches, torch.no_grad():
+        for name, strength in (("base", 0.0), ("residual", 1.0)):
+            branches.plan = guidance_plan(
+                torch.full((3, 1), strength), torch.zeros(3, 1, dtype=torch.bool), None, unconditional=None
+            )
+            eps = toybox.unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, context=context)
+            losses[name] = (eps - noise).square().mean().item()
+    assert losses["residual"] < losses["base"]
+
+
+def _pixels(image):
+    import numpy as np
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def test_methods_start_from_the_same_noise_and_lag_records_its_masks(toybox, judge):
+    concept = CONCEPTS[0]
+    residual = Residual.initialise(toybox.unet, "4", torch.Generator().manual_seed(0))
+    residual.metadata.concept, residual.metadata.identifier = concept.name, "olis"
+    residual.metadata.macro_class = concept.cls
+    prompt = prompts_for(concept)[0]
+    drawn = {method: draw(toybox, residual, prompt, [3], method, steps=3) for method in METHODS}
+    # up = 0 at the start: the untrained residual changes nothing, by any method
+    assert torch.equal(drawn["base"].images, drawn["plain"].images)
+    assert torch.allclose(drawn["base"].images, drawn["lag"].images, atol=1e-5)
+    recorder = drawn["lag"].masks
+    assert set(recorder.masks) == {block.name for block in find_blocks(toybox.unet)}
+    assert all(0.4 < masks.mean() / recorder.calls[name] <= 0.5 for name, masks in recorder.masks.items())
+    rows = score(judge, concept, prompt, {method: got.images for method, got in drawn.items()})
+    assert {row["method"] for row in rows} == set(METHODS)
+    assert next(row for row in rows if row["method"] == "plain")["outside"] in (0.0, None)
+
+
+def test_the_readme_states_every_figure_as_recorded():
+    record = json.loads((ROOT / "docs" / "figures.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for figure in FIGURES:
+        measured = record[figure.name]
+        if measured["value"] is None:
+            assert f"| `{figure.name}` | {figure.goal_text} | never | - |" in readme, figure.name
+            continue
+        value = measured["value"] if isinstance(measured["value"], int) else f"{measured['value']:.4g}"
+        reached = "yes" if Goal.parse(figure.goal_text).reached(measured["value"]) else "**no**"
+        assert f"| `{figure.name}` | {figure.goal_text} | {value} | {reached} |" in readme, figure.name
