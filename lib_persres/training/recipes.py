@@ -87,8 +87,8 @@ RECIPES = {
         Recipe("paper", "The paper's: 150 steps of 4 images at 1e-3, rank 0.05 m, for SD1, SD2 and SDXL."),
         Recipe(
             "toybox",
-            "For the Toybox's small widths, where 0.05 m would be 3 to 10: rank 8, 400 steps at 5e-3.",
-            (Stage(rank="8", steps=400, learning_rate=5e-3),),
+            "For the Toybox's small widths, where 0.05 m would be 3 to 10: rank 16, 600 steps at 1e-2.",
+            (Stage(rank="16", steps=600, learning_rate=1e-2),),
         ),
     )
 }
