@@ -1,0 +1,232 @@
+"""One `process_images` of the WebUI: what its prompts ask for, what came of it, and its hooks while it samples.
+
+A job is kept on its own processing object `p`, nowhere else. Whatever happens to the generation, its hooks are on
+the UNet only while `p.sample` runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import gradio as gr
+from modules import processing, sd_samplers, sd_unet, shared
+
+from ..errors import PersresError
+from ..overlay import overlay
+from ..prompt import NETWORK
+from .files import Loaded, Shelf
+from .infotext import write_infotext
+from .prompts import Concept, parts_of, read_concepts, write_identifiers
+from .sampling import Sampling, Stage
+from .settings import Settings
+
+ATTRIBUTE = "persres_job"
+
+
+class Job:
+    def __init__(self, p, shelf: Shelf, settings: Settings):
+        self.p = p
+        self.shelf = shelf
+        self.settings = settings
+        self.sources: list[str] | None = None
+        """The batch's prompts before the tags were taken out; the WebUI's own list, which scripts may change."""
+        self.hashes: dict[str, str] = {}
+        """Tag name -> short hash, of the residuals that were used."""
+        self.refused: dict[str, str] = {}
+        """Tag name -> why it was not."""
+        self.overlays: list = []
+        """(image, infotext, seed) of each mask overlay."""
+        self._stages: dict[bool, Stage] = {}
+        self._hires = False
+        self._sampling: Sampling | None = None
+        self._masks = None
+        self._texts_for: tuple = (None, [])
+
+    @staticmethod
+    def of(p) -> Job | None:
+        job = getattr(p, ATTRIBUTE, None)
+        # scripts such as the XYZ plot copy p: the copy is another generation
+        return job if job is not None and job.p is p else None
+
+    @classmethod
+    def start(cls, p, shelf: Shelf, settings: Settings) -> Job:
+        old = getattr(p, ATTRIBUTE, None)
+        if old is not None and old.p is p:
+            old.close()
+        unwrap(p)
+        job = cls(p, shelf, settings)
+        setattr(p, ATTRIBUTE, job)
+        return job
+
+    def close(self) -> None:
+        if self._sampling is not None:
+            self._sampling.close()
+        self._sampling = None
+        self._stages = {}
+
+    def tell(self, sentence: str) -> None:
+        """Show the user a sentence, once: under the picture, as a warning, and in the console.
+
+        The API's answer has no place for it; there the infotext says what was not applied.
+        """
+        if sentence not in self.p.comments:
+            self.p.comment(sentence)
+            with contextlib.suppress(Exception):  # outside of a browser's request there is nobody to warn
+                gr.Warning(sentence)
+            print(f"{NETWORK}: {sentence}")
+
+    # -- a batch begins
+
+    def begin(self, hires: bool) -> None:
+        """The WebUI activates extra networks for a pass; everything of an earlier activation is forgotten.
+
+        Both passes are read with the first, since under lowvram their conds are made together.
+        """
+        if not hires:
+            self._stages = {}
+        self._hires = hires
+        for which, given, stripped in self._prompts():
+            if which in self._stages:
+                continue
+            images = [read_concepts(prompt, self.shelf.load, self.tell) for prompt in given]
+            self._note(images)
+            self._stages[which] = Stage(images, self.settings, which)
+            for index, concepts in enumerate(images[: len(stripped)]):
+                stripped[index] = write_identifiers(stripped[index], concepts, self.tell)
+        write_infotext(self)
+        if any(stage.loaded for stage in self._stages.values()):
+            wrap(self.p)
+        else:
+            unwrap(self.p)
+
+    def _prompts(self):
+        """For each pass (whether it is the hires one, prompts with tags, prompts that conds are made of)."""
+        p = self.p
+        batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
+        given = self.sources
+        if given is None or len(given) != len(p.prompts):
+            given = p.all_prompts[batch]
+        yield False, list(given), p.prompts
+        if getattr(p, "enable_hr", False) and p.hr_prompts and p.all_hr_prompts:
+            yield True, p.all_hr_prompts[batch], p.hr_prompts
+
+    def _note(self, images: list[list[Concept]]) -> None:
+        for concept in (concept for concepts in images for concept in concepts):
+            if concept.loaded is None:
+                self.refused[concept.tag.name] = concept.problem
+            else:
+                self.hashes[concept.tag.name] = concept.loaded.short_hash
+
+    # -- sampling
+
+    def sample(self, original, *args, **kwargs):
+        """`p.sample` with the branches at hand; they are gone after it, however it ends."""
+        self._sampling = Sampling(self._problem)
+        self._masks = None
+        try:
+            result = original(*args, **kwargs)
+            self._masks = self._sampling.take_masks()
+            return result
+        finally:
+            self._sampling.close()
+            self._sampling = None
+
+    def _problem(self, sentence: str, loaded: Loaded | None) -> None:
+        if loaded is None:
+            self.tell(sentence)
+            return
+        for stage in self._stages.values():
+            for concept in (concept for concepts in stage.images for concept in concepts):
+                if concept.loaded is loaded:
+                    self.refused[concept.tag.name] = sentence
+                    self.tell(f"{concept.tag.text} was not applied: {sentence}")
+
+    def evaluate(self, params) -> None:
+        """The WebUI's cfg_denoiser callback."""
+        hires = bool(getattr(self.p, "is_hr_pass", False))
+        stage = self._stages.get(hires) or self._stages.get(False)
+        if self._sampling is None or stage is None:
+            return
+        try:
+            if sd_unet.current_unet is not None:
+                raise PersresError("a replacement UNet is active (Settings > SD Unet).")
+            texts = self._texts(hires)
+            cond, uncond = (_context(c) for c in (params.text_cond, params.text_uncond))
+            if sum(map(len, texts)) != cond.shape[0] or len(stage.images) != len(texts):
+                raise PersresError("another extension changed the number of prompts.")
+            at = params.denoiser.step, params.denoiser.total_steps or 0
+            self._hires = hires
+            self._sampling.evaluate(shared.sd_model, stage, texts, cond, uncond, *at)
+        except Exception as error:
+            # the WebUI would go on with what the last evaluation left
+            self._give_up(str(error) if isinstance(error, PersresError) else repr(error))
+            if not isinstance(error, PersresError):
+                raise
+
+    def _give_up(self, why: str) -> None:
+        self._sampling.close()
+        for stage in self._stages.values():
+            for loaded in stage.loaded:
+                self._problem(why, loaded)
+
+    def _texts(self, hires: bool):
+        """Each image's parts with their schedules, for the conds that are sampled now."""
+        p = self.p
+        prompts, steps, hires_steps = p.prompts, p.firstpass_steps, None
+        if hires:
+            prompts = p.hr_prompts
+            config = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
+            hires_steps = p.hr_second_pass_steps or p.steps
+            hires_steps = config.total_steps(hires_steps) if config else hires_steps
+        key = (hires, tuple(prompts), steps, hires_steps)
+        if self._texts_for[0] != key:
+            self._texts_for = key, parts_of(prompts, steps, hires_steps, shared.opts.use_old_scheduling)
+        return self._texts_for[1]
+
+    # -- afterwards
+
+    def add_overlay(self, image) -> None:
+        """Keep an overlay of the masks of the image that the WebUI just finished."""
+        p = self.p
+        recorder, attached = self._masks or (None, [])
+        if recorder is None:
+            return
+        stage = self._stages.get(self._hires) or self._stages.get(False)
+        index = p.batch_index
+        own = [
+            attached.index(concept.loaded)
+            for concept in stage.images[index]
+            if concept.loaded in attached and stage.wants_lag(concept)
+        ]
+        if own:
+            infotext = processing.create_infotext(
+                p, p.all_prompts, p.all_seeds, p.all_subseeds, [], p.iteration, position_in_batch=index
+            )
+            self.overlays.append((overlay(image, recorder.mean()[index][own]), infotext, p.seeds[index]))
+
+
+def _context(cond):
+    """The (rows, n, d) of conds; SDXL's are dicts."""
+    return cond["crossattn"] if isinstance(cond, dict) else cond
+
+
+def wrap(p) -> None:
+    """Let the job of p see the beginning and the end of `p.sample`."""
+    if getattr(p.sample, "persres", None) is p:
+        return
+    unwrap(p)
+    original = p.sample
+
+    @functools.wraps(original)
+    def sample(*args, **kwargs):
+        job = Job.of(p)
+        return original(*args, **kwargs) if job is None else job.sample(original, *args, **kwargs)
+
+    sample.persres = p
+    p.sample = sample
+
+
+def unwrap(p) -> None:
+    if hasattr(p.__dict__.get("sample"), "persres"):
+        del p.sample

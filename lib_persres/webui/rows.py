@@ -1,0 +1,80 @@
+"""Which rows a call of the UNet has, and the masks that the calls of one evaluation share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the UNet's batch. part: which part (AND) of the image's prompt; None is the unconditional row."""
+
+    image: int
+    part: int | None
+
+
+class Rows:
+    """The rows that one evaluation of the denoiser is expected to ask for: all conds, then one uncond an image.
+
+    The WebUI may cut them into several calls, pad them, or leave the unconds out, so each row is told by its
+    context. Images with the same prompt have the same context; they come in order, which tells them apart.
+    """
+
+    def __init__(self, parts: Sequence[int], cond: torch.Tensor, uncond: torch.Tensor):
+        """parts: how many parts each image has. cond: (Σ parts, n, d). uncond: (images, m, d)."""
+        self.rows = [Row(image, part) for image, count in enumerate(parts) for part in range(count)]
+        self.rows += [Row(image, None) for image in range(len(parts))]
+        self.contexts = [*cond, *uncond]
+        self._left = list(range(len(self.rows)))
+
+    def identify(self, context: torch.Tensor) -> list[Row | None]:
+        """The rows of a call with this context (b, n, d); None for one that the evaluation did not announce."""
+        same = self._same(context).tolist()
+        found: list[int | None] = []
+        for matches in same:
+            index = self._take([i for i, match in enumerate(matches) if match])
+            found.append(index)
+        unknown = [place for place, index in enumerate(found) if index is None]
+        # changed on the way by another extension: they can still be told by their order
+        if len(unknown) <= len(self._left):
+            for place, index in zip(unknown, self._left[: len(unknown)]):
+                found[place] = self._take([index])
+        return [None if index is None else self.rows[index] for index in found]
+
+    def _same(self, context: torch.Tensor) -> torch.Tensor:
+        """(b, rows): whether they agree as far as both go, since the WebUI pads or cuts the shorter or longer."""
+        columns = []
+        for known in self.contexts:
+            width = min(known.shape[0], context.shape[1])
+            known = known[:width].to(context)
+            columns.append((context[:, :width] == known).flatten(1).all(1))
+        return torch.stack(columns, 1)
+
+    def _take(self, matches: list[int]) -> int | None:
+        if not matches:
+            return None
+        # a second call with a row that was there before is another extension's extra one: the same row again
+        index = next((match for match in matches if match in self._left), matches[0])
+        if index in self._left:
+            self._left.remove(index)
+        return index
+
+
+class _Union(dict):
+    """image -> mask; a second mask of an image, from another part of its prompt, is united with the first."""
+
+    def update(self, masks):
+        for image, mask in masks.items():
+            self[image] = torch.maximum(self[image], mask) if image in self else mask
+
+
+class Memory(dict):
+    """The memory of a `lag.Plan` for the calls of one evaluation: an image's parts may come in several of them."""
+
+    def setdefault(self, block, default=None):
+        if block not in self:
+            self[block] = _Union()
+        return self[block]

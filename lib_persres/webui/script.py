@@ -1,0 +1,136 @@
+"""The accordion in txt2img and img2img, and the WebUI's calls on a generation's way."""
+
+from __future__ import annotations
+
+import gradio as gr
+from modules import images, scripts, shared
+from modules.infotext_utils import PasteField
+from modules.ui_components import InputAccordion
+
+from ..errors import PersresError
+from ..lag import MASKS
+from .files import Shelf
+from .infotext import LABELS, read_settings
+from .job import Job
+from .settings import TITLE, UNCONDITIONAL, Settings
+
+
+class Refused(PersresError):
+    """Settings that were not understood. The API answers with this status and text, the UI shows the text."""
+
+    def __init__(self, detail: str):
+        super().__init__(detail)
+        self.status_code = 422
+        self.detail = detail
+
+
+class PersresScript(scripts.Script):
+    """Subclasses give the shelf."""
+
+    shelf: Shelf
+
+    def title(self):
+        return TITLE
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        default = Settings()
+        with InputAccordion(default.enabled, label=TITLE, elem_id=self.elem_id("enabled")) as enabled:
+            with gr.Row():
+                lag = gr.Checkbox(
+                    default.lag,
+                    label="LAG",
+                    info="each residual acts only where its concept is in the picture",
+                    elem_id=self.elem_id("lag"),
+                )
+                show_masks = gr.Checkbox(
+                    default.show_masks,
+                    label="Show masks",
+                    info="adds pictures of where LAG let the residuals act",
+                    elem_id=self.elem_id("show_masks"),
+                )
+            with gr.Row():
+                mask = gr.Dropdown(list(MASKS), value=default.mask, label="Mask", elem_id=self.elem_id("mask"))
+                unconditional = gr.Radio(
+                    list(UNCONDITIONAL),
+                    value=default.unconditional,
+                    label="Unconditional rows",
+                    info="mirror: the image's own masks; base: the untouched model",
+                    elem_id=self.elem_id("unconditional"),
+                )
+            strength = gr.Slider(
+                0.0,
+                2.0,
+                value=default.strength,
+                step=0.05,
+                label="Strength of all residuals",
+                elem_id=self.elem_id("strength"),
+            )
+        inputs = {
+            "enabled": enabled,
+            "lag": lag,
+            "mask": mask,
+            "unconditional": unconditional,
+            "strength": strength,
+            "show_masks": show_masks,
+        }
+        self.infotext_fields = [PasteField(enabled, lambda params: read_settings(params) is not None)]
+        self.infotext_fields += [PasteField(inputs[name], _reader(name)) for name in LABELS]
+        self.paste_field_names = list(LABELS.values())
+        return list(inputs.values())
+
+    def before_process(self, p, *args):
+        # the WebUI swallows what a script raises, but not what p raises: a refusal goes by way of p
+        if hasattr(p.__dict__.get("setup_prompts"), "persres"):
+            del p.setup_prompts
+        try:
+            Job.start(p, self.shelf, Settings.from_args(args))
+        except Exception as error:
+            text = str(error) if isinstance(error, PersresError) else f"{TITLE} failed: {error!r}"
+
+            def refuse():
+                raise Refused(text)
+
+            refuse.persres = True
+            p.setup_prompts = refuse
+
+    def before_process_batch(self, p, *args, **kwargs):
+        if job := Job.of(p):
+            job.sources = p.prompts
+
+    def postprocess_image(self, p, pp, *args):
+        job = Job.of(p)
+        if job and job.settings.show_masks:
+            job.add_overlay(pp.image)
+
+    def postprocess(self, p, processed, *args):
+        job = Job.of(p)
+        for image, infotext, seed in job.overlays if job else ():
+            if shared.opts.enable_pnginfo:
+                image.info["parameters"] = infotext
+            if p.save_samples():
+                images.save_image(
+                    image,
+                    p.outpath_samples,
+                    "",
+                    seed,
+                    processed.prompt,
+                    shared.opts.samples_format,
+                    info=infotext,
+                    p=p,
+                    suffix="-persres-masks",
+                )
+            processed.images.append(image)
+            processed.infotexts.append(infotext)
+        if job:
+            job.overlays = []
+
+
+def _reader(name: str):
+    def read(params):
+        settings = read_settings(params)
+        return None if settings is None else getattr(settings, name)
+
+    return read

@@ -1,0 +1,75 @@
+"""The script's arguments: one model of them for the UI, the API and the infotext."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from ..errors import PersresError
+from ..lag import MASKS
+
+TITLE = "Personalized Residuals"
+UNCONDITIONAL = ("mirror", "base")
+MAX_STRENGTH = 100.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the accordion says, in the order of its inputs.
+
+    enabled: False leaves the tags to themselves: plain sampling, unless a tag says lag=on. lag: LAG for tags that
+    do not say `lag=`. mask: a name of `lag.MASKS`. unconditional: what the unconditional rows take, their image's
+    masks ("mirror") or the base model ("base"). strength: multiplies every tag's. show_masks: add overlays of the
+    masks to the results.
+    """
+
+    enabled: bool = False
+    lag: bool = True
+    mask: str = "median"
+    unconditional: str = "mirror"
+    strength: float = 1.0
+    show_masks: bool = False
+
+    def __post_init__(self):
+        for name in ("enabled", "lag", "show_masks"):
+            if not isinstance(getattr(self, name), bool):
+                _refuse(name, getattr(self, name), "true or false")
+        for name, choices in (("mask", tuple(MASKS)), ("unconditional", UNCONDITIONAL)):
+            if getattr(self, name) not in choices:
+                _refuse(name, getattr(self, name), " or ".join(map(repr, choices)))
+        strength = self.strength
+        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+        if not number or not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:
+            _refuse("strength", strength, f"a number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
+
+    @classmethod
+    def from_args(cls, args: Sequence) -> Settings:
+        """From the values of the inputs in their order, or from a dict alone, as the API may give it.
+
+        None stands for the default. A dict switches the script on. PersresError for what is not understood.
+        """
+        args = list(args)
+        names = [field.name for field in fields(cls)]
+        if args and isinstance(args[0], dict):
+            given = dict(args[0])
+            unknown = sorted(str(key) for key in given if key not in names)
+            if unknown:
+                raise PersresError(f"{TITLE} does not know {', '.join(unknown)[:100]}; it knows {', '.join(names)}.")
+            defaults = [field.default for field in fields(cls)]
+            if any(value not in (None, default) for value, default in zip(args[1:], defaults[1:])):
+                raise PersresError(f"{TITLE} takes either one dict or its values in a row, not both.")
+            given.setdefault("enabled", True)
+        else:
+            if len(args) > len(names):
+                raise PersresError(f"{TITLE} takes {len(names)} values ({', '.join(names)}), not {len(args)}.")
+            given = dict(zip(names, args))
+        return cls(**{name: value for name, value in given.items() if value is not None}).in_effect()
+
+    def in_effect(self) -> Settings:
+        """The defaults where the script is off."""
+        return self if self.enabled else Settings(lag=False)
+
+
+def _refuse(name: str, value, allowed: str):
+    raise PersresError(f"{TITLE}: {name} is {str(value)[:60]!r}; allowed is {allowed}.")

@@ -1,0 +1,51 @@
+"""The script's arguments as the UI and the API give them; no WebUI is needed for it."""
+
+import pytest
+
+from lib_persres.errors import PersresError
+from lib_persres.webui.settings import Settings
+
+OFF = Settings(enabled=False, lag=False)
+DEFAULTS = [False, True, "median", "mirror", 1.0, False]
+
+
+@pytest.mark.parametrize("args", [[], [False], [None], DEFAULTS, [None] * 6, [False, True, "median", "base", 2, True]])
+def test_off(args):
+    assert Settings.from_args(args) == OFF
+
+
+def test_values_in_a_row():
+    assert Settings.from_args([True]) == Settings(enabled=True, lag=True)
+    assert Settings.from_args([True, False, "median", "base", 0, True]) == Settings(
+        True, False, "median", "base", 0, True
+    )
+
+
+def test_a_dict_switches_it_on_and_missing_or_null_values_are_the_defaults():
+    assert Settings.from_args([{}]) == Settings(enabled=True)
+    assert Settings.from_args([{"lag": False, "mask": None}, *DEFAULTS[1:]]) == Settings(enabled=True, lag=False)
+    assert Settings.from_args([{"enabled": False}]) == OFF
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        ([{"laag": 1}], "laag.*knows enabled, lag"),
+        ([{1: 1}], "does not know 1"),
+        ([{"lag": 1}], "lag is '1'"),
+        (["true"], "enabled is 'true'"),
+        ([[True]], "enabled"),
+        ([{"mask": "x"}], "mask is 'x'; allowed is 'median'"),
+        ([{"mask": ["median"]}], "mask"),
+        ([{"unconditional": "cond"}], "'mirror' or 'base'"),
+        ([{"strength": True}], "strength"),
+        ([{"strength": float("nan")}], "strength"),
+        ([{"strength": 1e9}], "from -100 to 100"),
+        ([{}, False], "not both"),
+        ([False, "no"], "lag is 'no'"),
+        ([False] * 7, "takes 6 values"),
+    ],
+)
+def test_what_is_not_understood_is_refused(args, words):
+    with pytest.raises(PersresError, match=words):
+        Settings.from_args(args)

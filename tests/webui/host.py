@@ -1,0 +1,167 @@
+"""A WebUI on this machine with a model of its own, and the requests that the tests make of it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import standalone_models as models
+import torch
+from PIL import Image
+
+from lib_persres.residual import Factors, Metadata, Residual
+from lib_persres.standalone.checkpoint import save_sd1
+from lib_persres.standalone.modules import AutoencoderKL
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (
+    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --no-half --use-cpu all --api "
+    "--no-download-sd-model --do-not-download-clip --no-hashing"
+).split()
+TITLE = "Personalized Residuals"
+PLAIN = {"steps": 3, "width": 64, "height": 64, "sampler_name": "Euler", "seed": 5, "cfg_scale": 6}
+
+
+def make_data(folder: Path, extensions: dict[str, Path]) -> None:
+    """A --data-dir with a tiny model, two residuals, and links to these extensions."""
+    checkpoints = folder / "models" / "Stable-diffusion"
+    (folder / "extensions").mkdir(parents=True)
+    for name, path in extensions.items():
+        (folder / "extensions" / name).symlink_to(path, target_is_directory=True)
+    unet = models.tiny_unet()
+    torch.manual_seed(2)
+    # the WebUI takes 8 image pixels for a latent pixel
+    vae = models.randomize(AutoencoderKL({**models.DDCONFIG, "ch_mult": [1, 1, 1, 1], "resolution": 64}, 4))
+    save_sd1(checkpoints / "tiny.safetensors", unet, vae, models.tiny_text(), dtype=torch.float32)
+    # the WebUI looks for the text encoder from its own folder
+    sidecar = checkpoints / "tiny.yaml"
+    place = json.dumps(str(checkpoints / "text_encoder"))
+    sidecar.write_text(sidecar.read_text().replace("version: text_encoder", f"version: {place}"))
+    make_residual(folder, "rex", unet, 1, "olis", "dog")
+    make_residual(folder, "mia", unet, 2, "phol", "cat")
+
+
+def make_residual(folder: Path, name: str, unet, seed: int, identifier: str, macro_class: str) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    metadata = Metadata(concept=f"{name}'s own name", identifier=identifier, macro_class=macro_class)
+    residual = Residual.initialise(unet, "4", generator, metadata)
+    for target, factors in residual.factors.items():
+        up = torch.randn(factors.up.shape, generator=generator)
+        residual.factors[target] = Factors(factors.down, up * 0.5)
+    path = folder / "models" / "persres" / f"{name}.safetensors"
+    residual.save(path)
+    return path
+
+
+class Host:
+    """A running WebUI."""
+
+    def __init__(self, webui: Path, data: Path, *flags: str):
+        python = os.environ.get("PERSRES_WEBUI_PYTHON") or webui / "venv" / "bin" / "python"
+        self.data = data
+        self.started = 0
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = data / "log.txt"
+        quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [str(python), "launch.py", "--data-dir", str(data), "--port", str(self.port), *FLAGS, *flags],
+                cwd=webui,
+                env={**os.environ, **quiet},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait(self, seconds: float = 600) -> Host:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            # a request that comes before the WebUI has added its routes makes it fail to start
+            if self.log.read_text().count("Startup time:") > self.started:
+                self.started += 1
+                self.image("")  # the model loads on a thread of its own
+                return self
+            time.sleep(1)
+        self.stop()
+        raise RuntimeError("The WebUI did not start:\n" + self.log.read_text()[-3000:])
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def request(self, path: str, body=None, method: str = "GET"):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"}, method=method
+        )
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def get(self, path: str):
+        return self.request(path)
+
+    def post(self, path: str, body=None):
+        return self.request(path, body if body is not None else {}, "POST")
+
+    @contextlib.contextmanager
+    def options(self, **options):
+        """The WebUI's settings, put back afterwards: `override_settings` may leak into later requests."""
+        before = self.get("/sdapi/v1/options")
+        self.post("/sdapi/v1/options", options)
+        try:
+            yield
+        finally:
+            self.post("/sdapi/v1/options", {name: before[name] for name in options})
+
+    def refusal(self, args, **parameters) -> tuple[int, dict]:
+        """The status and body of the error that these arguments of the script come to."""
+        try:
+            self.post("/sdapi/v1/txt2img", body_of("a <persres:rex> V* dog", args, parameters))
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+        raise AssertionError("the WebUI accepted it")
+
+    def generate(self, prompt, args=None, **parameters) -> Result:
+        try:
+            return Result(self.post("/sdapi/v1/txt2img", body_of(prompt, args, parameters)))
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(error.read().decode()) from error
+
+    def image(self, prompt, args=None, **parameters) -> np.ndarray:
+        return self.generate(prompt, args, **parameters).images[0]
+
+
+def body_of(prompt, args, parameters) -> dict:
+    body = {**PLAIN, "prompt": prompt, **parameters}
+    if args is not None:
+        body["alwayson_scripts"] = {TITLE: {"args": args}}
+    return body
+
+
+class Result:
+    """images: (h, w, 3) arrays. info: the API's. infotexts: of each image."""
+
+    def __init__(self, answer: dict):
+        pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in answer["images"]]
+        self.images = [np.asarray(picture.convert("RGB")) for picture in pictures]
+        self.info = json.loads(answer["info"])
+        self.infotexts = self.info["infotexts"]
+
+
+def copy_of(path: Path, to: Path) -> Path:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(path, to))
