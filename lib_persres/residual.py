@@ -1,4 +1,4 @@
-"""The residual of a concept: a low-rank ΔW for each target module, what is known about it, and its file.
+"""The residual of a concept: a low-rank ΔW for each target module, and its file.
 
 The file is a .safetensors: two tensors for each target, `<target>.down` and `<target>.up`, where <target> is
 the module's own path in the UNet, optionally `embedding.<name>`, and Metadata in the header.
@@ -6,17 +6,13 @@ the module's own path in the UNet, optionally `embedding.<name>`, and Metadata i
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import json
-import math
 import os
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -24,16 +20,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from . import __version__
-from .errors import PersresError
+from .errors import PersresError, first_line
+from .metadata import FORMAT, Metadata
 from .unet import find_blocks
 
-FORMAT, FORMAT_VERSION = "persres", 1
 MAX_FILE = 1 << 30
 """Bytes; SDXL's residual at full rank, the largest that makes sense, is a quarter of it."""
 MAX_SIDE = 65536
-MAX_PREVIEW = 64 * 1024
-"""Characters of base64."""
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 _EMBEDDING = "embedding."
@@ -74,71 +67,6 @@ class Factors:
     def delta(self) -> torch.Tensor:
         """ΔW: (m_out, m_in)."""
         return self.up @ self.down
-
-
-@dataclass
-class Metadata:
-    """Everything about a residual but its numbers; in the file each field is a string of the same name."""
-
-    concept: str = ""
-    identifier: str = ""
-    """The rare token that stands for V*."""
-    macro_class: str = ""
-    base_family: str = "SD1"
-    base_hash: str = ""
-    """SHA-256 of the checkpoint it was trained on."""
-    targets: str = "proj_out"
-    """The name of the rule that picks the modules."""
-    rank: str = "0.05m"
-    """The rank rule, see `rank_of`."""
-    recipe: dict = field(default_factory=dict)
-    """Every hyper-parameter of the training."""
-    steps: int = 0
-    seed: int | None = None
-    loss: dict = field(default_factory=dict)
-    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    library_version: str = __version__
-    image_hashes: list[str] = field(default_factory=list)
-    """SHA-256 of the training images; never their paths."""
-    preview: str | None = None
-    """A small PNG in base64."""
-    extra: dict[str, str] = field(default_factory=dict)
-    """What a file's header holds besides, written back unchanged."""
-
-    def to_strings(self) -> dict[str, str]:
-        """The header of the file. Raises PersresError for a value that could not be read back."""
-        strings = {str(key): str(value) for key, value in self.extra.items()}
-        for name in _KINDS:
-            strings.pop(name, None)  # a field that is None is absent, whatever `extra` says
-            value = getattr(self, name)
-            if value is not None or name not in ("seed", "preview"):
-                strings[name] = _encode(name, value)
-        return {**strings, "format": FORMAT, "format_version": str(FORMAT_VERSION)}
-
-    @classmethod
-    def from_strings(cls, strings: dict[str, str]) -> Metadata:
-        """The inverse of `to_strings`. Raises PersresError with a reason; who knows the file names it."""
-        version = strings.get("format_version", "")
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
-            raise PersresError(f"its format_version is {version[:40]!r} and not a number")
-        if int(version) > FORMAT_VERSION:
-            raise PersresError(
-                f"its format is version {version} and this extension knows {FORMAT_VERSION}, update it"
-            )
-        missing = next(
-            (name for name in ("concept", "identifier", "macro_class") if name not in strings), None
-        )
-        if missing:
-            raise PersresError(f"its metadata lacks {missing}")
-        # what the file does not say is not known: the defaults of these are true of new residuals only
-        values = {"created": "", "library_version": ""}
-        values |= {name: _decode(name, strings[name]) for name in _KINDS if name in strings}
-        known = {"format", "format_version", *_KINDS}
-        return cls(**values, extra={key: text for key, text in strings.items() if key not in known})
-
-
-_KINDS = {item.name: str for item in fields(Metadata) if item.name != "extra"}
-_KINDS |= {"recipe": dict, "steps": int, "seed": int, "loss": dict, "image_hashes": list}
 
 
 @dataclass(eq=False)
@@ -229,7 +157,7 @@ class Residual:
             _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
             data = safetensors.torch.save(tensors, self.metadata.to_strings())
         except (SafetensorError, ValueError) as error:  # ValueError: ours, or text that is no UTF-8
-            raise PersresError(f"{path} is not written: {_line(error)}.") from error
+            raise PersresError(f"{path} is not written: {first_line(error)}.") from error
         if len(data) > MAX_FILE:
             raise PersresError(f"{path} is not written: it would be larger than {MAX_FILE >> 20} MiB.")
         _write(path, data)
@@ -297,7 +225,7 @@ def _open(path: str | os.PathLike) -> Iterator[tuple]:
                 )
             yield file, Metadata.from_strings(strings)
     except (PersresError, SafetensorError, OSError) as error:
-        reason = getattr(error, "strerror", None) or _line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise PersresError(f"{path} cannot be used as a residual: {reason}.") from error
 
 
@@ -310,7 +238,7 @@ def _diagnose(path: Path, error: Exception) -> str:
         if head.startswith((b"\x80", b"PK")):
             return "it is a pickle (.ckpt, .pt), which can run code when opened, and only safetensors is read"
         return "it is not a safetensors file"
-    return f"it is damaged or was cut short ({_line(error)}), copy or download it again"
+    return f"it is damaged or was cut short ({first_line(error)}), copy or download it again"
 
 
 def _likeness(names: list[str]) -> str:
@@ -379,51 +307,5 @@ def _write(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _encode(name: str, value) -> str:
-    try:
-        if _KINDS[name] is not str:
-            value = json.dumps(value, allow_nan=False)
-        elif not isinstance(value, str):
-            raise TypeError(f"{type(value).__name__} is not text")
-        _decode(name, value)
-    except PersresError:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PersresError(f"the metadata's {name} cannot be kept in a file ({_line(error)})") from error
-    return value
-
-
-def _decode(name: str, text: str):
-    kind = _KINDS[name]
-    try:
-        value = text if kind is str else json.loads(text, parse_constant=lambda constant: None)
-        if kind is float and type(value) is int:
-            value = float(value)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise PersresError(f"its metadata's {name} is damaged") from error
-    sound = type(value) is kind and (kind is not float or math.isfinite(value))
-    if name == "image_hashes":
-        sound = sound and all(isinstance(item, str) for item in value)
-    if name == "preview":
-        sound = _is_png(text)
-    if not sound:
-        raise PersresError(f"its metadata's {name} is not what it should be: {text[:40]!r}")
-    return value
-
-
-def _is_png(text: str) -> bool:
-    """Whether it is a small PNG in base64, and so safe to put into a page."""
-    try:
-        start = base64.b64decode(text, validate=True)[:8]
-    except ValueError:
-        return False
-    return start == b"\x89PNG\r\n\x1a\n" and len(text) <= MAX_PREVIEW
-
-
 def _width(widths: tuple[int, int]) -> str:
     return str(widths[0]) if widths[0] == widths[1] else f"{widths[0]} to {widths[1]}"
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__

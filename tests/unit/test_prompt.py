@@ -2,6 +2,7 @@ import pytest
 
 from lib_persres import prompt as P
 from lib_persres.errors import PersresError
+from lib_persres.standalone.tokenizer import Tokenizer
 
 START, END = 49406, 49407
 
@@ -16,11 +17,7 @@ def chunked(*chunks):
 
 @pytest.fixture(scope="module")
 def encode():
-    tokenizer = pytest.importorskip("lib_persres.standalone.tokenizer")
-    try:
-        return tokenizer.Tokenizer.find().encode
-    except PersresError as error:
-        pytest.skip(str(error))
+    return Tokenizer.find().encode
 
 
 def is_one_sentence(error):

@@ -1,0 +1,123 @@
+"""What is known about a residual: the fields of its metadata, and their form in the header of its file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+
+from . import __version__
+from .errors import PersresError, first_line
+
+FORMAT, FORMAT_VERSION = "persres", 1
+MAX_PREVIEW = 64 * 1024
+"""Characters of base64."""
+
+
+@dataclass
+class Metadata:
+    """Everything about a residual but its numbers; in the file each field is a string of the same name."""
+
+    concept: str = ""
+    identifier: str = ""
+    """The rare token that stands for V*."""
+    macro_class: str = ""
+    base_family: str = "SD1"
+    base_hash: str = ""
+    """SHA-256 of the checkpoint it was trained on."""
+    targets: str = "proj_out"
+    """The name of the rule that picks the modules."""
+    rank: str = "0.05m"
+    """The rank rule, see `residual.rank_of`."""
+    recipe: dict = field(default_factory=dict)
+    """Every hyper-parameter of the training."""
+    steps: int = 0
+    seed: int | None = None
+    loss: dict = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    library_version: str = __version__
+    image_hashes: list[str] = field(default_factory=list)
+    """SHA-256 of the training images; never their paths."""
+    preview: str | None = None
+    """A small PNG in base64."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """What a file's header holds besides, written back unchanged."""
+
+    def to_strings(self) -> dict[str, str]:
+        """The header of the file. Raises PersresError for a value that could not be read back."""
+        strings = {str(key): str(value) for key, value in self.extra.items()}
+        for name in _KINDS:
+            strings.pop(name, None)  # a field that is None is absent, whatever `extra` says
+            value = getattr(self, name)
+            if value is not None or name not in ("seed", "preview"):
+                strings[name] = _encode(name, value)
+        return {**strings, "format": FORMAT, "format_version": str(FORMAT_VERSION)}
+
+    @classmethod
+    def from_strings(cls, strings: dict[str, str]) -> Metadata:
+        """The inverse of `to_strings`. Raises PersresError with a reason; who knows the file names it."""
+        version = strings.get("format_version", "")
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+            raise PersresError(f"its format_version is {version[:40]!r} and not a number")
+        if int(version) > FORMAT_VERSION:
+            raise PersresError(
+                f"its format is version {version} and this extension knows {FORMAT_VERSION}, update it"
+            )
+        missing = next(
+            (name for name in ("concept", "identifier", "macro_class") if name not in strings), None
+        )
+        if missing:
+            raise PersresError(f"its metadata lacks {missing}")
+        # what the file does not say is not known: the defaults of these are true of new residuals only
+        values = {"created": "", "library_version": ""}
+        values |= {name: _decode(name, strings[name]) for name in _KINDS if name in strings}
+        known = {"format", "format_version", *_KINDS}
+        return cls(**values, extra={key: text for key, text in strings.items() if key not in known})
+
+
+_KINDS = {item.name: str for item in fields(Metadata) if item.name != "extra"}
+_KINDS |= {"recipe": dict, "steps": int, "seed": int, "loss": dict, "image_hashes": list}
+
+
+def _encode(name: str, value) -> str:
+    try:
+        if _KINDS[name] is not str:
+            value = json.dumps(value, allow_nan=False)
+        elif not isinstance(value, str):
+            raise TypeError(f"{type(value).__name__} is not text")
+        _decode(name, value)
+    except PersresError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PersresError(f"the metadata's {name} cannot be kept in a file ({first_line(error)})") from error
+    return value
+
+
+def _decode(name: str, text: str):
+    kind = _KINDS[name]
+    try:
+        value = text if kind is str else json.loads(text, parse_constant=lambda constant: None)
+        if kind is float and type(value) is int:
+            value = float(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise PersresError(f"its metadata's {name} is damaged") from error
+    sound = type(value) is kind and (kind is not float or math.isfinite(value))
+    if name == "image_hashes":
+        sound = sound and all(isinstance(item, str) for item in value)
+    if name == "preview":
+        sound = _is_png(text)
+    if not sound:
+        raise PersresError(f"its metadata's {name} is not what it should be: {text[:40]!r}")
+    return value
+
+
+def _is_png(text: str) -> bool:
+    """Whether it is a small PNG in base64, and so safe to put into a page."""
+    try:
+        start = base64.b64decode(text, validate=True)[:8]
+    except ValueError:
+        return False
+    return start == b"\x89PNG\r\n\x1a\n" and len(text) <= MAX_PREVIEW
