@@ -10,15 +10,15 @@ from datetime import datetime, timezone
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 
 from .. import __version__
 from ..branch import Branches
 from ..errors import PersresError
 from ..lag import Plan
-from ..prompt import check_identifier, choose_identifier
+from ..prompt import check_identifier, choose_identifier, find_concept_tokens
 from ..residual import Factors, Metadata, Residual
 from .images import Photo, crop_views
+from .objective import draw_timesteps, noised, objective
 from .recipes import Recipe, Stage
 
 
@@ -91,7 +91,7 @@ def train(
     base_hash = host.hash  # read now: a checkpoint that is moved meanwhile must not cost the training
     generator = torch.Generator().manual_seed(seed)
     latents = encode_photos(host, photos, recipe, resolution, seed)
-    context, _ = host.encode_prompts([recipe.prompt(identifier, macro_class)])
+    prompts = _encode(host, recipe.prompt(identifier, macro_class), identifier, macro_class, concept)
     stage = recipe.stages[0]
     residual = Residual.initialise(host.unet, stage.rank, generator)
     losses: list[float] = []
@@ -104,7 +104,7 @@ def train(
                 if progress is not None:
                     progress(done + step, recipe.steps, loss)
 
-            residual = _train_stage(host, residual, stage, latents, context, generator, report, should_stop)
+            residual = _train_stage(host, residual, stage, latents, prompts, generator, report, should_stop)
             if should_stop():
                 break
     residual.metadata = Metadata(
@@ -126,7 +126,44 @@ def train(
     return residual
 
 
-def _train_stage(host, residual, stage: Stage, latents, context, generator, report, should_stop) -> Residual:
+@dataclass(frozen=True)
+class _Prompts:
+    """The contexts (1, n, d) of the fixed prompt and of the empty one; indicator: (1, 1, n), the concept's tokens."""
+
+    context: torch.Tensor
+    empty: torch.Tensor
+    indicator: torch.Tensor
+    problem: str | None
+
+
+def _encode(host: Host, prompt: str, identifier: str, macro_class: str, concept: str) -> _Prompts:
+    context, ids = host.encode_prompts([prompt, ""])
+    found = find_concept_tokens(
+        ids[0].tolist(),
+        host.encode_text(identifier),
+        host.encode_text(macro_class),
+        identifier=identifier,
+        macro_class=macro_class,
+        concept=concept,
+    )
+    indicator = torch.zeros(1, 1, context.shape[1], device=context.device)
+    indicator[..., list(found.indices)] = 1
+    return _Prompts(context[:1], context[1:], indicator, found.problem)
+
+
+def _plan(stage: Stage, prompts: _Prompts, device) -> Plan:
+    """Rows: the batch, the last of it under LAG, then those with the empty prompt."""
+    if stage.localized and prompts.problem:
+        raise PersresError(f"This recipe learns where LAG sees the concept: {prompts.problem}")
+    rows = torch.arange(stage.batch + stage.keep, device=device)
+    return Plan(
+        strength=torch.ones(len(rows), 1, device=device),
+        gated=((rows >= stage.batch - stage.localized) & (rows < stage.batch))[:, None],
+        indicator=prompts.indicator.expand(len(rows), -1, -1),
+    )
+
+
+def _train_stage(host, residual, stage: Stage, latents, prompts, generator, report, should_stop) -> Residual:
     device = host.device
     factors = {
         name: Factors(*(torch.nn.Parameter(t.to(device)) for t in (f.down, f.up)))
@@ -138,20 +175,23 @@ def _train_stage(host, residual, stage: Stage, latents, context, generator, repo
     alphas = host.alphas_cumprod.to(device)
     # fp16 gradients of a small loss underflow: scaled up before, down after the backward pass
     loss_scale = 1024.0 if next(host.unet.parameters()).dtype == torch.float16 else 1.0
-    context = context.expand(stage.batch, -1, -1)
-    plan = Plan(
-        strength=torch.ones(stage.batch, 1, device=device),
-        gated=torch.zeros(stage.batch, 1, dtype=torch.bool, device=device),
-    )
+    rows = stage.batch + stage.keep
+    empty = prompts.empty.expand(stage.keep, -1, -1)
+    context = torch.cat([prompts.context.expand(stage.batch, -1, -1), empty])
+    plan = _plan(stage, prompts, device)
     with Branches(host.unet, [live]) as branches, torch.enable_grad():
         for step in range(stage.steps):
             if should_stop():
                 break
-            z = latents.draw(stage.batch, generator)
-            t = torch.randint(len(alphas), (stage.batch,), generator=generator).to(device)
+            z = latents.draw(rows, generator)
+            t = draw_timesteps(rows, len(alphas), stage.t_power, generator).to(device)
             noise = torch.randn(z.shape, generator=generator).to(device)
+            z_t, kept = noised(z, t, noise, alphas), None
+            if stage.keep:
+                with torch.no_grad():
+                    kept = host.unet(z_t[stage.batch :], timesteps=t[stage.batch :], context=empty).float()
             branches.plan = plan
-            loss = objective(host.unet, z, t, noise, context, alphas)
+            loss = objective(host.unet, z_t, t, noise, context, kept, stage.keep_weight)
             branches.plan = None
             optimizer.zero_grad(set_to_none=True)
             (loss * loss_scale).backward()
@@ -163,17 +203,12 @@ def _train_stage(host, residual, stage: Stage, latents, context, generator, repo
                     f"The loss is no longer finite at step {step + 1} of the stage: lower the learning rate "
                     f"({stage.learning_rate})."
                 )
+            if stage.decay:
+                optimizer.param_groups[0]["lr"] = stage.learning_rate * (1 - step / stage.steps)
             optimizer.step()
             report(step + 1, value)
     learned = {name: Factors(f.down.detach().cpu(), f.up.detach().cpu()) for name, f in factors.items()}
     return Residual(learned, residual.metadata)
-
-
-def objective(unet, z, t, noise, context, alphas) -> torch.Tensor:
-    """Equation 1: E ‖ε - ε_θ(z_t, t, τ(y))‖², z_t = √ᾱ_t z + √(1-ᾱ_t) ε; the mean over all elements."""
-    a = alphas[t].view(-1, 1, 1, 1)
-    eps = unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, context=context)
-    return F.mse_loss(eps.float(), noise)
 
 
 @contextlib.contextmanager
