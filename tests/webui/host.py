@@ -49,7 +49,7 @@ def make_data(folder: Path, extensions: dict[str, Path]) -> None:
     sidecar = checkpoints / "tiny.yaml"
     place = json.dumps(str(checkpoints / "text_encoder"))
     sidecar.write_text(sidecar.read_text().replace("version: text_encoder", f"version: {place}"))
-    (folder / "styles.csv").write_text('name,prompt,negative_prompt\nmine,"{prompt} <persres:rex:0.8>",\n')
+    (folder / "styles.csv").write_text('name,prompt,negative_prompt\nmine,"{prompt} <persres:rex:0.45>",\n')
     make_residual(folder, "rex", unet, 1, "olis", "dog")
     make_residual(folder, "mia", unet, 2, "phol", "cat")
 

@@ -88,7 +88,7 @@ def test_the_hires_prompt_takes_the_same_values(host):
 
 def test_the_tag_may_come_from_a_style(host):
     style = {"styles": ["mine"]}
-    assert same(host.image("a V* dog", **style), host.image("a V* dog <persres:rex:0.8>"))
+    assert same(host.image("a V* dog", **style), host.image("a V* dog <persres:rex:0.45>"))
     images, _, _ = cells(host, "a V* dog", ("[Persres] Residual", ["mia"]), ("[Persres] Strength", "0.5"), **style)
     assert same(images[0], host.image("a V* dog <persres:mia:0.5>"))
 
