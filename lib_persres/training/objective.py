@@ -1,9 +1,8 @@
-"""What a step minimises: the paper's equation 1, and a term that keeps the empty prompt the base model's."""
+"""What a step minimises: the paper's equation 1, row by row."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 
 def draw_timesteps(count: int, total: int, power: float, generator: torch.Generator) -> torch.Tensor:
@@ -20,15 +19,12 @@ def noised(z, t, noise, alphas) -> torch.Tensor:
     return a.sqrt() * z + (1 - a).sqrt() * noise
 
 
-def objective(unet, z_t, t, noise, context, kept=None, keep_weight: float = 1.0) -> torch.Tensor:
-    """Equation 1: E ‖ε - ε_θ(z_t, t, τ(y))‖², the mean over all elements.
+def objective(unet, z_t, t, context, target, weight) -> torch.Tensor:
+    """Σ_i w_i ‖target_i - ε_θ(z_t, t, τ(y))_i‖², the norm as a mean over a row's elements; weight: (rows,).
 
-    kept: (n, 4, h, w), what the base model predicts for the last n rows, whose context is the empty prompt's. Those
-    rows add keep_weight · E ‖ε_0 - ε_θ(z_t, t, τ(""))‖² instead. Guidance multiplies the difference of the two
-    contexts' predictions, so a residual that says the same in both is not multiplied.
+    With the noise as target and weights of 1/b it is equation 1. A row that keeps the empty prompt has the base model's
+    prediction as target: guidance multiplies the difference of the two contexts' predictions, so a residual that says
+    the same in both is not multiplied. As a sum over rows it can be had in parts.
     """
     eps = unet(z_t, timesteps=t, context=context).float()
-    if kept is None:
-        return F.mse_loss(eps, noise)
-    rows = len(z_t) - len(kept)
-    return F.mse_loss(eps[:rows], noise[:rows]) + keep_weight * F.mse_loss(eps[rows:], kept)
+    return (weight * (eps - target).square().mean((1, 2, 3))).sum()

@@ -6,9 +6,10 @@ from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
 from lib_persres.lag import Plan
 from lib_persres.residual import Residual
-from lib_persres.training.loop import Latents, encode_photos, train
+from lib_persres.training.loop import train
 from lib_persres.training.objective import noised, objective
 from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.trainer import Latents, encode_photos
 
 
 def recipe(steps=4, batch=2, rank="2", rate=1e-2, crops=1, **more):
@@ -91,7 +92,8 @@ def test_objective_is_equation_1(sd):
         noisy = a**0.5 * x[row] + (1 - a) ** 0.5 * noise[row]
         eps = sd.unet(noisy[None], t[row : row + 1], context[row : row + 1])[0]
         total += ((noise[row] - eps).double() ** 2).mean().item() / 3
-    got = objective(sd.unet, noised(x, t, noise, sd.alphas_cumprod), t, noise, context).item()
+    z_t = noised(x, t, noise, sd.alphas_cumprod)
+    got = objective(sd.unet, z_t, t, context, noise, torch.full((3,), 1 / 3)).item()
     assert got == pytest.approx(total, rel=1e-5)
 
 
@@ -122,7 +124,7 @@ def loss_of(sd, residual, photos):
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         branches.plan = plan
         z_t = noised(z, t, noise, sd.alphas_cumprod)
-        return objective(sd.unet, z_t, t, noise, context.expand(32, -1, -1)).item()
+        return objective(sd.unet, z_t, t, context.expand(32, -1, -1), noise, torch.full((32,), 1 / 32)).item()
 
 
 def test_the_loss_goes_down(sd, photos):

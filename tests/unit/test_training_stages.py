@@ -7,9 +7,9 @@ import torch
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
 from lib_persres.lag import Plan
-from lib_persres.training import loop
+from lib_persres.training import trainer
 from lib_persres.training.loop import train
-from lib_persres.training.objective import draw_timesteps, noised, objective
+from lib_persres.training.objective import draw_timesteps, objective
 from lib_persres.training.recipes import RECIPES, Recipe, Stage
 
 
@@ -40,7 +40,7 @@ def test_a_decaying_rate_falls_linearly_to_zero(sd, photos, monkeypatch):
             rates.append(self.param_groups[0]["lr"])
             return super().step(*args, **kwargs)
 
-    monkeypatch.setattr(loop.torch.optim, "Adam", Adam)
+    monkeypatch.setattr(trainer.torch.optim, "Adam", Adam)
     learn(sd, photos, steps=4, decay=True)
     learn(sd, photos, steps=2)
     assert rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2, 1e-2, 1e-2])
@@ -60,13 +60,24 @@ def test_timesteps_have_density_t_to_the_power(power):
 # -- keeping the empty prompt
 
 
-def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd):
-    x, t, context = longhand.inputs(5)
-    noise, kept = (torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 2))
-    z_t = noised(x, t, noise, sd.alphas_cumprod)
-    eps = sd.unet(z_t, t, context)
-    total = ((eps[:3] - noise[:3]) ** 2).mean() + 0.3 * ((eps[3:] - kept) ** 2).mean()
-    assert objective(sd.unet, z_t, t, noise, context, kept, 0.3).item() == pytest.approx(total.item(), rel=1e-5)
+def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, monkeypatch):
+    seen = []
+
+    def spy(unet, z_t, t, context, target, weight):
+        seen.append((z_t, t, context, target, weight))
+        return objective(unet, z_t, t, context, target, weight)
+
+    monkeypatch.setattr(trainer, "objective", spy)
+    learned = learn(sd, photos, steps=1, batch=3, keep=2, keep_weight=0.3)
+    ((z_t, t, context, target, weight),) = seen
+    prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0]
+    assert torch.equal(context, torch.stack([prompt] * 3 + [empty] * 2))
+    base = sd.unet(z_t[3:], t[3:], context[3:])
+    torch.testing.assert_close(target[3:], base)
+    assert weight.tolist() == pytest.approx([1 / 3] * 3 + [0.15] * 2)
+    # nothing is learned yet: equation 1 of the base model, and nothing to keep
+    error = ((sd.unet(z_t[:3], t[:3], context[:3]) - target[:3]) ** 2).mean()
+    assert learned.metadata.loss["first"] == pytest.approx(error.item(), rel=1e-5)
 
 
 def test_the_first_step_keeps_nothing_since_nothing_has_changed_yet(sd, photos):
