@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from modules import extra_networks, paths, script_callbacks, shared
+from modules import extra_networks, paths, script_callbacks, shared, ui_extra_networks
 
 from lib_persres.webui import script
 from lib_persres.webui.api import add_routes
+from lib_persres.webui.cards import ResidualsPage
 from lib_persres.webui.files import Shelf
 from lib_persres.webui.infotext import renamed
 from lib_persres.webui.job import Job
@@ -34,6 +35,7 @@ def cfg_denoiser(params):
 
 
 script_callbacks.on_before_ui(register)
+script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(SHELF)))
 script_callbacks.on_app_started(register)  # with --nowebui there is no UI
 script_callbacks.on_app_started(lambda _, app: add_routes(app, SHELF))
 script_callbacks.on_cfg_denoiser(cfg_denoiser)
