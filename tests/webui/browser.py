@@ -15,7 +15,7 @@ FLAGS = (
 ).split()
 # no request leaves the machine: fonts and scripts from elsewhere fail at once
 FLAGS.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-PATIENCE = 300
+PATIENCE = 120
 
 
 def missing() -> str | None:
@@ -117,7 +117,7 @@ class Browser:
         )
 
     def refresh_cards(self) -> None:
-        """As the button does it; the page is there when the mark on the old one is gone."""
+        """As the button does it, after files changed; the page is there when the mark on the old one is gone."""
         self.run("gradioApp().querySelector('#txt2img_residuals_pane').dataset.old = 'yes'")
         self.click("#txt2img_residuals_extra_refresh")
         self.wait("return !gradioApp().querySelector('#txt2img_residuals_pane').dataset.old")

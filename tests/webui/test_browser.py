@@ -44,7 +44,8 @@ def test_cards_have_pictures_and_those_for_other_models_are_hidden_with_the_reas
     change(copy_of(path, folder / "large.safetensors"), base_family="SDXL")
     (folder / "broken.safetensors").write_bytes(b"nothing")
     page.refresh_cards()
-    page.wait("return gradioApp().querySelector('#txt2img_residuals_cards img.preview').naturalWidth == 8")
+    # pictures come when they are seen
+    page.wait("return gradioApp().querySelector('#txt2img_residuals_cards [data-name=seen] img').naturalWidth == 8")
     cards = page.cards()
     assert {"rex", "mia", "seen", "broken"} <= set(cards) and "large" not in cards
     assert "V* cat" in cards["mia"]["text"] and "is not a safetensors file" in cards["broken"]["text"]
@@ -65,19 +66,24 @@ def test_cards_have_pictures_and_those_for_other_models_are_hidden_with_the_reas
 
 
 def test_cards_are_searched_and_sorted(page):
-    page.run(
+    search = (
         "const search = gradioApp().querySelector('#txt2img_residuals_extra_search');"
-        "window.persresSearch = (text) => { search.value = text; updateInput(search); }"
+        "search.value = arguments[0]; updateInput(search);"
     )
     for text, found in (("mia.safetensors", ["mia"]), ("rex's own", ["rex"]), ("cat", ["mia"]), ("nothing so", [])):
-        page.run("persresSearch(arguments[0])", text)
+        page.run(search, text)
         assert list(page.cards()) == found
-    page.run("persresSearch('')")
+    page.run(search, "")
+    order = (
+        "return [...gradioApp().querySelectorAll('#txt2img_residuals_cards > .card')].map((card) => card.dataset.name)"
+        ".filter((name) => ['mia', 'rex'].includes(name)).join() == arguments[0]"
+    )
     page.click("#txt2img_residuals_extra_sort_name")
-    page.wait("return gradioApp().querySelector('#txt2img_residuals_cards > .card').dataset.name == 'mia'")
+    page.wait(order, "mia,rex")
     page.click("#txt2img_residuals_extra_sort_dir")
-    page.wait("return gradioApp().querySelector('#txt2img_residuals_cards > .card').dataset.name == 'rex'")
+    page.wait(order, "rex,mia")
     page.click("#txt2img_residuals_extra_sort_dir")
+    page.wait(order, "mia,rex")
 
 
 def test_a_click_puts_tag_and_phrase_into_the_prompt_and_the_next_takes_them_out(page):
@@ -178,7 +184,7 @@ def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):  # noqa
         assert text in table
     page.wait(
         "return [...gradioApp().querySelectorAll('#txt2img_residuals_cards > .card')]"
-        ".some((card) => card.innerText.includes('of <b>mine'))"
+        ".some((card) => card.querySelector('.description').textContent == 'of <b>mine')"
     )
     kept = json.loads(notes.read_text())
     assert kept["made by"] == "another tool" and kept["notes"] == "mine"
