@@ -94,7 +94,8 @@ class Branches:
                 f"The plan marks tokens in a context of {plan.indicator.shape[-1]}, but {block.name} sees {k.shape[1]}."
             )
         q, k, indicator = (plan.of_map_rows(tensor) for tensor in (q, k, plan.indicator))
-        self._maps.setdefault(block.name, []).append(concept_maps(q, k, indicator, heads))
+        with torch.no_grad():  # a mask has no gradient
+            self._maps.setdefault(block.name, []).append(concept_maps(q, k, indicator, heads))
 
     def _enter(self, block: Block):
         def hook(module, args):

@@ -1,22 +1,20 @@
 """Registers the extension with the WebUI; everything else is in lib_persres/webui."""
 
-from pathlib import Path
-
-from modules import extra_networks, paths, script_callbacks, shared
+from modules import extra_networks, script_callbacks, ui_extra_networks
 
 from lib_persres.webui import script
 from lib_persres.webui.api import add_routes
+from lib_persres.webui.cards import ResidualsPage
 from lib_persres.webui.files import Shelf
+from lib_persres.webui.guard import guard
 from lib_persres.webui.infotext import renamed
 from lib_persres.webui.job import Job
 from lib_persres.webui.network import PersresNetwork
+from lib_persres.webui.options import CACHE
+from lib_persres.webui.section import add_section, chosen, folder
+from lib_persres.webui.xyz import add_axes
 
-
-def folder() -> Path:
-    return Path(getattr(shared.cmd_opts, "persres_dir", None) or Path(paths.models_path) / "persres")
-
-
-SHELF = Shelf(folder)
+SHELF = Shelf(folder, limit=lambda: int(chosen(CACHE)))
 
 
 class PersonalizedResiduals(script.PersresScript):
@@ -33,8 +31,18 @@ def cfg_denoiser(params):
         job.evaluate(params)
 
 
+def settings_changed():
+    SHELF.refresh()
+    SHELF.trim()
+
+
+add_axes(SHELF)  # with --nowebui the plot is made before on_before_ui
+script_callbacks.on_before_ui(lambda: add_axes(SHELF))
 script_callbacks.on_before_ui(register)
+script_callbacks.on_ui_settings(lambda: add_section(settings_changed))
+script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(SHELF)))
 script_callbacks.on_app_started(register)  # with --nowebui there is no UI
 script_callbacks.on_app_started(lambda _, app: add_routes(app, SHELF))
+script_callbacks.on_app_started(lambda _, app: guard(app))
 script_callbacks.on_cfg_denoiser(cfg_denoiser)
 script_callbacks.on_infotext_pasted(lambda infotext, params: renamed(SHELF, params))

@@ -15,13 +15,24 @@ TARGETS = ("proj_out",)
 
 @dataclass(frozen=True)
 class Stage:
-    """targets: which modules learn. rank: a rule for `residual.rank_of`, such as "0.05m" or "8"."""
+    """targets: which modules learn. rank: a rule for `residual.rank_of`, such as "0.05m" or "8".
+
+    The paper has none of these: decay, the learning rate falls linearly to 0. t_power, timesteps are drawn with density
+    ∝ t^t_power: above 0 high noise counts more, where layouts are decided. localized, so many of the batch's rows learn
+    under LAG, where the concept's median mask is. keep, so many rows more have the empty prompt, with which the
+    residual is to predict what the base model does; their error counts keep_weight times.
+    """
 
     targets: str = "proj_out"
     rank: str = "0.05m"
     steps: int = 150
     batch: int = 4
     learning_rate: float = 1e-3
+    decay: bool = False
+    t_power: float = 0.0
+    localized: int = 0
+    keep: int = 0
+    keep_weight: float = 1.0
 
     def __post_init__(self):
         if self.targets not in TARGETS:
@@ -31,6 +42,14 @@ class Stage:
                 raise PersresError(f"A stage's {name} must be a whole number of at least 1.")
         if not 0 < self.learning_rate < 1:
             raise PersresError(f"A learning rate must lie between 0 and 1, not {self.learning_rate}.")
+        for name, most in (("t_power", 10), ("keep_weight", 100)):
+            if not isinstance(getattr(self, name), (int, float)) or not 0 <= getattr(self, name) <= most:
+                raise PersresError(f"A stage's {name} must lie between 0 and {most}, not {getattr(self, name)}.")
+        for name in ("localized", "keep"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise PersresError(f"A stage's {name} must be a number of rows, not {getattr(self, name)}.")
+        if self.localized > self.batch:
+            raise PersresError(f"A stage of batch {self.batch} cannot have {self.localized} localized rows.")
 
 
 @dataclass(frozen=True)
@@ -87,8 +106,19 @@ RECIPES = {
         Recipe("paper", "The paper's: 150 steps of 4 images at 1e-3, rank 0.05 m, for SD1, SD2 and SDXL."),
         Recipe(
             "toybox",
-            "For the Toybox's small widths, where 0.05 m would be 3 to 10: rank 16, 600 steps at 1e-2.",
-            (Stage(rank="16", steps=600, learning_rate=1e-2),),
+            "For the Toybox's small widths: rank 16, 600 steps at 2e-2 and falling, half of it under LAG.",
+            (
+                Stage(
+                    rank="16",
+                    steps=600,
+                    learning_rate=2e-2,
+                    decay=True,
+                    t_power=1.0,
+                    localized=2,
+                    keep=1,
+                    keep_weight=0.15,
+                ),
+            ),
         ),
     )
 }

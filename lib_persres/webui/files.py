@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PersresError
 from ..residual import Metadata, Residual, file_hash
+from .options import CACHE, DEFAULTS
 
 SUFFIX = ".safetensors"
 LISTED = 10
@@ -47,12 +49,20 @@ class Loaded:
 
 
 class Shelf:
-    """name or alias -> residual. The folder is read again where a name is not found and a file where it changed."""
+    """name or alias -> residual. The folder is read again where a name is not found and a file where it changed.
 
-    def __init__(self, folder: Callable[[], Path]):
+    limit: how many residuals stay in memory when nobody uses them.
+    """
+
+    def __init__(self, folder: Callable[[], Path], limit: Callable[[], int] = lambda: DEFAULTS[CACHE]):
         self.folder = folder
+        self.limit = limit
         self._entries: list[Entry] | None = None
-        self._loaded: dict[Path, Loaded] = {}
+        self._entries_of: Path | None = None
+        self._kept: dict[Path, Loaded] = {}
+        """The last used one is the last."""
+        self._alive: weakref.WeakValueDictionary[Path, Loaded] = weakref.WeakValueDictionary()
+        """Those that a generation still uses, too, so that none is in memory twice."""
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def refresh(self) -> list[Entry]:
@@ -73,19 +83,22 @@ class Shelf:
             old = known.get(path)
             metadata = old.metadata if old is not None and old.stamp == stamp else _metadata(path)
             entries.append(Entry(path, name, inside, stamp, metadata))
-        self._entries = entries
+        self._entries, self._entries_of = entries, folder
         return entries
 
     @property
     def entries(self) -> list[Entry]:
-        return self.refresh() if self._entries is None else self._entries
+        return self._entries if self._is_read() else self.refresh()
+
+    def _is_read(self) -> bool:
+        return self._entries is not None and self._entries_of == Path(self.folder())
 
     def find(self, name: str) -> Entry:
         """The file that a tag names: by path in the folder, by stem, or by alias (the concept's own name)."""
-        known = self._entries is not None
-        found = self._matches(name, self.entries)
+        known = self._is_read()
+        found = self.matches(name, self.entries)
         if known and (len(found) != 1 or _stamp(found[0].path) != found[0].stamp):
-            found = self._matches(name, self.refresh())
+            found = self.matches(name, self.refresh())
         if len(found) > 1:
             names = ", ".join(entry.inside for entry in found[:LISTED])
             raise PersresError(f'"{name}" is the name of {len(found)} residuals: write one of {names} in the tag.')
@@ -96,12 +109,19 @@ class Shelf:
     def load(self, name: str) -> Loaded:
         """The residual that a tag names, or PersresError with one sentence."""
         entry = self.find(name)
-        loaded = self._loaded.get(entry.path)
+        loaded = self._alive.get(entry.path)
+        self._kept.pop(entry.path, None)
         if loaded is None or loaded.entry.stamp != entry.stamp:
-            self._loaded.pop(entry.path, None)
             loaded = Loaded(entry, Residual.load(entry.path), self.hash(entry))
-            self._loaded[entry.path] = loaded
+            self._alive[entry.path] = loaded
+        self._kept[entry.path] = loaded
+        self.trim()
         return loaded
+
+    def trim(self) -> None:
+        """Let go of those that were not used for the longest time, down to the limit."""
+        while len(self._kept) > self.limit():
+            del self._kept[next(iter(self._kept))]
 
     def hash(self, entry: Entry) -> str:
         """SHA-256 of the file, computed once for each version of it."""
@@ -122,7 +142,8 @@ class Shelf:
         return None
 
     @staticmethod
-    def _matches(name: str, entries: list[Entry]) -> list[Entry]:
+    def matches(name: str, entries: list[Entry]) -> list[Entry]:
+        """Those of the entries that a tag with this name may mean."""
         wanted = name.removesuffix(SUFFIX).replace("\\", "/")
         for key in (
             lambda entry: entry.inside,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 
 from modules import extra_networks
@@ -10,6 +11,8 @@ from modules import extra_networks
 from ..errors import PersresError
 from ..prompt import NETWORK
 from .files import Shelf
+from .options import HASHES as HASHES_OPTION
+from .section import chosen
 from .settings import Settings
 
 LABELS = {
@@ -21,7 +24,35 @@ LABELS = {
 }
 HASHES = "Persres hashes"
 REFUSED = "Persres not applied"
+PROBLEMS = "Persres problems"
 _TAG_NAME = re.compile(rf"(<{NETWORK}:\s*)([^:>]+?)(\s*[:>])")
+
+
+class PerImage(dict):
+    """Of a request's concepts, by name. The WebUI puts it as it is into the API's `info`, and calls it for the
+    infotext of each image, whose own concepts it then names."""
+
+    def __init__(self, text: Callable[[str, str], str]):
+        super().__init__()
+        self.text = text
+
+    def __call__(self, **at) -> str | None:
+        # each image has its own tags, and only its prompt says which; a list is cut at commas and colons when read
+        names = [name for name in _names(**at) if name in self and not set(name) & set(",:")]
+        return ", ".join(self.text(name, self[name]) for name in names) or None
+
+
+class Sentences(tuple):
+    """For the API's `info`; the WebUI calls it for an infotext, where sentences have no place."""
+
+    def __call__(self, **at) -> None:
+        return None
+
+
+def note(p, sentence: str) -> None:
+    """Add a sentence to what the API's `info` says of a request. It stays for all the images of an X/Y/Z plot."""
+    params = p.extra_generation_params
+    params[PROBLEMS] = Sentences([*params.get(PROBLEMS, ()), sentence])
 
 
 def write_infotext(job) -> None:
@@ -31,10 +62,10 @@ def write_infotext(job) -> None:
         params.pop(key, None)
     if not job.hashes and not job.refused:
         return
-    # each image has its own tags, and only its prompt says which: the WebUI asks for every image in turn
-    params[HASHES] = lambda **at: _pairs(job.hashes, _names(**at), without=job.refused)
-    params[REFUSED] = lambda **at: ", ".join(name for name in _names(**at) if name in job.refused) or None
-    if job.settings.enabled:
+    if chosen(HASHES_OPTION):
+        params[HASHES] = job.hashes
+    params[REFUSED] = job.refused
+    if job.settings.enabled or job.settings.lag:
         params |= {label: getattr(job.settings, name) for name, label in LABELS.items()}
 
 
@@ -46,12 +77,6 @@ def _names(p, all_prompts, index, **_) -> list[str]:
         prompts.append(hires[index])
     tags = [params for prompt in prompts for params in extra_networks.parse_prompt(prompt)[1].get(NETWORK, ())]
     return list(dict.fromkeys(params.items[0].strip() for params in tags))
-
-
-def _pairs(hashes: dict[str, str], names: list[str], without) -> str | None:
-    # the list is cut at commas and colons when it is read
-    used = [name for name in names if name in hashes and name not in without and not set(name) & set(",:")]
-    return ", ".join(f"{name}: {hashes[name]}" for name in used) or None
 
 
 def read_settings(params: dict[str, str]) -> Settings | None:

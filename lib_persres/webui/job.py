@@ -16,7 +16,7 @@ from ..errors import PersresError
 from ..overlay import overlay
 from ..prompt import NETWORK
 from .files import Loaded, Shelf
-from .infotext import write_infotext
+from .infotext import PerImage, note, write_infotext
 from .prompts import Concept, parts_of, read_concepts, write_identifiers
 from .sampling import Sampling, Stage
 from .settings import Settings
@@ -31,9 +31,9 @@ class Job:
         self.settings = settings
         self.sources: list[str] | None = None
         """The batch's prompts before the tags were taken out; the WebUI's own list, which scripts may change."""
-        self.hashes: dict[str, str] = {}
+        self.hashes = PerImage(lambda name, digits: f"{name}: {digits}")
         """Tag name -> short hash, of the residuals that were used."""
-        self.refused: dict[str, str] = {}
+        self.refused = PerImage(lambda name, why: name)
         """Tag name -> why it was not."""
         self.overlays: list = []
         """(image, infotext, seed) of each mask overlay."""
@@ -66,12 +66,10 @@ class Job:
         self._stages = {}
 
     def tell(self, sentence: str) -> None:
-        """Show the user a sentence, once: under the picture, as a warning, and in the console.
-
-        The API's answer has no place for it; there the infotext says what was not applied.
-        """
+        """Show the user a sentence, once: under the picture, as a warning, in the API's info, and in the console."""
         if sentence not in self.p.comments:
             self.p.comment(sentence)
+            note(self.p, sentence)
             with contextlib.suppress(Exception):  # outside of a browser's request there is nobody to warn
                 gr.Warning(sentence)
             print(f"{NETWORK}: {sentence}")
@@ -86,14 +84,15 @@ class Job:
         if not hires:
             self._stages = {}
         self._hires = hires
-        for which, given, stripped in self._prompts():
+        for which, given, stripped, negative in self._prompts():
             if which in self._stages:
                 continue
             images = [read_concepts(prompt, self.shelf.load, self.tell) for prompt in given]
             self._note(images)
             self._stages[which] = Stage(images, self.settings, which)
-            for index, concepts in enumerate(images[: len(stripped)]):
-                stripped[index] = write_identifiers(stripped[index], concepts, self.tell)
+            for texts in (stripped, negative):
+                for index, concepts in enumerate(images[: len(texts)]):
+                    texts[index] = write_identifiers(texts[index], concepts, self.tell)
         write_infotext(self)
         if any(stage.loaded for stage in self._stages.values()):
             wrap(self.p)
@@ -101,15 +100,16 @@ class Job:
             unwrap(self.p)
 
     def _prompts(self):
-        """For each pass (whether it is the hires one, prompts with tags, prompts that conds are made of)."""
+        """For each pass (whether it is the hires one, prompts with tags, and the texts that conds are made of:
+        of the prompts, and of the negative prompts, which have no tags: their V* is their image's)."""
         p = self.p
         batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
         given = self.sources
         if given is None or len(given) != len(p.prompts):
             given = p.all_prompts[batch]
-        yield False, list(given), p.prompts
+        yield False, list(given), p.prompts, p.negative_prompts
         if getattr(p, "enable_hr", False) and p.hr_prompts and p.all_hr_prompts:
-            yield True, p.all_hr_prompts[batch], p.hr_prompts
+            yield True, p.all_hr_prompts[batch], p.hr_prompts, p.hr_negative_prompts
 
     def _note(self, images: list[list[Concept]]) -> None:
         for concept in (concept for concepts in images for concept in concepts):
@@ -140,6 +140,7 @@ class Job:
             for concept in (concept for concepts in stage.images for concept in concepts):
                 if concept.loaded is loaded:
                     self.refused[concept.tag.name] = sentence
+                    self.hashes.pop(concept.tag.name, None)
                     self.tell(f"{concept.tag.text} was not applied: {sentence}")
 
     def evaluate(self, params) -> None:

@@ -7,6 +7,8 @@ from modules import extra_networks
 from ..prompt import NETWORK
 from .files import Shelf
 from .job import Job
+from .options import LAG
+from .section import chosen
 from .settings import Settings
 
 
@@ -19,7 +21,7 @@ class PersresNetwork(extra_networks.ExtraNetwork):
         """A pass of a batch begins. `params_list` is the first prompt's alone; the job reads every image's."""
         if p.prompts is None or p.all_prompts is None:  # the WebUI loads a model
             return
-        job = Job.of(p) or Job.start(p, self.shelf, Settings().in_effect())
+        job = Job.of(p) or Job.start(p, self.shelf, Settings.from_args([], chosen(LAG)))
         job.begin(hires=bool(getattr(p, "is_hr_pass", False)))
 
     def deactivate(self, p) -> None:

@@ -12,16 +12,11 @@ from ..lag import MASKS
 from .files import Shelf
 from .infotext import LABELS, read_settings
 from .job import Job
+from .options import LAG
+from .refusal import Refused
+from .section import chosen
 from .settings import TITLE, UNCONDITIONAL, Settings
-
-
-class Refused(PersresError):
-    """Settings that were not understood. The API answers with this status and text, the UI shows the text."""
-
-    def __init__(self, detail: str):
-        super().__init__(detail)
-        self.status_code = 422
-        self.detail = detail
+from .xyz import apply_axes
 
 
 class PersresScript(scripts.Script):
@@ -40,11 +35,12 @@ class PersresScript(scripts.Script):
         with InputAccordion(default.enabled, label=TITLE, elem_id=self.elem_id("enabled")) as enabled:
             with gr.Row():
                 lag = gr.Checkbox(
-                    default.lag,
+                    lambda: chosen(LAG) != "never",  # asked again each time the page is loaded
                     label="LAG",
                     info="each residual acts only where its concept is in the picture",
                     elem_id=self.elem_id("lag"),
                 )
+                lag.do_not_save_to_config = True  # else the first start's value would win over the setting
                 show_masks = gr.Checkbox(
                     default.show_masks,
                     label="Show masks",
@@ -86,7 +82,10 @@ class PersresScript(scripts.Script):
         if hasattr(p.__dict__.get("setup_prompts"), "persres"):
             del p.setup_prompts
         try:
-            Job.start(p, self.shelf, Settings.from_args(args))
+            settings, problem = apply_axes(p, Settings.from_inputs(args, chosen(LAG)))
+            job = Job.start(p, self.shelf, settings)
+            if problem:
+                job.tell(problem)
         except Exception as error:
             text = str(error) if isinstance(error, PersresError) else f"{TITLE} failed: {error!r}"
 

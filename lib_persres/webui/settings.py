@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 from ..errors import PersresError
 from ..lag import MASKS
+from .options import DEFAULTS, LAG
 
 TITLE = "Personalized Residuals"
 UNCONDITIONAL = ("mirror", "base")
@@ -44,10 +45,11 @@ class Settings:
             _refuse("strength", strength, f"a number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
 
     @classmethod
-    def from_args(cls, args: Sequence) -> Settings:
+    def from_args(cls, args: Sequence, lag: str = DEFAULTS[LAG]) -> Settings:
         """From the values of the inputs in their order, or from a dict alone, as the API may give it.
 
         None stands for the default. A dict switches the script on. PersresError for what is not understood.
+        lag: the WebUI's setting, one of `options.LAG_CHOICES`.
         """
         args = list(args)
         names = [field.name for field in fields(cls)]
@@ -56,19 +58,29 @@ class Settings:
             unknown = sorted(str(key) for key in given if key not in names)
             if unknown:
                 raise PersresError(f"{TITLE} does not know {', '.join(unknown)[:100]}; it knows {', '.join(names)}.")
-            defaults = [field.default for field in fields(cls)]
-            if any(value not in (None, default) for value, default in zip(args[1:], defaults[1:])):
+            if any(value is not None for value in args[1:]):
                 raise PersresError(f"{TITLE} takes either one dict or its values in a row, not both.")
             given.setdefault("enabled", True)
         else:
             if len(args) > len(names):
                 raise PersresError(f"{TITLE} takes {len(names)} values ({', '.join(names)}), not {len(args)}.")
             given = dict(zip(names, args))
-        return cls(**{name: value for name, value in given.items() if value is not None}).in_effect()
+        given = {name: value for name, value in given.items() if value is not None}
+        given.setdefault("lag", lag != "never")
+        settings = cls(**given)
+        # where the script is off, the tags are on their own
+        return settings if settings.enabled else cls(lag=lag == "always")
 
-    def in_effect(self) -> Settings:
-        """The defaults where the script is off."""
-        return self if self.enabled else Settings(lag=False)
+    @classmethod
+    def from_inputs(cls, args: Sequence, lag: str = DEFAULTS[LAG]) -> Settings:
+        """From what the WebUI hands the script: behind a dict stand its own values, an infotext's among them.
+
+        The dict wins over those.
+        """
+        if args and isinstance(args[0], dict):
+            names = [field.name for field in fields(cls)]
+            args = [{**dict(zip(names[1:], args[1:])), **args[0]}]
+        return cls.from_args(args, lag)
 
 
 def _refuse(name: str, value, allowed: str):

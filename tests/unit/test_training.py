@@ -1,48 +1,15 @@
+import longhand
 import pytest
 import torch
-from PIL import Image
-
-pytest.importorskip("ldm")
-
-import longhand
-from standalone_models import tiny_text, tiny_vae
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
 from lib_persres.lag import Plan
 from lib_persres.residual import Residual
-from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
-from lib_persres.training.images import Photo
-from lib_persres.training.loop import Latents, encode_photos, objective, train
+from lib_persres.training.loop import train
+from lib_persres.training.objective import noised, objective
 from lib_persres.training.recipes import Recipe, Stage
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    path.write_bytes(b"a stand-in, read only for its hash")
-    return StableDiffusion(
-        unet=longhand.make_unet(),
-        vae=tiny_vae(),
-        text=tiny_text(),
-        scale_factor=0.5,
-        alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        path=path,
-    )
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    generator = torch.Generator().manual_seed(0)
-    folder = tmp_path_factory.mktemp("photos")
-    out = []
-    for index in range(2):
-        pixels = torch.randint(256, (20, 24, 3), generator=generator, dtype=torch.uint8)
-        image = Image.fromarray(pixels.numpy())
-        out.append(Photo(image, folder / f"{index}.png", sha256=f"{index:064x}"))
-    return out
+from lib_persres.training.trainer import Latents, encode_photos
 
 
 def recipe(steps=4, batch=2, rank="2", rate=1e-2, crops=1, **more):
@@ -125,7 +92,8 @@ def test_objective_is_equation_1(sd):
         noisy = a**0.5 * x[row] + (1 - a) ** 0.5 * noise[row]
         eps = sd.unet(noisy[None], t[row : row + 1], context[row : row + 1])[0]
         total += ((noise[row] - eps).double() ** 2).mean().item() / 3
-    got = objective(sd.unet, x, t, noise, context, sd.alphas_cumprod).item()
+    z_t = noised(x, t, noise, sd.alphas_cumprod)
+    got = objective(sd.unet, z_t, t, context, noise, torch.full((3,), 1 / 3)).item()
     assert got == pytest.approx(total, rel=1e-5)
 
 
@@ -155,7 +123,8 @@ def loss_of(sd, residual, photos):
     plan = Plan(torch.ones(32, 1), torch.zeros(32, 1, dtype=torch.bool))
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         branches.plan = plan
-        return objective(sd.unet, z, t, noise, context.expand(32, -1, -1), sd.alphas_cumprod).item()
+        z_t = noised(z, t, noise, sd.alphas_cumprod)
+        return objective(sd.unet, z_t, t, context.expand(32, -1, -1), noise, torch.full((32,), 1 / 32)).item()
 
 
 def test_the_loss_goes_down(sd, photos):

@@ -1,6 +1,8 @@
 """The folder of residuals; no WebUI is needed for it."""
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -83,3 +85,34 @@ def test_by_hash(folder):
     digest = shelf.load("rex").hash
     (folder / "rex.safetensors").rename(folder / "max.safetensors")
     assert shelf.by_hash(digest[:10]).name == "max" and shelf.by_hash("") is None and shelf.by_hash("zz") is None
+
+
+def test_the_ones_not_used_for_the_longest_time_go_out_of_memory(folder):
+    write(folder / "max.safetensors", value=3.0)
+    limit = [2]
+    shelf = Shelf(lambda: folder, lambda: limit[0])
+    first = {name: weakref.ref(shelf.load(name)) for name in ("rex", "mia")}
+    shelf.load("rex")
+    shelf.load("max")
+    gc.collect()
+    assert first["rex"]() is not None and first["mia"]() is None
+    held = shelf.load("rex")
+    limit[0] = 0
+    shelf.trim()
+    # what a generation uses is not read a second time
+    assert shelf.load("rex") is held
+    del held
+    gc.collect()
+    assert first["rex"]() is None and value(shelf.load("rex")) == 1
+
+
+def test_another_folder_is_read_when_it_is_chosen(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write(other / "rex.safetensors", value=9.0)
+    chosen = [folder]
+    shelf = Shelf(lambda: chosen[0])
+    assert value(shelf.load("rex")) == 1
+    chosen[0] = other
+    assert value(shelf.load("rex")) == 9 and [entry.name for entry in shelf.entries] == ["rex"]
+    with pytest.raises(PersresError, match="no residual"):
+        shelf.load("mia")

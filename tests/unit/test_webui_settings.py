@@ -23,8 +23,28 @@ def test_values_in_a_row():
 
 def test_a_dict_switches_it_on_and_missing_or_null_values_are_the_defaults():
     assert Settings.from_args([{}]) == Settings(enabled=True)
-    assert Settings.from_args([{"lag": False, "mask": None}, *DEFAULTS[1:]]) == Settings(enabled=True, lag=False)
+    assert Settings.from_inputs([{"lag": False, "mask": None}, *DEFAULTS[1:]]) == Settings(enabled=True, lag=False)
     assert Settings.from_args([{"enabled": False}]) == OFF
+
+
+@pytest.mark.parametrize("off", [[], [None], [False, True], [{"enabled": False}]])
+@pytest.mark.parametrize("default, with_it, without_it", [("accordion", 1, 0), ("always", 1, 1), ("never", 0, 0)])
+def test_the_default_of_lag(off, default, with_it, without_it):
+    assert Settings.from_args(off, default).lag == bool(without_it)
+    for on in ([True], [True, None], [{}], [{"lag": None}]):
+        assert Settings.from_args(on, default) == Settings(True, bool(with_it))
+    assert Settings.from_args([True, True], default).lag and not Settings.from_args([{"lag": False}], default).lag
+
+
+def test_a_dict_wins_over_what_the_webui_puts_behind_it():
+    behind = [False, "median", "base", 0.5, True]
+    assert Settings.from_inputs([{"strength": 2, "lag": None}, *behind], "never") == Settings(
+        True, False, "median", "base", 2, True
+    )
+    assert Settings.from_inputs([{}, None, None]) == Settings(enabled=True)
+    assert Settings.from_inputs([True, False]) == Settings.from_args([True, False])
+    with pytest.raises(PersresError, match="laag"):
+        Settings.from_inputs([{"laag": 1}, *behind])
 
 
 @pytest.mark.parametrize(
@@ -42,6 +62,7 @@ def test_a_dict_switches_it_on_and_missing_or_null_values_are_the_defaults():
         ([{"strength": float("nan")}], "strength"),
         ([{"strength": 1e9}], "from -100 to 100"),
         ([{}, False], "not both"),
+        ([{}, True], "not both"),
         ([False, "no"], "lag is 'no'"),
         ([False] * 7, "takes 6 values"),
     ],

@@ -21,6 +21,7 @@ name,prompt,negative_prompt
 with the tag,<persres:rex>,
 with V*,"{prompt}, a photo of a V* dog",
 with both,"a photo of a V* dog <persres:rex:0.8>, {prompt}",bad
+mine,"{prompt} <persres:rex:0.45>",
 """
 
 

@@ -63,9 +63,14 @@ def make_residual(folder: Path, name: str, unet, seed: int, identifier: str, mac
 class Host:
     """A running WebUI."""
 
-    def __init__(self, webui: Path, data: Path, *flags: str):
+    def __init__(self, webui: Path, data: Path, *flags: str, auth: str | None = None):
+        """auth: "user:password" for --api-auth."""
         python = os.environ.get("PERSRES_WEBUI_PYTHON") or webui / "venv" / "bin" / "python"
+        self.python = str(python)
         self.data = data
+        self.auth = auth
+        if auth:
+            flags = *flags, "--api-auth", auth
         self.started = 0
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -87,11 +92,20 @@ class Host:
             # a request that comes before the WebUI has added its routes makes it fail to start
             if self.log.read_text().count("Startup time:") > self.started:
                 self.started += 1
+                self._await_port(deadline)
                 self.image("")  # the model loads on a thread of its own
                 return self
             time.sleep(1)
         self.stop()
         raise RuntimeError("The WebUI did not start:\n" + self.log.read_text()[-3000:])
+
+    def _await_port(self, deadline: float) -> None:
+        """With --nowebui it says that it has started and only then listens."""
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                return
+            time.sleep(1)
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -103,6 +117,8 @@ class Host:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"}, method=method
         )
+        if self.auth:
+            request.add_header("Authorization", "Basic " + base64.b64encode(self.auth.encode()).decode())
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read() or b"null")
 

@@ -3,7 +3,7 @@ generation that breaks where it is told to."""
 
 import torch
 from fastapi import Body
-from modules import script_callbacks, scripts, sd_hijack, sd_models, shared
+from modules import script_callbacks, scripts, sd_hijack, sd_models, shared, ui_extra_networks
 
 # lib_persres is imported late: it is on the path only once its own extension was loaded
 
@@ -120,12 +120,20 @@ class PromptOfEachImage(scripts.Script):
             p.all_prompts = p.prompt.split("||")
 
 
+def cards():
+    """The page of residuals is made anew, as its Refresh button does it."""
+    page = next(page for page in ui_extra_networks.extra_pages if page.name == "residuals")
+    page.refresh()
+    return page.create_html("txt2img")
+
+
 def routes(_, app):
     app.get("/probe/hooks")(lambda: ours())
     app.post("/probe/break/{how}/{calls}")(lambda how, calls: BREAKING.arm(how, int(calls)))
     app.get("/probe/broken")(lambda: BREAKING.seen)
     app.post("/probe/reload")(lambda: shared.state.request_restart())
     app.post("/probe/watch")(lambda: CALLS.watch())
+    app.post("/probe/cards")(cards)
     app.post("/probe/calls")(lambda: CALLS.stop())
     app.post("/probe/watch-tokens")(lambda: MARKED.watch())
     app.post("/probe/tokens")(lambda: MARKED.stop())

@@ -1,0 +1,45 @@
+"""The values that the WebUI's settings hold for this extension, and which of them are understood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import PersresError
+
+FOLDER = "persres_dir"
+LAG = "persres_lag"
+CACHE = "persres_cache"
+HASHES = "persres_hashes"
+
+LAG_CHOICES = ("accordion", "always", "never")
+MAX_CACHE = 1000
+DEFAULTS = {FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True}
+
+
+def check(key: str, value) -> None:
+    """PersresError with one sentence for a value that is not understood."""
+    if key == FOLDER:
+        if not isinstance(value, str) or (value.strip() and not Path(value.strip()).is_dir()):
+            _refuse(key, value, "a folder that exists, or nothing for the folder persres among the models")
+    elif key == LAG:
+        if value not in LAG_CHOICES:
+            _refuse(key, value, " or ".join(map(repr, LAG_CHOICES)))
+    elif key == CACHE:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value != int(value) or not 0 <= value <= MAX_CACHE:
+            _refuse(key, value, f"a whole number from 0 to {MAX_CACHE}")
+    elif key == HASHES and not isinstance(value, bool):
+        _refuse(key, value, "true or false")
+
+
+def check_all(values: Mapping) -> None:
+    """The same for every value of ours among a request's."""
+    for key in DEFAULTS:
+        if key in values:
+            check(key, values[key])
+
+
+def _refuse(key: str, value, allowed: str):
+    raise PersresError(f"The setting {key} is {str(value)[:60]!r}; allowed is {allowed}.")

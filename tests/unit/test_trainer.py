@@ -1,0 +1,161 @@
+"""A training in parts: in micro-batches, in several `with`, and in several processes."""
+
+import longhand
+import pytest
+import torch
+
+from lib_persres.errors import PersresError
+from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.trainer import Trainer
+
+STAGES = (
+    Stage("proj_out", "2", 3, 3, 1e-2, decay=True, t_power=1.0, localized=1, keep=2, keep_weight=0.3),
+    Stage(rank="2", steps=3, batch=2, learning_rate=5e-3),
+)
+RECIPE = Recipe("test", "a test's", STAGES, crops=1)
+
+
+def make(sd, photos, recipe=RECIPE, seed=5, **options):
+    return Trainer(sd, photos, "rex", "dog", recipe, resolution=16, seed=seed, identifier="phol", **options)
+
+
+def steps(trainer, count):
+    with trainer:
+        return [trainer.step() for _ in range(count)]
+
+
+def weights(trainer):
+    return torch.cat([part.flatten() for f in trainer.residual().factors.values() for part in (f.down, f.up)])
+
+
+# -- resuming
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 4, 6])
+def test_a_resumed_training_is_bit_identical_to_an_uninterrupted_one(sd, photos, tmp_path, at):
+    whole = make(sd, photos)
+    losses = steps(whole, 6)
+    first = make(sd, photos)
+    steps(first, at)
+    first.save_state(tmp_path / "state")
+    again = make(sd, photos)
+    torch.rand(3)
+    again.load_state(tmp_path / "state")
+    assert again.done == at and again.losses == losses[:at]
+    assert losses[at:] == steps(again, 6 - at)
+    assert torch.equal(weights(again), weights(whole)) and again.finished
+    assert again.residual().metadata.loss == whole.residual().metadata.loss
+
+
+def test_saving_a_state_or_looking_at_the_residual_does_not_change_the_training(sd, photos, tmp_path):
+    whole, watched = make(sd, photos), make(sd, photos)
+    steps(whole, 6)
+    with watched:
+        for _ in range(6):
+            watched.step()
+            watched.residual()
+            watched.save_state(tmp_path / "state")
+    assert torch.equal(weights(watched), weights(whole))
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"seed": 6}, "seed"),
+        ({"recipe": Recipe("test", "a test's", STAGES, crops=2)}, "recipe"),
+    ],
+)
+def test_the_state_of_another_training_is_refused_and_nothing_is_taken_from_it(sd, photos, tmp_path, change, named):
+    first = make(sd, photos)
+    steps(first, 2)
+    first.save_state(tmp_path / "state")
+    other = make(sd, photos, **change)
+    before = weights(other)
+    with pytest.raises(PersresError, match=f"state cannot be continued.*another training.*{named}"):
+        other.load_state(tmp_path / "state")
+    with pytest.raises(PersresError, match="image_hashes"):
+        make(sd, photos[:1]).load_state(tmp_path / "state")
+    assert other.done == 0 and torch.equal(weights(other), before)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"nonsense"])
+def test_a_damaged_state_is_refused_in_one_sentence(sd, photos, tmp_path, damage):
+    trainer = make(sd, photos)
+    trainer.save_state(tmp_path / "state")
+    (tmp_path / "state").write_bytes(damage((tmp_path / "state").read_bytes()))
+    with pytest.raises(PersresError) as error:
+        trainer.load_state(tmp_path / "state")
+    assert "state cannot be continued" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_state_that_cannot_be_written_is_told_and_leaves_no_part(sd, photos, tmp_path):
+    (tmp_path / "state").mkdir()
+    with pytest.raises(PersresError, match="state cannot be written"):
+        make(sd, photos).save_state(tmp_path / "state")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+# -- in parts
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
+def test_micro_batches_learn_the_same_to_rounding(sd, photos, size):
+    whole, parts = make(sd, photos), make(sd, photos, micro_batch=size)
+    for a, b in zip(steps(whole, 6), steps(parts, 6)):
+        assert b == pytest.approx(a, rel=1e-4)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_may_be_left_and_entered_again(sd, photos):
+    whole, parts = make(sd, photos), make(sd, photos)
+    steps(whole, 4)
+    before = longhand.snapshot(sd.unet)
+    for _ in range(4):
+        steps(parts, 1)
+        assert longhand.snapshot(sd.unet) == before
+    assert torch.equal(weights(parts), weights(whole))
+
+
+def test_a_step_outside_of_with_or_after_the_end_is_refused(sd, photos):
+    trainer = make(sd, photos)
+    with pytest.raises(PersresError, match="with"):
+        trainer.step()
+    steps(trainer, 6)
+    with trainer, pytest.raises(PersresError, match="6 steps are done"):
+        trainer.step()
+
+
+# -- memory
+
+
+def limited(sd, rows, monkeypatch):
+    """A UNet that has memory for so many rows with gradients."""
+    original, seen = sd.unet.forward, []
+
+    def forward(x, *args, **kwargs):
+        if torch.is_grad_enabled():
+            seen.append(len(x))
+            if len(x) > rows:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+        return original(x, *args, **kwargs)
+
+    monkeypatch.setattr(sd.unet, "forward", forward)
+    return seen
+
+
+def test_where_memory_is_short_the_micro_batch_is_halved_and_the_result_stays(sd, photos, monkeypatch):
+    whole = make(sd, photos)
+    losses = steps(whole, 6)
+    seen = limited(sd, 2, monkeypatch)
+    small = make(sd, photos, shrink=True)
+    assert steps(small, 6) == pytest.approx(losses, rel=1e-4)
+    assert small.micro_batch == 2 and seen[0] == 5 and max(seen[2:]) <= 2
+
+
+def test_without_leave_to_shrink_the_sentence_says_what_to_lower(sd, photos, monkeypatch):
+    limited(sd, 0, monkeypatch)
+    with pytest.raises(PersresError, match="memory for 5 rows.*micro-batch"):
+        steps(make(sd, photos), 1)
+    with pytest.raises(PersresError, match="memory for 1 row of"):
+        steps(make(sd, photos, shrink=True), 1)

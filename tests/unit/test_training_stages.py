@@ -1,0 +1,151 @@
+"""What a recipe's stage may ask for beyond the paper: a falling rate, high noise, learning under LAG, keeping."""
+
+import longhand
+import pytest
+import torch
+
+from lib_persres.branch import Branches
+from lib_persres.errors import PersresError
+from lib_persres.lag import Plan
+from lib_persres.training import trainer
+from lib_persres.training.loop import train
+from lib_persres.training.objective import draw_timesteps, objective
+from lib_persres.training.recipes import RECIPES, Recipe, Stage
+
+
+def learn(sd, photos, *, template="a photo of a {identifier} {macro_class}", **stage):
+    stage = Stage(**{"rank": "2", "steps": 4, "batch": 2, "learning_rate": 1e-2, **stage})
+    how = Recipe("test", "a test's", (stage,), template=template, crops=1)
+    return train(sd, photos, "rex", "dog", how, resolution=16, seed=5, identifier="phol")
+
+
+def changes(residual, sd, prompt):
+    """The mean square of what the residual adds to the model's prediction under a prompt."""
+    x, t, _ = longhand.inputs(8, seed=3)
+    context = sd.encode_prompts([prompt])[0].expand(8, -1, -1)
+    with Branches(sd.unet, [residual]) as branches, torch.no_grad():
+        base = sd.unet(x, t, context)
+        branches.plan = Plan(torch.ones(8, 1), torch.zeros(8, 1, dtype=torch.bool))
+        return ((sd.unet(x, t, context) - base) ** 2).mean().item()
+
+
+# -- the rate
+
+
+def test_a_decaying_rate_falls_linearly_to_zero(sd, photos, monkeypatch):
+    rates = []
+
+    class Adam(torch.optim.Adam):
+        def step(self, *args, **kwargs):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.torch.optim, "Adam", Adam)
+    learn(sd, photos, steps=4, decay=True)
+    learn(sd, photos, steps=2)
+    assert rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2, 1e-2, 1e-2])
+
+
+# -- the timesteps
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 3.0])
+def test_timesteps_have_density_t_to_the_power(power):
+    t = draw_timesteps(200_000, 1000, power, torch.Generator().manual_seed(0))
+    assert t.min() >= 0 and t.max() <= 999
+    for bound in (200, 500, 800):
+        assert (t < bound).double().mean() == pytest.approx((bound / 1000) ** (power + 1), abs=5e-3)
+
+
+# -- keeping the empty prompt
+
+
+def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, monkeypatch):
+    seen = []
+
+    def spy(unet, z_t, t, context, target, weight):
+        seen.append((z_t, t, context, target, weight))
+        return objective(unet, z_t, t, context, target, weight)
+
+    monkeypatch.setattr(trainer, "objective", spy)
+    learned = learn(sd, photos, steps=1, batch=3, keep=2, keep_weight=0.3)
+    ((z_t, t, context, target, weight),) = seen
+    prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0]
+    assert torch.equal(context, torch.stack([prompt] * 3 + [empty] * 2))
+    base = sd.unet(z_t[3:], t[3:], context[3:])
+    torch.testing.assert_close(target[3:], base)
+    assert weight.tolist() == pytest.approx([1 / 3] * 3 + [0.15] * 2)
+    # nothing is learned yet: equation 1 of the base model, and nothing to keep
+    error = ((sd.unet(z_t[:3], t[:3], context[:3]) - target[:3]) ** 2).mean()
+    assert learned.metadata.loss["first"] == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_the_first_step_keeps_nothing_since_nothing_has_changed_yet(sd, photos):
+    losses = [learn(sd, photos, steps=1, keep=2, keep_weight=w).metadata.loss["first"] for w in (0.0, 100.0)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_residual_that_keeps_is_quieter_without_its_prompt(sd, photos):
+    free, keeping = (learn(sd, photos, steps=60, keep=keep) for keep in (0, 2))
+    named = "a photo of a phol dog"
+    shares = [changes(residual, sd, "") / changes(residual, sd, named) for residual in (free, keeping)]
+    assert shares[1] < 0.8 * shares[0]
+
+
+# -- learning under LAG
+
+
+def test_the_last_rows_of_the_batch_learn_under_lag_and_the_kept_ones_everywhere(sd, photos, monkeypatch):
+    seen = []
+    original = Plan.gates
+
+    def gates(self, block, maps, size=None):
+        seen.append((maps, original(self, block, maps, size)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Plan, "gates", gates)
+    learn(sd, photos, steps=1, batch=3, keep=2, localized=2)
+    assert len(seen) == len(longhand.transformers(sd.unet))
+    for maps, gate in seen:
+        assert gate.shape[:2] == (5, 1)
+        assert torch.equal(gate[1:3], (maps > maps.median(-1, keepdim=True).values)[1:3].float())
+        assert bool((gate[[0, 3, 4]] == 1).all())
+    seen.clear()
+    learn(sd, photos, steps=1, batch=3, keep=2)
+    assert all(maps is None and bool((gate == 1).all()) for maps, gate in seen)
+
+
+def test_each_step_of_a_localized_stage_has_masks_of_its_own(sd, photos, monkeypatch):
+    gates = []
+    original = Plan.gates
+    monkeypatch.setattr(Plan, "gates", lambda self, *args: gates.append(original(self, *args)) or gates[-1])
+    learn(sd, photos, steps=3, localized=2)
+    assert all(0.4 < gate.mean() <= 0.5 for gate in gates)
+    blocks = len(longhand.transformers(sd.unet))
+    assert any(not torch.equal(a, b) for a, b in zip(gates[:blocks], gates[blocks : 2 * blocks]))
+
+
+def test_a_localized_stage_refuses_a_template_without_the_class(sd, photos):
+    with pytest.raises(PersresError, match="dog"):
+        learn(sd, photos, template="a photo of a {identifier}", localized=1)
+    learn(sd, photos, template="a photo of a {identifier}", steps=1)
+
+
+# -- as data
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("keep", -1), ("keep", 1.5), ("localized", 5), ("localized", -1)),
+        *(("t_power", -1), ("t_power", "x"), ("keep_weight", float("nan"))),
+    ],
+)
+def test_values_that_no_stage_can_have_are_refused(name, value):
+    with pytest.raises(PersresError, match=name):
+        Stage(batch=4, **{name: value})
+
+
+def test_the_papers_recipe_asks_for_none_of_these():
+    (stage,) = RECIPES["paper"].stages
+    assert (stage.decay, stage.t_power, stage.localized, stage.keep) == (False, 0.0, 0, 0)

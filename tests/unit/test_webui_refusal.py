@@ -1,0 +1,68 @@
+"""What a request's body says of the script; no WebUI is needed for it."""
+
+import pytest
+
+from lib_persres.errors import PersresError
+from lib_persres.webui.refusal import Refused, check_generation, check_options
+
+TITLE = "Personalized Residuals"
+
+
+def body(entry, name=TITLE):
+    return {"prompt": "a dog", "alwayson_scripts": {"ControlNet": {"args": 3}, name: entry}}
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        None,
+        {},
+        {"prompt": "a dog", "alwayson_scripts": {}},
+        {"alwayson_scripts": None},
+        {"alwayson_scripts": {"ControlNet": {}, "Seed": 3}},
+        {"override_settings": {"persres_lag": "never", "CLIP_stop_at_last_layers": -1}},
+        body({"args": []}),
+        body({"args": [None]}),
+        body({"args": [{"lag": True}]}, TITLE.upper()),
+    ],
+)
+def test_what_is_understood_or_not_ours_passes(good):
+    check_generation(good)
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (body({}), 'has no "args"'),
+        (body({"args": {"lag": True}}), '"args" of Personalized Residuals is an object; it must be a list'),
+        (body({"args": None}), "is null"),
+        (body({"args": "on"}), "is a text"),
+        (body({"args": [], "lag": True}), 'has lag; only "args" may be there'),
+        (body([{"lag": True}]), "in alwayson_scripts is a list"),
+        (body({"args": [False] * 7}), "takes 6 values"),
+        (body({"args": [{}, True]}), "not both"),
+        (body({"args": [{"laag": True}]}), "does not know laag"),
+        (body({"args": []}, "persres"), 'the script is called "Personalized Residuals"'),
+        (body({"args": []}, "PersonalizedResiduals"), "the script is called"),
+        (body({"args": []}, TITLE + " "), "the script is called"),
+        (
+            {"alwayson_scripts": {TITLE: {"args": []}, TITLE.lower(): {"args": [True]}}},
+            "2 times, as Personalized Residuals, personalized residuals",
+        ),
+        ({"override_settings": {"persres_lag": "x"}}, "persres_lag is 'x'"),
+    ],
+)
+def test_what_would_be_dropped_is_refused(bad, words):
+    with pytest.raises(PersresError, match=words):
+        check_generation(bad)
+
+
+def test_options():
+    check_options({"persres_cache": 3, "sd_vae": "x"})
+    check_options(["no table"])
+    with pytest.raises(PersresError, match="persres_cache"):
+        check_options({"persres_cache": -3})
+
+
+def test_a_refusal_has_what_the_webui_makes_an_answer_of():
+    assert vars(Refused("no.")) == {"status_code": 422, "detail": "no."} and str(Refused("no.")) == "no."
