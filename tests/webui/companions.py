@@ -18,7 +18,7 @@ OTHER = "winter.safetensors"
 EMBEDDING, VECTORS = "vecs", 3
 STYLES = """\
 name,prompt,negative_prompt
-with the tag,<persres:rex>,
+with the tag,<persres:rex:0.85>,
 with V*,"{prompt}, a photo of a V* dog",
 with both,"a photo of a V* dog <persres:rex:0.8>, {prompt}",bad
 mine,"{prompt} <persres:rex:0.45>",
