@@ -1,0 +1,115 @@
+"""The images chosen for a concept: their bytes for a training, and how the model will see them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import PersresError
+from ..training.images import IMAGE_SUFFIXES, crop_views, load_images
+
+MOST = 1000
+"""As many as a training takes; what lies in memory before it is refused must be bounded."""
+SHOWN = 24
+"""As many are drawn on the page."""
+LARGE, SMALL = 144, 44
+
+
+def merged(known: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Both, each file once."""
+    return list(dict.fromkeys([*known, *new]))
+
+
+def in_folder(folder: str) -> list[str]:
+    """The image files of a folder by name; PersresError where there are none."""
+    path = Path(folder.strip()).expanduser()
+    if not path.is_dir():
+        raise PersresError(f"{path} is not a folder on the WebUI's machine: name one with photos of the concept.")
+    try:
+        found = sorted(
+            str(entry)
+            for entry in path.iterdir()
+            if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        )
+    except OSError as error:
+        raise PersresError(f"The folder {path} cannot be read ({error.strerror or error}).") from error
+    if not found:
+        raise PersresError(f"The folder {path} contains no images: put photos of the concept there (PNG, JPEG, WebP).")
+    return found
+
+
+def contents(paths: Sequence[str]) -> list[tuple[str, bytes]]:
+    """(name, bytes) of each file, as a training wants them."""
+    if not paths:
+        raise PersresError("There are no images: drop 3 to 10 photos of the concept, or name a folder of them.")
+    if len(paths) > MOST:
+        raise PersresError(f"{len(paths)} images were given, but at most {MOST} are allowed: 3 to 10 are enough.")
+    found = []
+    for path in paths:
+        try:
+            found.append((Path(path).name, Path(path).read_bytes()))
+        except OSError as error:
+            raise PersresError(
+                f"The image {Path(path).name} cannot be read ({error.strerror or error}): add it again."
+            ) from error
+    return found
+
+
+def gallery(
+    paths: Sequence[str], resolution: int, crops: int, flips: bool, seed: int, removable: bool = True
+) -> str:
+    """HTML: the centre of each image as the model will see it, its other views in small, and what is wrong with it.
+
+    removable: each has a button, which javascript/persres_training.js answers.
+    """
+    cards = [
+        _card(path, resolution, crops, flips, seed + index, removable) for index, path in enumerate(paths[:SHOWN])
+    ]
+    more = len(paths) - len(cards)
+    if more > 0:
+        cards.append(f'<div class="persres-more">and {more} more</div>')
+    if not cards:
+        return ""
+    views = (1 + crops) * (1 + flips)
+    note = f"{len(paths)} image{'s' * (len(paths) != 1)}, {views} view{'s' * (views != 1)} of each"
+    if not 3 <= len(paths) <= 10:
+        note += "; 3 to 10 images work best"
+    return f'<div class="persres-images">{"".join(cards)}</div><p class="persres-note">{note}</p>'
+
+
+def _card(path: str, resolution: int, crops: int, flips: bool, seed: int, removable: bool) -> str:
+    name = html.escape(Path(path).name, quote=True)
+    remove = (
+        f'<button type="button" class="persres-remove" data-key="{html.escape(path, quote=True)}"'
+        f' title="Remove {name}" aria-label="Remove {name}">×</button>'
+        if removable
+        else ""
+    )
+    try:
+        photo = load_images([path])[0].image
+        views = crop_views(photo, resolution, flips, crops, seed)
+    except PersresError as error:
+        text = html.escape(str(error).replace(str(path), Path(path).name))
+        return f'<div class="persres-image persres-wrong">{remove}<p>{text}</p></div>'
+    pictures = [
+        Image.fromarray(((view.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()) for view in views
+    ]
+    large = f'<img class="persres-view" alt="{name}, its centre" src="{_data(pictures[0], LARGE)}">'
+    small = "".join(f'<img alt="{name}, another view" src="{_data(each, SMALL)}">' for each in pictures[1:9])
+    return (
+        f'<div class="persres-image">{remove}{large}<div class="persres-views">{small}</div>'
+        f'<p title="{name}">{name} <span>{photo.width}×{photo.height}</span></p></div>'
+    )
+
+
+def _data(picture: Image.Image, side: int) -> str:
+    """A data URI; twice the side in CSS pixels, so that it is sharp on fine screens."""
+    picture = picture.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,302 @@
+"""The top-level tab "Personalized Residuals": its inputs and what they do.
+
+The right half, where trainings are watched, is drawn by javascript/persres_training.js from the answers of the desk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+from modules.ui_common import create_refresh_button
+
+from ..errors import PersresError
+from ..training.recipes import RECIPES
+from . import training_form as form
+from . import training_pictures as pictures
+from .files import Shelf
+from .settings import TITLE
+from .training.jobs import Jobs
+from .training.request import Request
+from .training_desk import Desk
+from .training_presets import Presets
+
+NAME = "persres_training"
+PRESET, RESIDUAL = "preset: ", "residual: "
+PANEL = f'<div id="{NAME}_panel"><p class="persres-note">Trainings are shown here.</p></div>'
+HELP = (
+    "Drop 3 to 10 photos of one thing, name it, say what kind of thing it is, and press Train. "
+    "The checkpoint that is loaded learns it; images wait in the same queue meanwhile."
+)
+
+
+class TrainingTab:
+    """is_toybox, resolution: of the loaded model, as far as it is known."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        shelf: Shelf,
+        presets: Presets,
+        is_toybox: Callable[[], bool],
+        resolution: Callable[[], int | None],
+    ):
+        self._jobs, self._shelf, self._presets = jobs, shelf, presets
+        self._is_toybox, self._resolution = is_toybox, resolution
+        self._desk = Desk(jobs, lambda: {"about": form.about(None, is_toybox())})
+
+    def tabs(self):
+        """For script_callbacks.on_ui_tabs; the tab is made anew whenever the WebUI's page is."""
+        with gr.Blocks(analytics_enabled=False) as block:
+            with gr.Row(equal_height=False, elem_id=f"{NAME}_row"):
+                with gr.Column(scale=5, min_width=380):
+                    self._images()
+                    self._concept()
+                    self._advanced()
+                    self._sources()
+                with gr.Column(scale=6, min_width=420):
+                    gr.HTML(PANEL, elem_id=NAME)
+            self._connect(block)
+        return [(block, TITLE, NAME)]
+
+    # -- the inputs
+
+    def _images(self) -> None:
+        gr.HTML(f'<p class="persres-note">{HELP}</p>')
+        self.chosen = gr.State([])
+        self.drop = gr.File(
+            label="Images of the concept", file_count="multiple", elem_id=f"{NAME}_images", elem_classes="persres-drop"
+        )
+        self.shown = gr.HTML("", elem_id=f"{NAME}_shown")
+        # the buttons on the thumbnails write here which one they mean
+        self.removed = gr.Textbox(elem_id=f"{NAME}_removed", elem_classes="persres-hidden", show_label=False)
+        self.folder = gr.Textbox(
+            label="or a folder of images on the WebUI's machine", elem_id=f"{NAME}_folder", placeholder="none", lines=1
+        )
+
+    def _concept(self) -> None:
+        with gr.Row():
+            self.name = gr.Textbox(label="Concept name", placeholder="rex", lines=1, elem_id=f"{NAME}_name")
+            self.noun = gr.Textbox(label="Class", placeholder="dog", lines=1, elem_id=f"{NAME}_class")
+        self.recipe = gr.Dropdown(
+            [form.AUTOMATIC, *RECIPES], value=form.AUTOMATIC, label="Recipe", elem_id=f"{NAME}_recipe"
+        )
+        self.about = gr.HTML("", elem_id=f"{NAME}_about", elem_classes="persres-note")
+        self.start = gr.Button("Train", variant="primary", elem_id=f"{NAME}_start")
+        self.said = gr.HTML("", elem_id=f"{NAME}_said")
+
+    def _advanced(self) -> None:
+        fields = {field.name: field for field in form.FIELDS}
+        self.fields = {}
+
+        def text(*names):
+            with gr.Row():
+                for name in names:
+                    field = fields[name]
+                    self.fields[name] = gr.Textbox(
+                        label=field.label, info=field.hint or None, lines=1, elem_id=f"{NAME}_{name}"
+                    )
+
+        with gr.Accordion("Advanced", open=False, elem_id=f"{NAME}_advanced"):
+            gr.HTML('<p class="persres-note">What is empty has the value in grey.</p>')
+            text("steps", "batch", "learning_rate")
+            text("rank", "resolution", "micro_batch")
+            self.fields["shrink"] = gr.Checkbox(
+                True,
+                label="Halve the micro-batch where memory is short",
+                info="the result stays the same; each step takes longer",
+                elem_id=f"{NAME}_shrink",
+            )
+            with gr.Row():
+                text("crops")
+                self.fields["flips"] = gr.Dropdown(
+                    list(form.FLIPS),
+                    value=form.AS_RECIPE,
+                    label="Mirror images, too",
+                    info="wrong for a thing with a left and a right side",
+                    elem_id=f"{NAME}_flips",
+                )
+                self.fields["seed"] = gr.Textbox(
+                    label="Seed", info="the same seed learns the same", placeholder="0", elem_id=f"{NAME}_seed"
+                )
+            text("template")
+            with gr.Row():
+                self.fields["preview_every"] = gr.Textbox(
+                    label="Preview every … steps",
+                    info="plain and LAG side by side; empty: none",
+                    placeholder="0",
+                    elem_id=f"{NAME}_preview_every",
+                )
+                self.fields["preview_prompt"] = gr.Textbox(
+                    label="Preview prompt",
+                    info="with V* for the concept",
+                    placeholder="a photo of a V* and the class",
+                    elem_id=f"{NAME}_preview_prompt",
+                )
+            self.fields["overwrite"] = gr.Checkbox(
+                False, label="Replace a residual that has this name already", elem_id=f"{NAME}_overwrite"
+            )
+
+    def _sources(self) -> None:
+        with gr.Accordion("Load or keep settings", open=False, elem_id=f"{NAME}_sources"):
+            with gr.Row():
+                self.source = gr.Dropdown(
+                    [], label="Presets and trained residuals", elem_id=f"{NAME}_source", allow_custom_value=False
+                )
+                self.source.do_not_save_to_config = True
+                create_refresh_button(
+                    self.source, lambda: None, lambda: {"choices": self._choices()}, f"{NAME}_source_refresh"
+                )
+                self.load = gr.Button("Load settings", elem_id=f"{NAME}_load")
+            with gr.Row():
+                self.preset = gr.Textbox(
+                    label="Preset", placeholder="a name for these settings", lines=1, elem_id=f"{NAME}_preset"
+                )
+                self.keep = gr.Button("Keep as preset", elem_id=f"{NAME}_keep")
+                self.forget = gr.Button("Delete preset", elem_id=f"{NAME}_forget")
+            self.loaded = gr.HTML("", elem_id=f"{NAME}_loaded")
+
+    # -- what they do
+
+    def _connect(self, block: gr.Blocks) -> None:
+        self.fields = {"concept": self.name, "macro_class": self.noun, "recipe": self.recipe, **self.fields}
+        names, inputs = list(self.fields), list(self.fields.values())
+
+        def named(call):
+            """call({name: value}, *others), for gradio's positional values."""
+            return lambda *values: call(dict(zip(names, values)), *values[len(names) :])
+
+        seen = [self.shown, self.said]
+        look = {"fn": named(self._look), "inputs": [*inputs, self.chosen, self.folder], "outputs": seen}
+        quiet = {"show_progress": "hidden", "queue": False}
+        self.drop.upload(self._add, [self.drop, self.chosen], [self.drop, self.chosen], **quiet).then(**look)
+        self.removed.change(self._remove, [self.removed, self.chosen], [self.chosen], **quiet).then(**look)
+        self.folder.blur(**look, **quiet)
+        self.folder.submit(**look, **quiet)
+        for name in ("seed", "crops", "resolution"):
+            self.fields[name].blur(**look, **quiet)
+        self.fields["flips"].change(**look, **quiet)
+        hints = [self.about, *(self.fields[field.name] for field in form.FIELDS)]
+        self.recipe.change(self._hints, [self.recipe], hints, **quiet)
+        block.load(self._hints, [self.recipe], hints, **quiet)
+        block.load(lambda: gr.update(choices=self._choices()), None, [self.source], **quiet)
+
+        self.start.click(
+            named(self._start),
+            [*inputs, self.chosen, self.folder],
+            [self.said],
+        )
+        self.load.click(self._load, [self.source, *inputs], [*inputs, self.loaded], show_progress="hidden").then(**look)
+        self.keep.click(named(self._keep), [*inputs, self.preset], [self.source, self.loaded], show_progress="hidden")
+        self.forget.click(self._forget, [self.preset], [self.source, self.loaded], show_progress="hidden")
+
+        question = gr.Textbox(visible=False)
+        answer = gr.Textbox(visible=False)
+        question.change(self._desk.answer, [question], [answer], queue=False, api_name=NAME)
+
+    @staticmethod
+    def _add(files, chosen):
+        return None, pictures.merged(chosen, [file.name for file in files or ()])
+
+    @staticmethod
+    def _remove(removed, chosen):
+        return [path for path in chosen if path != removed]
+
+    def _look(self, values, chosen, folder):
+        """The images as the model will see them; numbers that are no numbers yet are told when Train is pressed."""
+        try:
+            paths, from_folder = self._paths(chosen, folder)
+            recipe = form.recipe_of(values["recipe"], self._is_toybox())
+            with contextlib.suppress(PersresError):
+                known = form.read({**values, "concept": "a", "macro_class": "a"})
+                recipe = recipe.changed(crops=known["crops"], flips=known["flips"], resolution=known["resolution"])
+                seed = known["seed"]
+                resolution = recipe.resolution or self._resolution() or 512
+                return pictures.gallery(paths, resolution, recipe.crops, recipe.flips, seed, not from_folder), ""
+            return pictures.gallery(paths, self._resolution() or 512, 0, False, 0, not from_folder), ""
+        except PersresError as error:
+            return "", _said(str(error), "refused")
+
+    @staticmethod
+    def _paths(chosen: list[str], folder: str) -> tuple[list[str], bool]:
+        """The images, and whether they come from the folder."""
+        if not folder.strip():
+            return chosen, False
+        if chosen:
+            raise PersresError("There are dropped images and a folder: remove the one or empty the other.")
+        return pictures.in_folder(folder), True
+
+    def _start(self, values, chosen, folder):
+        try:
+            paths, _ = self._paths(chosen, folder)
+            request = Request(**form.read(values))
+            self._jobs.submit(request, pictures.contents(paths))
+        except PersresError as error:
+            return _refused(error)
+        return _said(f'"{request.concept}" is in the queue.')
+
+    def _hints(self, recipe):
+        toybox = self._is_toybox()
+        shown = form.placeholders(form.recipe_of(recipe, toybox), self._resolution())
+        about = f"<p>{html.escape(form.about(recipe, toybox))}</p>"
+        return [about, *(gr.update(placeholder=shown[field.name]) for field in form.FIELDS)]
+
+    def _choices(self) -> list[str]:
+        try:
+            presets = [PRESET + name for name in self._presets.all()]
+        except PersresError as error:
+            _refused(error)
+            presets = []
+        trained = [entry.name for entry in self._shelf.refresh() if entry.metadata and entry.metadata.recipe]
+        return presets + [RESIDUAL + name for name in trained]
+
+    def _load(self, source, *values):
+        """The inputs with what the source says, the others as they are."""
+        note = ""
+        try:
+            if not source:
+                raise PersresError("Nothing is chosen: pick a preset or a residual from the list.")
+            if source.startswith(PRESET):
+                found = self._presets.get(source.removeprefix(PRESET))
+            else:
+                entry = self._shelf.find(source.removeprefix(RESIDUAL))
+                if entry.metadata is None:
+                    raise PersresError(f"{entry.path} cannot be read any more, so nothing was loaded.")
+                found, note = form.from_file(entry.metadata)
+        except PersresError as error:
+            return *values, _refused(error)
+        new = {name: found.get(name, value) for name, value in zip(self.fields, values)}
+        done = f"Loaded from {source}."
+        return *new.values(), _said(f"{done} {note}".strip(), "refused" if note else "done")
+
+    def _keep(self, values, preset):
+        try:
+            form.read({**values, "concept": "a", "macro_class": "a"})
+            name = self._presets.save(preset, values)
+        except PersresError as error:
+            return gr.update(), _refused(error)
+        return gr.update(choices=self._choices(), value=PRESET + name), _said(f'The preset "{name}" is kept.')
+
+    def _forget(self, preset):
+        try:
+            self._presets.delete((preset or "").strip())
+        except PersresError as error:
+            return gr.update(), _refused(error)
+        return gr.update(choices=self._choices(), value=None), _said(f'The preset "{preset.strip()}" is deleted.')
+
+
+def _refused(error: PersresError) -> str:
+    with contextlib.suppress(Exception):  # with --no-gradio-queue there is no way to warn
+        gr.Warning(str(error))
+    return _said(str(error), "refused")
+
+
+def _said(text: str, kind: str = "done") -> str:
+    return f'<p class="persres-{kind}" role="status">{html.escape(text)}</p>'
+
+
+def presets_file(folder: Path) -> Path:
+    return folder / "presets.json"
