@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -38,8 +38,9 @@ class Plan:
     the masks of the group's map rows (several where prompts are composed).
     mask: from concept maps (rows, K, hw) to gates of the same shape in [0, 1].
     recorder: sees each block's (name, masks (images, K, hw), maps (map rows, K, hw), (h, w)).
-    memory: the groups' masks, block -> group -> (K, hw). The calls of one evaluation share it where the
-    unconditional rows come in a call of their own, after the conditional ones; each evaluation has a fresh one.
+    memory: the groups' masks, block -> group -> (K, hw), for the calls of one evaluation to share where a group's
+    rows come in several; a map row's mask is united with what its group has there. Each evaluation has a fresh
+    one. None: this call has all rows, and the plan may serve any number of evaluations.
     """
 
     strength: torch.Tensor
@@ -49,7 +50,7 @@ class Plan:
     group: torch.Tensor | None = None
     mask: Callable[[torch.Tensor], torch.Tensor] = median_mask
     recorder: Callable | None = None
-    memory: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    memory: dict[str, dict[int, torch.Tensor]] | None = None
 
     def __post_init__(self):
         rows = self.strength.shape[0]
@@ -91,19 +92,17 @@ class Plan:
         if not self.localized:
             return self.strength[..., None]
         own = {}
+        known = {} if self.memory is None else self.memory.setdefault(block, {})
         if maps is not None:
-            masks = self.mask(maps)
-            own = dict(zip(self._sources, masks))
-            of_groups: dict[int, torch.Tensor] = {}
+            own = dict(zip(self._sources, self.mask(maps)))
             for row, mask in own.items():
                 group = self._groups[row]
-                of_groups[group] = torch.maximum(of_groups[group], mask) if group in of_groups else mask
-            self.memory.setdefault(block, {}).update(of_groups)
+                known[group] = torch.maximum(known[group], mask) if group in known else mask
             if self.recorder is not None:
-                self.recorder(block, torch.stack([of_groups[g] for g in sorted(of_groups)]), maps, size)
+                here = sorted({self._groups[row] for row in own})
+                self.recorder(block, torch.stack([known[group] for group in here]), maps, size)
         elif self.makes_maps:
             raise PersresError(f"LAG saw no cross-attention in {block}: something replaced it. Switch LAG off.")
-        known = self.memory.get(block, {})
         rows = []
         for row, (group, masked) in enumerate(zip(self._groups, self._masked)):
             mask = own.get(row) if row in own else known.get(group)
@@ -123,6 +122,7 @@ def guidance_plan(
     unconditional: str | None = "mirror",
     mask: Callable[[torch.Tensor], torch.Tensor] = median_mask,
     recorder: Callable | None = None,
+    memory: dict[str, dict[int, torch.Tensor]] | None = None,
 ) -> Plan:
     """The plan of a classifier-free guidance call: rows [cond of each image, uncond of each image].
 
@@ -142,4 +142,4 @@ def guidance_plan(
         group = torch.cat([group, group])
         if indicator is not None:
             indicator = torch.cat([indicator, torch.zeros_like(indicator)])
-    return Plan(strength, gated, indicator, map_rows, group, mask, recorder)
+    return Plan(strength, gated, indicator, map_rows, group, mask, recorder, memory)

@@ -166,16 +166,25 @@ class Residual:
     def load(cls, path: str | os.PathLike) -> Residual:
         """Read a file of any origin, as fp32 on the CPU. Raises PersresError: one sentence that names it."""
         with _open(path) as (file, metadata):
-            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-            targets = _check_shapes({name: tuple(part.get_shape()) for name, part in slices.items()})
+            slices, targets = _slices(file)
             tensors = {}
-            for name, part in slices.items():
-                if part.get_dtype() not in _DTYPES:
-                    raise PersresError(f"{name} is stored as {part.get_dtype()} and not in floating point")
+            for name in slices:
                 # a copy, never the file's memory map: the file may be replaced while the residual is in use
                 tensors[name] = file.get_tensor(name).to(torch.float32, copy=True)
                 if not tensors[name].isfinite().all():
                     raise PersresError(f"values of {name} are not finite")
+        return cls._of(tensors, targets, metadata)
+
+    @classmethod
+    def outline(cls, path: str | os.PathLike) -> Residual:
+        """The file as `load` gives it, but for the values, which are not read: enough for `check`."""
+        with _open(path) as (file, metadata):
+            slices, targets = _slices(file)
+            tensors = {name: torch.empty(part.get_shape(), device="meta") for name, part in slices.items()}
+        return cls._of(tensors, targets, metadata)
+
+    @classmethod
+    def _of(cls, tensors: dict[str, torch.Tensor], targets: list[str], metadata: Metadata) -> Residual:
         factors = {name: Factors(tensors.pop(f"{name}.down"), tensors.pop(f"{name}.up")) for name in targets}
         return cls(factors, metadata, {name.removeprefix(_EMBEDDING): part for name, part in tensors.items()})
 
@@ -253,6 +262,16 @@ def _likeness(names: list[str]) -> str:
         if any(mark in name for name in names for mark in marks):
             return kind
     return "something else than a residual"
+
+
+def _slices(file) -> tuple[dict, list[str]]:
+    """An opened file's tensors by name, unread, and its targets. Raises PersresError with a reason alone."""
+    slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+    targets = _check_shapes({name: tuple(part.get_shape()) for name, part in slices.items()})
+    for name, part in slices.items():
+        if part.get_dtype() not in _DTYPES:
+            raise PersresError(f"{name} is stored as {part.get_dtype()} and not in floating point")
+    return slices, targets
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:

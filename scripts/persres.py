@@ -1,9 +1,10 @@
 """Registers the extension with the WebUI; everything else is in lib_persres/webui."""
 
-from modules import extra_networks, script_callbacks
+from modules import extra_networks, script_callbacks, ui_extra_networks
 
 from lib_persres.webui import script
 from lib_persres.webui.api import add_routes
+from lib_persres.webui.cards import ResidualsPage
 from lib_persres.webui.files import Shelf
 from lib_persres.webui.guard import guard
 from lib_persres.webui.infotext import renamed
@@ -39,6 +40,7 @@ add_axes(SHELF)  # with --nowebui the plot is made before on_before_ui
 script_callbacks.on_before_ui(lambda: add_axes(SHELF))
 script_callbacks.on_before_ui(register)
 script_callbacks.on_ui_settings(lambda: add_section(settings_changed))
+script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(SHELF)))
 script_callbacks.on_app_started(register)  # with --nowebui there is no UI
 script_callbacks.on_app_started(lambda _, app: add_routes(app, SHELF))
 script_callbacks.on_app_started(lambda _, app: guard(app))

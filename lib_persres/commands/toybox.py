@@ -1,4 +1,4 @@
-"""`toybox`: pictures of the small synthetic world, and the training of its model."""
+"""`toybox`: pictures of the small synthetic world, its model's training, and that model in a WebUI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import PersresError
 from .common import Formatter, at_least, make_folder, note, refuse_existing, seed
+from .toybox_install import add_actions
 
 DESCRIPTION = """\
 The Toybox is a small drawn world (balls, stars, hearts… on grass, sand, snow…) with a small Stable
@@ -18,6 +19,8 @@ examples:
       five "photos" of a ball that the Toybox model has never seen, to learn from
   python -m lib_persres toybox sample scenes --count 20
       scenes as the model was trained on, with their captions
+  python -m lib_persres toybox install --webui stable-diffusion-webui
+      the Toybox model among the WebUI's checkpoints; toybox uninstall takes it out again
 
 the model can be made again, in about two hours on two CPU cores:
   python -m lib_persres toybox train base
@@ -107,6 +110,7 @@ def add_parser(commands) -> None:
     export.add_argument("folder", metavar="FOLDER", help="the folder of toybox train")
     export.add_argument("out", metavar="OUT", help="the checkpoint (.safetensors); its yaml goes beside it")
     export.add_argument("--force", action="store_true", help="replace the checkpoint if it is there")
+    add_actions(action)
 
 
 # -- pictures ------------------------------------------------------------------------------------------------

@@ -96,9 +96,9 @@ class Shelf:
     def find(self, name: str) -> Entry:
         """The file that a tag names: by path in the folder, by stem, or by alias (the concept's own name)."""
         known = self._is_read()
-        found = self._matches(name, self.entries)
+        found = self.matches(name, self.entries)
         if known and (len(found) != 1 or _stamp(found[0].path) != found[0].stamp):
-            found = self._matches(name, self.refresh())
+            found = self.matches(name, self.refresh())
         if len(found) > 1:
             names = ", ".join(entry.inside for entry in found[:LISTED])
             raise PersresError(f'"{name}" is the name of {len(found)} residuals: write one of {names} in the tag.')
@@ -142,7 +142,8 @@ class Shelf:
         return None
 
     @staticmethod
-    def _matches(name: str, entries: list[Entry]) -> list[Entry]:
+    def matches(name: str, entries: list[Entry]) -> list[Entry]:
+        """Those of the entries that a tag with this name may mean."""
         wanted = name.removesuffix(SUFFIX).replace("\\", "/")
         for key in (
             lambda entry: entry.inside,

@@ -1,4 +1,4 @@
-"""Which rows a call of the UNet has, and the masks that the calls of one evaluation share."""
+"""Which rows of an evaluation a call of the UNet has."""
 
 from __future__ import annotations
 
@@ -61,20 +61,3 @@ class Rows:
         if index in self._left:
             self._left.remove(index)
         return index
-
-
-class _Union(dict):
-    """image -> mask; a second mask of an image, from another part of its prompt, is united with the first."""
-
-    def update(self, masks):
-        for image, mask in masks.items():
-            self[image] = torch.maximum(self[image], mask) if image in self else mask
-
-
-class Memory(dict):
-    """The memory of a `lag.Plan` for the calls of one evaluation: an image's parts may come in several of them."""
-
-    def setdefault(self, block, default=None):
-        if block not in self:
-            self[block] = _Union()
-        return self[block]

@@ -12,7 +12,7 @@ from ..lag import MASKS, Plan
 from ..overlay import MaskRecorder
 from .files import Loaded
 from .prompts import Concept, Texts, Tokens
-from .rows import Memory, Row, Rows
+from .rows import Row, Rows
 from .settings import Settings
 
 
@@ -62,7 +62,7 @@ class Sampling:
 
     def _reset(self) -> None:
         self._rows: Rows | None = None
-        self._masks = Memory()
+        self._masks: dict[str, dict[int, torch.Tensor]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._seen: set[int] = set()
 

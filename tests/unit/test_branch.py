@@ -372,7 +372,7 @@ def test_split_calls_equal_one_call(unets):
     residuals = residuals_for(unet, 2)
     x, t, context = inputs(4, (6, 10))
     together = output(unet, (x, t, context), residuals, lag_plan(2))
-    conditional = lag_plan(2, unconditional=None)
+    conditional = lag_plan(2, unconditional=None, memory={})
     images = torch.arange(2)
     # the unconditional prompt may be shorter or longer than the prompt
     unconditional = Plan(

@@ -101,7 +101,7 @@ def test_composed_prompts_keep_their_own_masks_and_the_unconditional_row_takes_t
 
 
 def test_unconditional_rows_may_come_in_a_call_of_their_own():
-    conditional = guidance_plan(ones(2, 1), yes(2, 1), ones(2, 1, 5), unconditional=None)
+    conditional = guidance_plan(ones(2, 1), yes(2, 1), ones(2, 1, 5), unconditional=None, memory={})
     conditional.gates("a", MAPS)
     later = Plan(
         strength=ones(2, 1),
@@ -130,6 +130,30 @@ def test_conditional_rows_may_come_one_image_at_a_time():
         assert torch.equal(part.gates("a", MAPS[image : image + 1])[0], MASKS[image])
     later = Plan(ones(2, 1), yes(2, 1), ones(2, 1, 5), ~yes(2), torch.arange(2), memory=memory)
     assert torch.equal(later.gates("a", None), MASKS)
+
+
+def test_the_parts_of_a_composed_prompt_may_come_in_calls_of_their_own():
+    memory, seen = {}, []
+    for part in range(2):
+        plan = Plan(
+            strength=ones(1, 1),
+            gated=yes(1, 1),
+            indicator=ones(1, 1, 5),
+            map_rows=yes(1),
+            group=torch.tensor([3]),
+            recorder=lambda block, masks, maps, size: seen.append(masks.clone()),
+            memory=memory,
+        )
+        assert torch.equal(plan.gates("a", MAPS[part : part + 1])[0], MASKS[part])  # each keeps its own mask
+    later = Plan(ones(1, 1), yes(1, 1), ones(1, 1, 5), ~yes(1), torch.tensor([3]), memory=memory)
+    assert later.gates("a", None)[0, 0].tolist() == [1, 1, 0, 1]
+    assert torch.equal(seen[0][0], MASKS[0]) and seen[1][0, 0].tolist() == [1, 1, 0, 1]
+
+
+def test_a_plan_without_memory_keeps_nothing_from_one_evaluation_to_the_next():
+    plan = guidance_plan(ones(2, 1), yes(2, 1), ones(2, 1, 5))
+    plan.gates("a", MAPS.flip(0))
+    assert torch.equal(plan.gates("a", MAPS), torch.cat([MASKS, MASKS]))
 
 
 def test_composed_prompts_of_a_later_image_keep_their_own_masks():

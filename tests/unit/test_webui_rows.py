@@ -2,7 +2,7 @@
 
 import torch
 
-from lib_persres.webui.rows import Memory, Row, Rows
+from lib_persres.webui.rows import Row, Rows
 
 
 def contexts(*seeds, tokens=77):
@@ -58,10 +58,3 @@ def test_a_call_beyond_the_announced_ones():
 def test_half_precision_contexts_are_known():
     cond, uncond = contexts(1), contexts(9)
     assert Rows([1], cond, uncond).identify(torch.cat([uncond, cond]).half()) == [U0, C0]
-
-
-def test_memory_unites_the_masks_of_an_image():
-    memory = Memory()
-    memory.setdefault("a", {}).update({0: torch.tensor([1.0, 0, 0]), 1: torch.tensor([1.0, 1, 0])})
-    memory.setdefault("a", {}).update({0: torch.tensor([0.0, 0, 1])})
-    assert memory["a"][0].tolist() == [1, 0, 1] and memory["a"][1].tolist() == [1, 1, 0]

@@ -1,6 +1,6 @@
 """A WebUI extension for the tests alone: what hangs on the UNet, and a generation that breaks where it is told to."""
 
-from modules import script_callbacks, scripts, shared
+from modules import script_callbacks, scripts, shared, ui_extra_networks
 
 
 def ours() -> list[str]:
@@ -75,12 +75,20 @@ class PromptOfEachImage(scripts.Script):
             p.all_prompts = p.prompt.split("||")
 
 
+def cards():
+    """The page of residuals is made anew, as its Refresh button does it."""
+    page = next(page for page in ui_extra_networks.extra_pages if page.name == "residuals")
+    page.refresh()
+    return page.create_html("txt2img")
+
+
 def routes(_, app):
     app.get("/probe/hooks")(lambda: ours())
     app.post("/probe/break/{how}/{calls}")(lambda how, calls: BREAKING.arm(how, int(calls)))
     app.get("/probe/broken")(lambda: BREAKING.seen)
     app.post("/probe/reload")(lambda: shared.state.request_restart())
     app.post("/probe/watch")(lambda: CALLS.watch())
+    app.post("/probe/cards")(cards)
     app.post("/probe/calls")(lambda: CALLS.stop())
 
 

@@ -1,0 +1,28 @@
+"""A residual's outline: its shapes without its values, for the cards of many files."""
+
+import pytest
+from test_residual import HEADER, path, refusal, residual, small_unet, tensors, with_value, write  # noqa: F401
+
+from lib_persres.errors import PersresError
+from lib_persres.residual import Residual
+
+
+def test_an_outline_has_no_values_and_is_checked_like_the_residual_itself(residual, path):  # noqa: F811
+    residual.save(path)
+    outline = Residual.outline(path)
+    assert outline.metadata == Residual.load(path).metadata
+    assert all(factors.down.is_meta and factors.up.is_meta for factors in outline.factors.values())
+    outline.check(small_unet())
+    with pytest.raises(PersresError, match="rex was trained for another model"):
+        outline.check(small_unet(width=12), "rex")
+
+
+@pytest.mark.parametrize("changes", [{"up": None}, {"down": with_value(1).int()}, {"stray": with_value(1)}])
+def test_wrong_tensors_are_refused_as_load_refuses_them(path, changes):  # noqa: F811
+    write(path, tensors(**changes), HEADER)
+    assert refusal(path, Residual.outline) == refusal(path)
+
+
+def test_values_are_not_read(path):  # noqa: F811
+    write(path, tensors(down=with_value(float("nan"))), HEADER)
+    assert Residual.outline(path).factors

@@ -1,0 +1,227 @@
+"""Residuals as their users meet them: headless Chromium on the real WebUI."""
+
+import base64
+import json
+
+import pytest
+import standalone_models as models
+from browser import Browser, missing
+from host import copy_of, make_residual
+from test_cards import ODD, change, folder, png  # noqa: F401
+
+ACCORDION = "script_txt2img_personalized_residuals"
+PROMPT = "<persres:rex:1.0> a photo of a V* dog"
+
+if reason := missing():
+    pytestmark = pytest.mark.skip(reason=f"No browser: {reason}")
+
+
+@pytest.fixture(scope="module")
+def open_page(host, tmp_path_factory):
+    browser = Browser(f"http://127.0.0.1:{host.port}", tmp_path_factory.mktemp("profile"))
+    try:
+        yield browser.open()
+    finally:
+        browser.close()
+
+
+@pytest.fixture
+def page(open_page, folder):  # noqa: F811
+    """The page with empty prompts and the tab of residuals open; it may not complain about anything."""
+    open_page.errors()
+    open_page.set("txt2img_prompt", "")
+    open_page.run("for (const tab in persresClicks) persresClicks[tab] = []")
+    open_page.tab("txt2img_extra_tabs", "Residuals")
+    open_page.wait("return gradioApp().querySelectorAll('#txt2img_residuals_cards > .card').length")
+    open_page.run("persresShowVersion('txt2img', 'fits')")
+    yield open_page
+    assert open_page.errors() == []
+
+
+def test_cards_have_pictures_and_those_for_other_models_are_hidden_with_the_reason(host, page, folder):  # noqa: F811
+    path = make_residual(host.data, "seen", models.tiny_unet(), 5, "olis", "dog")
+    change(path, preview=base64.b64encode(png("red")).decode())
+    change(copy_of(path, folder / "large.safetensors"), base_family="SDXL")
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    page.refresh_cards()
+    # pictures come when they are seen
+    page.wait("return gradioApp().querySelector('#txt2img_residuals_cards [data-name=seen] img').naturalWidth == 8")
+    cards = page.cards()
+    assert {"rex", "mia", "seen", "broken"} <= set(cards) and "large" not in cards
+    assert "V* cat" in cards["mia"]["text"] and "is not a safetensors file" in cards["broken"]["text"]
+    note = page.run("return gradioApp().querySelector('#txt2img_residuals .persres-hidden-note').innerText")
+    assert "large: It was made for SDXL, and the loaded model is SD1." in note
+    for version, shown in (("all", {"rex", "large", "broken"}), ("SDXL", {"large", "broken"}), ("SD2", {"broken"})):
+        page.run(
+            "const choice = gradioApp().querySelector('#txt2img_extra_tabs .tab-nav .persres-version');"
+            "choice.value = arguments[0]; choice.dispatchEvent(new Event('change'))",
+            version,
+        )
+        assert {name for name in page.cards() if name not in ("mia", "seen")} - {"rex"} == shown - {"rex"}
+        assert ("rex" in page.cards()) == ("rex" in shown)
+    page.click_card("broken")
+    assert page.value("txt2img_prompt") == ""
+    assert "not a safetensors file" in page.run("return gradioApp().querySelector('.persres-say').innerText")
+    page.run("closePopup()")
+
+
+def test_cards_are_searched_and_sorted(page):
+    search = (
+        "const search = gradioApp().querySelector('#txt2img_residuals_extra_search');"
+        "search.value = arguments[0]; updateInput(search);"
+    )
+    for text, found in (("mia.safetensors", ["mia"]), ("rex's own", ["rex"]), ("cat", ["mia"]), ("nothing so", [])):
+        page.run(search, text)
+        assert list(page.cards()) == found
+    page.run(search, "")
+    order = (
+        "return [...gradioApp().querySelectorAll('#txt2img_residuals_cards > .card')].map((card) => card.dataset.name)"
+        ".filter((name) => ['mia', 'rex'].includes(name)).join() == arguments[0]"
+    )
+    page.click("#txt2img_residuals_extra_sort_name")
+    page.wait(order, "mia,rex")
+    page.click("#txt2img_residuals_extra_sort_dir")
+    page.wait(order, "rex,mia")
+    page.click("#txt2img_residuals_extra_sort_dir")
+    page.wait(order, "mia,rex")
+
+
+def test_a_click_puts_tag_and_phrase_into_the_prompt_and_the_next_takes_them_out(page):
+    page.click_card("rex")
+    assert page.value("txt2img_prompt") == PROMPT
+    page.click_card("mia")
+    both = "<persres:rex:1.0> <persres:mia:1.0> a photo of a V* dog, V2* cat"
+    assert page.value("txt2img_prompt") == both
+    page.click_card("mia")
+    assert page.value("txt2img_prompt") == PROMPT
+    page.click_card("rex")
+    assert page.value("txt2img_prompt") == ""
+    page.set("txt2img_prompt", both + " on grass")
+    page.click_card("rex")  # the second concept becomes the first
+    assert page.value("txt2img_prompt") == "<persres:mia:1.0> a photo of a dog, V* cat on grass"
+    page.click_card("rex", tab="img2img")
+    assert page.value("img2img_prompt") == PROMPT
+
+
+REX = {"names": ["rex", "Rex of Rome"], "noun": "dog", "phrase": ""}
+OTHER = {"names": ["o[1].*"], "noun": "cat", "phrase": "big V* cat, purring"}
+ADDED = {
+    "a house": "<persres:rex:0.8> a house, V* dog",
+    "a house,": "<persres:rex:0.8> a house, V* dog",
+    "a house AND": "<persres:rex:0.8> a house AND V* dog",
+    "a V* dog": "<persres:rex:0.8> a V* dog",
+    "a V1* dog": "<persres:rex:0.8> a V1* dog",
+    "a Dog on grass": "<persres:rex:0.8> a V* Dog on grass",
+    "hotdogs": "<persres:rex:0.8> hotdogs, V* dog",
+    "a house <lora:dog:1>": "<persres:rex:0.8> a house, V* dog <lora:dog:1>",
+    "<lora:x:1>": "<persres:rex:0.8> <lora:x:1> a photo of a V* dog",
+    "a V* dog <persres:lag=on:mia:1>": "a V* dog, V2* dog <persres:lag=on:mia:1> <persres:rex:0.8>",
+    "a V* dog and V2* dog <persres:mia>": "a V* dog and V2* dog <persres:mia> <persres:rex:0.8>",
+}
+REMOVED = {
+    "<persres:rex:0.8> a house, V* dog": "a house",
+    "a V* dog by V1* <persres:rex:0.5:lag=on>": "a dog by ",
+    "<persres:Rex of Rome> <persres:mia> <persres:rex> V* dog, V2* cat and V3*": "<persres:mia> dog, V* cat and V2*",
+    "<persres:mia> <persres: rex :1> V* cat, V2* dog <lora:x:1>": "<persres:mia> V* cat <lora:x:1>",
+}
+
+
+def test_what_a_click_makes_of_a_prompt(page):
+    add = "return persresAdd(arguments[0], arguments[1], '0.8')"
+    assert {text: page.run(add, text, REX) for text in ADDED} == ADDED
+    assert {text: page.run("return persresRemove(...arguments)", text, REX) for text in REMOVED} == REMOVED
+    for text in ("", "a house", "a cat", "<persres:rex> V* dog", "$& \\1"):
+        added = page.run(add, text, OTHER)
+        assert "<persres:o[1].*:0.8>" in added and "* cat, purring" in added
+        left = page.run("return persresRemove(...arguments)", added, OTHER)
+        assert left == text or text == "" and left == "big cat, purring"
+
+
+def test_any_name_can_be_clicked(host, page, folder):  # noqa: F811
+    make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", "d'o\"g").rename(folder / f"{ODD}.safetensors")
+    page.refresh_cards()
+    page.click_card(ODD)
+    prompt = page.value("txt2img_prompt")
+    assert prompt == f"<persres:{ODD}:1.0> a photo of a V* d'o\"g"
+    assert "not applied" not in host.generate(prompt).infotexts[0]
+    page.click_card(ODD)
+    assert page.value("txt2img_prompt") == ""
+
+
+def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):  # noqa: F811
+    make_residual(host.data, "a \"noted\" one", models.tiny_unet(), 5, "olis", "dog")
+    page.refresh_cards()
+    notes = folder / "a \"noted\" one.json"
+    notes.write_text(json.dumps({"made by": "another tool"}))
+
+    def save(phrase):
+        page.click_card("a \"noted\" one", part=".edit-button")
+        editor = "#txt2img_residuals_edit_user_metadata"
+        page.wait(f"return gradioApp().querySelector('{editor} .file-metadata').innerText.includes('olis')")
+        table = page.run(f"return gradioApp().querySelector('{editor} .file-metadata').innerText")
+        page.run(
+            """
+            const [editor, values] = arguments;
+            for (const label of gradioApp().querySelectorAll(`${editor} label, ${editor} .gradio-slider`)) {
+                const name = label.querySelector("span")?.textContent.trim();
+                const input = label.querySelector("textarea, input[type=number]");
+                if (input && name in values) { input.value = values[name]; updateInput(input); }
+            }
+            """,
+            editor,
+            {"Phrase with V*": phrase, "Strength": 0.6, "Notes": "mine", "Description": "of <b>mine"},
+        )
+        buttons = f"[...gradioApp().querySelectorAll('{editor} button')]"
+        page.run(f"{buttons}.find((button) => button.textContent.trim() == 'Save').click()")
+        return table
+
+    table = save("a dog")
+    page.wait("return document.body.innerText.includes('has no V* in it')")
+    assert json.loads(notes.read_text()) == {"made by": "another tool"}
+    page.run("closePopup()")
+    save("my V* dog")
+    for text in ("\"noted\" one's own name", "SD1", "a \"noted\" one.safetensors"):
+        assert text in table
+    page.wait(
+        "return [...gradioApp().querySelectorAll('#txt2img_residuals_cards > .card')]"
+        ".some((card) => card.querySelector('.description').textContent == 'of <b>mine')"
+    )
+    kept = json.loads(notes.read_text())
+    assert kept["made by"] == "another tool" and kept["notes"] == "mine"
+    assert kept["preferred weight"] == 0.6 and kept["activation text"] == "my V* dog"
+    page.click_card("a \"noted\" one")
+    assert page.value("txt2img_prompt") == '<persres:a "noted" one:0.6> my V* dog'
+
+
+def test_generation_with_masks_and_back_from_its_png(host, page):
+    page.click_card("rex")
+    page.tab("txt2img_extra_tabs", "Generation")
+    for elem_id, value in (("steps", 3), ("width", 64), ("height", 64)):
+        page.set(f"txt2img_{elem_id}", value)
+    enabled = f"return gradioApp().querySelector('#{ACCORDION}_enabled-checkbox input').checked"
+    masks = f"return gradioApp().querySelector('#{ACCORDION}_show_masks input').checked"
+    assert not page.run(enabled)
+    page.click(f"#{ACCORDION}_enabled .label-wrap")
+    page.wait(enabled)
+    page.wait(f"return gradioApp().querySelector('#{ACCORDION}_lag').offsetParent && true")
+    page.click(f"#{ACCORDION}_show_masks input")
+    page.click("#txt2img_generate")
+    gallery = "return new Set([...gradioApp().querySelectorAll('#txt2img_gallery img')].map((image) => image.src))"
+    page.wait(f"{gallery}.size == 2 && gradioApp().querySelector('#txt2img_gallery img').naturalWidth == 64")
+    saved = sorted((host.data / "outputs" / "txt2img-images").rglob("*.png"), key=lambda path: path.stat().st_mtime)
+    overlay, image = saved[-1], saved[-2]
+    assert overlay.stem.endswith("-persres-masks") and not image.stem.endswith("-persres-masks")
+
+    page.click(f"#{ACCORDION}_show_masks input")
+    page.click(f"#{ACCORDION}_enabled .label-wrap")
+    page.wait(enabled.replace("return ", "return !"))
+    page.set("txt2img_prompt", "something else")
+    page.tab("tabs", "PNG Info")
+    page.driver.find_element("css selector", "#pnginfo_image input[type=file]").send_keys(str(image))
+    page.wait("return gradioApp().querySelector('#tab_pnginfo').innerText.includes('Persres LAG: True')")
+    page.click("#tab_pnginfo #txt2img_tab")
+    page.wait("return gradioApp().querySelector('#txt2img_prompt textarea').value == arguments[0]", PROMPT)
+    page.wait(enabled)
+    page.wait(masks)
+    page.wait(f"return gradioApp().querySelector('#{ACCORDION}_enabled .label-wrap').classList.contains('open')")
+    page.tab("tabs", "txt2img")
