@@ -286,18 +286,70 @@ function persresTrainingQueue(jobs, shown) {
     return persresElement("ul", {class: "persres-queue"}, ...rows);
 }
 
-// -- the images' Remove buttons, which the server draws
+// -- the images: a list of uploaded files in a hidden input, which the server draws
 
-function persresTrainingRemove(event) {
-    const button = event.target.closest?.("#persres_training_shown .persres-remove");
-    if (!button) return;
-    const field = gradioApp().querySelector("#persres_training_removed textarea, #persres_training_removed input");
-    field.value = button.dataset.key;
+const PERSRES_MOST_IMAGES = 200;
+
+function persresTrainingChosen() {
+    return gradioApp().querySelector("#persres_training_chosen textarea, #persres_training_chosen input");
+}
+
+function persresTrainingChange(change) {
+    const field = persresTrainingChosen();
+    field.value = JSON.stringify(change(JSON.parse(field.value || "[]")));
     updateInput(field);
-    button.closest(".persres-image").style.opacity = 0.3;
+}
+
+async function persresTrainingUpload(files) {
+    const hint = gradioApp().querySelector("#persres_training_drop span");
+    const before = JSON.parse(persresTrainingChosen().value || "[]").length;
+    if (before + files.length > PERSRES_MOST_IMAGES) {
+        hint.textContent = `${before + files.length} images are too many: at most ${PERSRES_MOST_IMAGES} are allowed, 3 to 10 are enough.`;
+        return;
+    }
+    const paths = [];
+    try {
+        for (const file of files) {
+            hint.textContent = `uploading ${paths.length + 1} of ${files.length}: ${file.name}`;
+            const body = new FormData();
+            body.append("files", file, file.name);
+            const answer = await fetch("./upload", {method: "POST", body: body});
+            if (!answer.ok) throw new Error(`status ${answer.status}`);
+            paths.push(...await answer.json());
+        }
+        hint.textContent = "or click to choose them";
+    } catch (error) {
+        hint.textContent = `${files[paths.length].name} could not be uploaded (${error.message}): drop it again.`;
+    }
+    persresTrainingChange((known) => [...new Set([...known, ...paths])]);
+}
+
+function persresTrainingConnect(app) {
+    const zone = (event) => event.target.closest?.("#persres_training_drop");
+    app.addEventListener("click", (event) => {
+        const button = event.target.closest?.("#persres_training_shown .persres-remove");
+        if (!button) return;
+        button.closest(".persres-image").style.opacity = 0.3;
+        persresTrainingChange((known) => known.filter((path) => path != button.dataset.key));
+    });
+    app.addEventListener("change", (event) => {
+        if (event.target.id != "persres_training_files" || !event.target.files.length) return;
+        persresTrainingUpload([...event.target.files]);
+        event.target.value = ""; // so that the same file can be chosen again
+    });
+    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+        app.addEventListener(kind, (event) => {
+            const place = zone(event);
+            if (!place) return;
+            event.preventDefault();
+            event.stopPropagation();
+            place.classList.toggle("persres-over", kind == "dragenter" || kind == "dragover");
+            if (kind == "drop" && event.dataTransfer.files.length) persresTrainingUpload([...event.dataTransfer.files]);
+        });
+    }
 }
 
 onUiLoaded(() => {
-    gradioApp().addEventListener("click", persresTrainingRemove);
+    persresTrainingConnect(gradioApp());
     setInterval(persresTrainingTick, 300);
 });

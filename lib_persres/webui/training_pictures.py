@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,17 +13,23 @@ from PIL import Image
 
 from ..errors import PersresError
 from ..training.images import IMAGE_SUFFIXES, crop_views, load_images
+from .training.photos import check_count, check_sizes
 
-MOST = 1000
-"""As many as a training takes; what lies in memory before it is refused must be bounded."""
 SHOWN = 24
 """As many are drawn on the page."""
 LARGE, SMALL = 144, 44
 
 
-def merged(known: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Both, each file once."""
-    return list(dict.fromkeys([*known, *new]))
+def uploaded(text: str | None, folder: Path) -> list[str]:
+    """The files that the page says it uploaded into this folder; it may name no others."""
+    try:
+        found = json.loads(text or "[]")
+        inside = [isinstance(path, str) and Path(path).resolve().is_relative_to(folder.resolve()) for path in found]
+    except (TypeError, ValueError, OSError) as error:
+        raise PersresError("The page sent what is no list of images: reload it.") from error
+    if not all(inside):
+        raise PersresError("The page named a file that was not uploaded: reload it and drop the images again.")
+    return found
 
 
 def in_folder(folder: str) -> list[str]:
@@ -45,10 +52,7 @@ def in_folder(folder: str) -> list[str]:
 
 def contents(paths: Sequence[str]) -> list[tuple[str, bytes]]:
     """(name, bytes) of each file, as a training wants them."""
-    if not paths:
-        raise PersresError("There are no images: drop 3 to 10 photos of the concept, or name a folder of them.")
-    if len(paths) > MOST:
-        raise PersresError(f"{len(paths)} images were given, but at most {MOST} are allowed: 3 to 10 are enough.")
+    check_count(len(paths))
     found = []
     for path in paths:
         try:
@@ -57,6 +61,7 @@ def contents(paths: Sequence[str]) -> list[tuple[str, bytes]]:
             raise PersresError(
                 f"The image {Path(path).name} cannot be read ({error.strerror or error}): add it again."
             ) from error
+        check_sizes(found)  # each time, so that no more than is allowed lies in memory
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
+from modules import shared
 from modules.ui_common import create_refresh_button
 
 from ..errors import PersresError
@@ -27,6 +28,8 @@ from .training_presets import Presets
 NAME = "persres_training"
 PRESET, RESIDUAL = "preset: ", "residual: "
 PANEL = f'<div id="{NAME}_panel"><p class="persres-note">Trainings are shown here.</p></div>'
+DROP = f"""<label class="persres-drop"><input type="file" multiple id="{NAME}_files"
+ accept="image/*,.heic,.heif,.avif"><b>Drop images here</b><span>or click to choose them</span></label>"""
 HELP = (
     "Drop 3 to 10 photos of one thing, name it, say what kind of thing it is, and press Train. "
     "The checkpoint that is loaded learns it; images wait in the same queue meanwhile."
@@ -46,6 +49,7 @@ class TrainingTab:
     ):
         self._jobs, self._shelf, self._presets = jobs, shelf, presets
         self._is_toybox, self._resolution = is_toybox, resolution
+        self._uploads = Path(gr.File(render=False).DEFAULT_TEMP_DIR)
         self._desk = Desk(jobs, lambda: {"about": form.about(None, is_toybox())})
 
     def tabs(self):
@@ -66,15 +70,17 @@ class TrainingTab:
 
     def _images(self) -> None:
         gr.HTML(f'<p class="persres-note">{HELP}</p>')
-        self.chosen = gr.State([])
-        self.drop = gr.File(
-            label="Images of the concept", file_count="multiple", elem_id=f"{NAME}_images", elem_classes="persres-drop"
-        )
+        gr.HTML(DROP, elem_id=f"{NAME}_drop")
+        # not gr.File: its upload never ends when another event of the page ends meanwhile; javascript/ keeps the list
+        self.chosen = gr.Textbox("[]", show_label=False, elem_id=f"{NAME}_chosen", elem_classes="persres-hidden")
+        self.chosen.do_not_save_to_config = True
         self.shown = gr.HTML("", elem_id=f"{NAME}_shown")
-        # the buttons on the thumbnails write here which one they mean
-        self.removed = gr.Textbox(elem_id=f"{NAME}_removed", elem_classes="persres-hidden", show_label=False)
         self.folder = gr.Textbox(
-            label="or a folder of images on the WebUI's machine", elem_id=f"{NAME}_folder", placeholder="none", lines=1
+            label="or a folder of images on the WebUI's machine",
+            placeholder="none",
+            lines=1,
+            visible=not shared.cmd_opts.hide_ui_dir_config,
+            elem_id=f"{NAME}_folder",
         )
 
     def _concept(self) -> None:
@@ -172,8 +178,7 @@ class TrainingTab:
         seen = [self.shown, self.said]
         look = {"fn": named(self._look), "inputs": [*inputs, self.chosen, self.folder], "outputs": seen}
         quiet = {"show_progress": "hidden", "queue": False}
-        self.drop.upload(self._add, [self.drop, self.chosen], [self.drop, self.chosen], **quiet).then(**look)
-        self.removed.change(self._remove, [self.removed, self.chosen], [self.chosen], **quiet).then(**look)
+        self.chosen.change(**look, **quiet)
         self.folder.blur(**look, **quiet)
         self.folder.submit(**look, **quiet)
         for name in ("seed", "crops", "resolution"):
@@ -197,14 +202,6 @@ class TrainingTab:
         answer = gr.Textbox(visible=False)
         question.change(self._desk.answer, [question], [answer], queue=False, api_name=NAME)
 
-    @staticmethod
-    def _add(files, chosen):
-        return None, pictures.merged(chosen, [file.name for file in files or ()])
-
-    @staticmethod
-    def _remove(removed, chosen):
-        return [path for path in chosen if path != removed]
-
     def _look(self, values, chosen, folder):
         """The images as the model will see them; numbers that are no numbers yet are told when Train is pressed."""
         try:
@@ -220,12 +217,14 @@ class TrainingTab:
         except PersresError as error:
             return "", _said(str(error), "refused")
 
-    @staticmethod
-    def _paths(chosen: list[str], folder: str) -> tuple[list[str], bool]:
+    def _paths(self, chosen: str, folder: str) -> tuple[list[str], bool]:
         """The images, and whether they come from the folder."""
+        dropped = pictures.uploaded(chosen, self._uploads)
         if not folder.strip():
-            return chosen, False
-        if chosen:
+            return dropped, False
+        if shared.cmd_opts.hide_ui_dir_config:  # as the WebUI's own tabs do
+            raise PersresError("Folders of this machine are not open to this page (--hide-ui-dir-config): drop images.")
+        if dropped:
             raise PersresError("There are dropped images and a folder: remove the one or empty the other.")
         return pictures.in_folder(folder), True
 
@@ -296,7 +295,3 @@ def _refused(error: PersresError) -> str:
 
 def _said(text: str, kind: str = "done") -> str:
     return f'<p class="persres-{kind}" role="status">{html.escape(text)}</p>'
-
-
-def presets_file(folder: Path) -> Path:
-    return folder / "presets.json"

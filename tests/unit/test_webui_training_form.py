@@ -165,10 +165,14 @@ def test_the_images_bytes_come_from_files_and_folders(photos, tmp_path):
     assert [name for name, _ in pictures.contents(photos)] == ["0.png", "1.png", "2.png"]
     assert pictures.contents(photos)[0][1] == Path(photos[0]).read_bytes()
     assert pictures.in_folder(f" {tmp_path} ") == photos
-    assert pictures.merged(photos, photos[:1]) == photos
+    assert pictures.uploaded(json.dumps(photos), tmp_path) == photos and pictures.uploaded("", tmp_path) == []
     (tmp_path / "empty").mkdir()
     for call, said in (
-        (lambda: pictures.contents([]), "no images: drop"),
+        (lambda: pictures.uploaded(json.dumps(photos), tmp_path / "empty"), "not uploaded"),
+        (lambda: pictures.uploaded(json.dumps([f"{tmp_path}/empty/../0.png"]), tmp_path / "empty"), "not uploaded"),
+        (lambda: pictures.uploaded("[1]", tmp_path), "not uploaded"),
+        (lambda: pictures.uploaded("1", tmp_path), "no list of images"),
+        (lambda: pictures.contents([]), "No images were given"),
         (lambda: pictures.contents([str(tmp_path / "gone.png")]), "gone.png cannot be read"),
         (lambda: pictures.in_folder(str(tmp_path / "gone")), "not a folder on the WebUI's machine"),
         (lambda: pictures.in_folder(str(tmp_path / "empty")), "contains no images"),
