@@ -52,7 +52,10 @@ async function persresTrainingAsk(question = {}) {
 
 function persresTrainingTick() {
     const root = persresTrainingRoot();
-    if (!root || !root.offsetParent || document.hidden || persresTraining.busy) return;
+    const seen = Boolean(root && root.offsetParent);
+    if (seen && !persresTraining.seen) gradioApp().querySelector("#persres_training_seen").click();
+    persresTraining.seen = seen;
+    if (!seen || document.hidden || persresTraining.busy) return;
     const live = persresTraining.jobs.some((job) => ["running", "queued"].includes(job.state));
     if (Date.now() - persresTraining.asked >= (live ? 900 : 2000)) persresTrainingAsk();
 }
@@ -87,17 +90,18 @@ function persresTrainingDraw() {
         job.memory], () => persresTrainingProgress(job));
     persresTrainingPart("message", job && job.message, () => persresElement("p", {
         class: job.state == "failed" ? "persres-refused" : "persres-note", role: "status"}, job.message));
-    persresTrainingPart("buttons", job && [job.id, job.state, job.done < job.total, job.prompt, job.concept],
+    persresTrainingPart("buttons", job && [job.id, job.state, job.done > 0, job.done < job.total, job.total > 0, job.prompt,
+        job.concept],
         () => persresTrainingButtons(job));
     persresTrainingPart("curve", job && job.loss.length && [job.id, job.loss, job.done, job.total],
         () => persresTrainingCurve(job));
     persresTrainingPart("previews", job && job.preview.length && [job.id, job.preview, persresTraining.step],
         () => persresTrainingPreviews(job));
     persresTrainingPart("queue", [persresTraining.jobs.map((each) => [each.id, each.concept, each.macro_class, each.state,
-        each.done > 0, each.done < each.total]), job && job.id], () => persresTrainingQueue(persresTraining.jobs, job));
+        each.done > 0, each.done < each.total, each.total > 0]), job && job.id], () => persresTrainingQueue(persresTraining.jobs, job));
     for (const each of persresTraining.jobs) {
         const row = [...root.querySelectorAll("li[data-id]")].find((item) => item.dataset.id == each.id);
-        row.querySelector(".persres-count").textContent = `${each.done}/${each.total}`;
+        row.querySelector(".persres-count").textContent = each.total ? `${each.done}/${each.total}` : "";
     }
 }
 
@@ -137,7 +141,7 @@ function persresDuration(seconds) {
 
 function persresTrainingProgress(job) {
     const share = job.total ? 100 * job.done / job.total : 0;
-    const facts = [`${job.done} of ${job.total} steps`];
+    const facts = [job.total ? `${job.done} of ${job.total} steps` : "not begun"];
     if (job.state == "running") {
         const speed = job.steps_per_second;
         if (speed) facts.push(speed >= 1 ? `${speed.toFixed(1)} steps/s` : `${(1 / speed).toFixed(1)} s/step`);
@@ -153,7 +157,7 @@ function persresTrainingProgress(job) {
 
 /** The buttons of a state: [action, label, what it does]. */
 function persresTrainingActions(job) {
-    const more = job.done < job.total;
+    const more = !job.total || job.done < job.total;
     return {
         running: [
             ["stop", "Stop", "end the training and keep what is learned"],
@@ -171,7 +175,7 @@ function persresTrainingActions(job) {
             ["remove", "Remove", "take it out of the list; the residual's file stays"],
         ],
         failed: [
-            ...(job.done && more ? [["resume", "Continue", "try again from the last state"]] : []),
+            ["resume", job.done ? "Continue" : "Try again", "put it into the queue again"],
             ["remove", "Remove", "take it out of the list"],
         ],
     }[job.state] || [["remove", "Remove", "take it out of the list; the residual's file stays"]];

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable
 
 from ..errors import PersresError
 from .training_form import tag_prompt
@@ -27,10 +26,8 @@ ACTIONS = {
 class Desk:
     """jobs: the queue (`training.jobs.Jobs`)."""
 
-    def __init__(self, jobs, facts: Callable[[], dict] = dict):
-        """facts: more for the page in every answer, such as the recipe that the loaded model gets."""
+    def __init__(self, jobs):
         self._jobs = jobs
-        self._facts = facts
 
     def answer(self, question: str) -> str:
         """{"do", "id", "places"} -> {"jobs": [...], "error": a sentence or ""}; without "do" it only looks."""
@@ -44,7 +41,6 @@ class Desk:
             answer["error"] = f"That failed: {error!r}."
         try:
             answer["jobs"] = [_for_page(status) for status in self._jobs.list()]
-            answer.update(self._facts())
         except Exception as error:  # an answer without "jobs" leaves what the page shows
             traceback.print_exc()
             answer["error"] = answer["error"] or f"The trainings cannot be listed: {error!r}."

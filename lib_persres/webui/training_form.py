@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..training.recipes import RECIPES, Recipe
+from .training.request import Request
 
 AUTOMATIC = "automatic"
 """The recipe of the loaded model: the Toybox's for the Toybox, else the paper's."""
@@ -104,46 +104,14 @@ def placeholders(recipe: Recipe, resolution: int | None) -> dict[str, str]:
     }
 
 
-def from_file(metadata: Metadata) -> tuple[dict[str, Any], str]:
-    """The inputs' values that train again as a residual was trained, and what they cannot say ("" if nothing)."""
-    try:
-        recipe = Recipe.from_dict(metadata.recipe)
-    except PersresError as error:
-        raise PersresError(f'"{metadata.concept}" does not say how it was trained, so nothing was loaded.') from error
-    stage, known = recipe.stages[0], RECIPES.get(recipe.name)
-    values = {
-        "concept": metadata.concept,
-        "macro_class": metadata.macro_class,
-        "recipe": recipe.name if known else "paper",
-        "steps": stage.steps,
-        "batch": stage.batch,
-        "learning_rate": stage.learning_rate,
-        "rank": stage.rank,
-        "crops": recipe.crops,
-        "flips": recipe.flips,
-        "template": recipe.template,
-        "resolution": recipe.resolution,
-    }
-    mine = (known or RECIPES["paper"]).changed(
-        **{name: value for name, value in values.items() if name not in ("concept", "macro_class", "recipe")}
-    )
-    wanted = dataclasses.replace(recipe, name=mine.name, about=mine.about)
-    note = "" if mine == wanted else _difference(wanted, mine)
-    shown = {name: "" if value is None else str(value) for name, value in values.items()}
-    shown["flips"] = "yes" if recipe.flips else "no"
-    shown["seed"] = metadata.seed or 0
-    return shown, note
-
-
-def _difference(wanted: Recipe, mine: Recipe) -> str:
-    if len(wanted.stages) != len(mine.stages):
-        return f"Its {len(wanted.stages)} stages cannot be set here: only the first one's values were loaded."
-    names = [
-        name
-        for name in wanted.stages[0].__dataclass_fields__
-        if any(getattr(a, name) != getattr(b, name) for a, b in zip(wanted.stages, mine.stages))
-    ]
-    return f"What was loaded is not all: {', '.join(names)} of its recipe cannot be set here."
+def from_file(metadata: Metadata) -> dict[str, Any]:
+    """The inputs' values that train again as a residual was trained."""
+    request = Request.from_metadata(metadata)
+    shown = {field.name: getattr(request, field.name) for field in FIELDS}
+    shown = {name: "" if value is None else str(value) for name, value in shown.items()}
+    flips = next(text for text, value in FLIPS.items() if value is request.flips)
+    kept = {name: getattr(request, name) for name in ("concept", "macro_class", "recipe")}
+    return {**shown, **kept, "flips": flips, "seed": str(request.seed)}
 
 
 def tag_prompt(name: str, macro_class: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import PersresError, first_line
@@ -13,13 +13,13 @@ from .training_form import SETTINGS, preset_name
 
 
 class Presets:
-    """file: asked each time, since the folder of data may be made later."""
+    """file: need not be there yet."""
 
-    def __init__(self, file: Callable[[], Path]):
+    def __init__(self, file: Path):
         self._file = file
 
     def all(self) -> dict[str, dict]:
-        path = self._file()
+        path = self._file
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -51,7 +51,7 @@ class Presets:
         self._write({key: values for key, values in self.all().items() if key != name})
 
     def _write(self, presets: dict) -> None:
-        path = self._file()
+        path = self._file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -23,6 +22,7 @@ from .settings import TITLE
 from .training.jobs import Jobs
 from .training.request import Request
 from .training_desk import Desk
+from .training_model import LoadedModel
 from .training_presets import Presets
 
 NAME = "persres_training"
@@ -37,20 +37,11 @@ HELP = (
 
 
 class TrainingTab:
-    """is_toybox, resolution: of the loaded model, as far as it is known."""
-
-    def __init__(
-        self,
-        jobs: Jobs,
-        shelf: Shelf,
-        presets: Presets,
-        is_toybox: Callable[[], bool],
-        resolution: Callable[[], int | None],
-    ):
+    def __init__(self, jobs: Jobs, shelf: Shelf, presets: Presets):
         self._jobs, self._shelf, self._presets = jobs, shelf, presets
-        self._is_toybox, self._resolution = is_toybox, resolution
+        self._model = LoadedModel()
+        self._desk = Desk(jobs)
         self._uploads = Path(gr.File(render=False).DEFAULT_TEMP_DIR)
-        self._desk = Desk(jobs, lambda: {"about": form.about(None, is_toybox())})
 
     def tabs(self):
         """For script_callbacks.on_ui_tabs; the tab is made anew whenever the WebUI's page is."""
@@ -63,7 +54,7 @@ class TrainingTab:
                     self._sources()
                 with gr.Column(scale=6, min_width=420):
                     gr.HTML(PANEL, elem_id=NAME)
-            self._connect(block)
+            self._connect()
         return [(block, TITLE, NAME)]
 
     # -- the inputs
@@ -93,6 +84,7 @@ class TrainingTab:
         self.about = gr.HTML("", elem_id=f"{NAME}_about", elem_classes="persres-note")
         self.start = gr.Button("Train", variant="primary", elem_id=f"{NAME}_start")
         self.said = gr.HTML("", elem_id=f"{NAME}_said")
+        self.seen = gr.Button("Look again", elem_id=f"{NAME}_seen", elem_classes="persres-hidden")
 
     def _advanced(self) -> None:
         fields = {field.name: field for field in form.FIELDS}
@@ -167,7 +159,7 @@ class TrainingTab:
 
     # -- what they do
 
-    def _connect(self, block: gr.Blocks) -> None:
+    def _connect(self) -> None:
         self.fields = {"concept": self.name, "macro_class": self.noun, "recipe": self.recipe, **self.fields}
         names, inputs = list(self.fields), list(self.fields.values())
 
@@ -175,8 +167,8 @@ class TrainingTab:
             """call({name: value}, *others), for gradio's positional values."""
             return lambda *values: call(dict(zip(names, values)), *values[len(names) :])
 
-        seen = [self.shown, self.said]
-        look = {"fn": named(self._look), "inputs": [*inputs, self.chosen, self.folder], "outputs": seen}
+        everything = [*inputs, self.chosen, self.folder]
+        look = {"fn": named(self._look), "inputs": everything, "outputs": [self.shown, self.said]}
         quiet = {"show_progress": "hidden", "queue": False}
         self.chosen.change(**look, **quiet)
         self.folder.blur(**look, **quiet)
@@ -186,14 +178,11 @@ class TrainingTab:
         self.fields["flips"].change(**look, **quiet)
         hints = [self.about, *(self.fields[field.name] for field in form.FIELDS)]
         self.recipe.change(self._hints, [self.recipe], hints, **quiet)
-        block.load(self._hints, [self.recipe], hints, **quiet)
-        block.load(lambda: gr.update(choices=self._choices()), None, [self.source], **quiet)
+        # pressed by the page whenever the tab comes into sight: the checkpoint may be another
+        self.seen.click(self._hints, [self.recipe], hints, **quiet)
+        self.seen.click(lambda: gr.update(choices=self._choices()), None, [self.source], **quiet)
 
-        self.start.click(
-            named(self._start),
-            [*inputs, self.chosen, self.folder],
-            [self.said],
-        )
+        self.start.click(named(self._start), everything, [self.said])
         self.load.click(self._load, [self.source, *inputs], [*inputs, self.loaded], show_progress="hidden").then(**look)
         self.keep.click(named(self._keep), [*inputs, self.preset], [self.source, self.loaded], show_progress="hidden")
         self.forget.click(self._forget, [self.preset], [self.source, self.loaded], show_progress="hidden")
@@ -206,14 +195,14 @@ class TrainingTab:
         """The images as the model will see them; numbers that are no numbers yet are told when Train is pressed."""
         try:
             paths, from_folder = self._paths(chosen, folder)
-            recipe = form.recipe_of(values["recipe"], self._is_toybox())
+            recipe = form.recipe_of(values["recipe"], self._model.is_toybox())
             with contextlib.suppress(PersresError):
                 known = form.read({**values, "concept": "a", "macro_class": "a"})
                 recipe = recipe.changed(crops=known["crops"], flips=known["flips"], resolution=known["resolution"])
                 seed = known["seed"]
-                resolution = recipe.resolution or self._resolution() or 512
+                resolution = recipe.resolution or self._model.resolution() or 512
                 return pictures.gallery(paths, resolution, recipe.crops, recipe.flips, seed, not from_folder), ""
-            return pictures.gallery(paths, self._resolution() or 512, 0, False, 0, not from_folder), ""
+            return pictures.gallery(paths, self._model.resolution() or 512, 0, False, 0, not from_folder), ""
         except PersresError as error:
             return "", _said(str(error), "refused")
 
@@ -238,8 +227,8 @@ class TrainingTab:
         return _said(f'"{request.concept}" is in the queue.')
 
     def _hints(self, recipe):
-        toybox = self._is_toybox()
-        shown = form.placeholders(form.recipe_of(recipe, toybox), self._resolution())
+        toybox = self._model.is_toybox()
+        shown = form.placeholders(form.recipe_of(recipe, toybox), self._model.resolution())
         about = f"<p>{html.escape(form.about(recipe, toybox))}</p>"
         return [about, *(gr.update(placeholder=shown[field.name]) for field in form.FIELDS)]
 
@@ -254,7 +243,6 @@ class TrainingTab:
 
     def _load(self, source, *values):
         """The inputs with what the source says, the others as they are."""
-        note = ""
         try:
             if not source:
                 raise PersresError("Nothing is chosen: pick a preset or a residual from the list.")
@@ -264,12 +252,11 @@ class TrainingTab:
                 entry = self._shelf.find(source.removeprefix(RESIDUAL))
                 if entry.metadata is None:
                     raise PersresError(f"{entry.path} cannot be read any more, so nothing was loaded.")
-                found, note = form.from_file(entry.metadata)
+                found = form.from_file(entry.metadata)
         except PersresError as error:
             return *values, _refused(error)
         new = {name: found.get(name, value) for name, value in zip(self.fields, values)}
-        done = f"Loaded from {source}."
-        return *new.values(), _said(f"{done} {note}".strip(), "refused" if note else "done")
+        return *new.values(), _said(f"Loaded from {source}.")
 
     def _keep(self, values, preset):
         try:

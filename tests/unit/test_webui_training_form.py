@@ -9,9 +9,10 @@ from PIL import Image
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.recipes import RECIPES, Stage
+from lib_persres.training.recipes import RECIPES
 from lib_persres.webui import training_form as form
 from lib_persres.webui import training_pictures as pictures
+from lib_persres.webui.training.request import Request
 from lib_persres.webui.training_desk import ACTIONS, Desk
 from lib_persres.webui.training_presets import Presets
 
@@ -83,28 +84,26 @@ def test_the_recipe_follows_the_loaded_model_until_one_is_chosen():
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_residuals_settings_train_the_same_recipe_again(name):
     recipe = RECIPES[name].changed(steps=33, learning_rate=1.25e-4, rank="4", crops=1, flips=True, resolution=64)
-    shown, note = form.from_file(metadata(recipe, seed=5))
-    assert note == "" and shown["seed"] == 5
-    read = form.read({**EMPTY, **shown})
-    changes = {key: read[key] for key in form.SETTINGS if key in recipe.__dict__ or key in Stage.__dataclass_fields__}
-    assert RECIPES[read["recipe"]].changed(**changes) == recipe
+    shown = form.from_file(metadata(recipe, seed=5))
+    assert shown["recipe"] == name and shown["concept"] == "rex"
+    request = Request(**form.read({**EMPTY, **shown}))
+    assert request.recipe_for(name).changed(resolution=request.resolution) == recipe and request.seed == 5
 
 
 def test_what_the_tab_cannot_set_is_told():
-    _, note = form.from_file(metadata(RECIPES["paper"].changed(t_power=2.0, keep=1)))
-    assert "t_power, keep" in note
-    with pytest.raises(PersresError, match="does not say how it was trained"):
-        form.from_file(Metadata(concept="rex", identifier="olis", macro_class="dog"))
+    for recipe in (RECIPES["paper"].changed(t_power=2.0).to_dict(), {}):
+        with pytest.raises(PersresError, match="cannot be set here|names no recipe"):
+            form.from_file(Metadata(concept="rex", identifier="olis", macro_class="dog", recipe=recipe))
 
 
 # -- presets
 
 
 def test_presets_are_kept_without_the_concept_and_deleted(tmp_path):
-    presets = Presets(lambda: tmp_path / "deep" / "presets.json")
+    presets = Presets(tmp_path / "deep" / "presets.json")
     assert presets.all() == {}
     assert presets.save(" fast ", {**EMPTY, "steps": "5"}) == "fast"
-    kept = Presets(lambda: tmp_path / "deep" / "presets.json").get("fast")
+    kept = Presets(tmp_path / "deep" / "presets.json").get("fast")
     assert kept["steps"] == "5" and not {"concept", "macro_class", "overwrite"} & set(kept)
     presets.save("slow", EMPTY)
     presets.delete("fast")
@@ -113,7 +112,7 @@ def test_presets_are_kept_without_the_concept_and_deleted(tmp_path):
 
 def test_bad_presets_are_told(tmp_path):
     path = tmp_path / "presets.json"
-    presets = Presets(lambda: path)
+    presets = Presets(path)
     for name in ("", "paper", form.AUTOMATIC, "a/b", "x" * 61):
         with pytest.raises(PersresError, match="cannot be called"):
             presets.save(name, EMPTY)
@@ -206,9 +205,9 @@ class FakeJobs:
 
 
 def test_the_page_gets_every_training_and_the_prompt_of_those_with_a_file():
-    answer = json.loads(Desk(FakeJobs(), lambda: {"about": "now paper"}).answer(""))
+    answer = json.loads(Desk(FakeJobs()).answer(""))
     assert [job["prompt"] for job in answer["jobs"]] == ["<persres:rex:1.0> a photo of a V* dog", None]
-    assert answer["error"] == "" and answer["about"] == "now paper"
+    assert answer["error"] == ""
 
 
 def test_buttons_reach_the_queue():
