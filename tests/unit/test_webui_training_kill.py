@@ -18,7 +18,11 @@ STEPS = 30
 
 def start(folder):
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(folder), str(STEPS)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, str(PROGRAM), str(folder), str(STEPS)],
+        env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
