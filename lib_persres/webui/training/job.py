@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...errors import PersresError
 from .request import Request
@@ -58,12 +59,12 @@ class Job:
 
     def put(self, **values) -> None:
         """Change the record, here and on disk. A disk that is full must not end what the record tells of."""
-        for name, value in values.items():
-            setattr(self.record, name, value)
+        record = replace(self.record, **values)
         try:
-            self.folder.write(self.record)
+            self.folder.write(record)
         except OSError as error:
-            print(f"persres: the record of {self.record.request['concept']} cannot be written: {error}")
+            print(f"persres: the record of {self.request.concept} cannot be written: {error}")
+        self.record = record  # now: what is told here is on the disk
 
     def begin_clock(self, done: int) -> None:
         self._clock.clear()
