@@ -19,39 +19,33 @@ from pathlib import Path
 import numpy as np
 import standalone_models as models
 import torch
+from companions import add_companions, save_checkpoint
 from PIL import Image
 
 from lib_persres.residual import Factors, Metadata, Residual
-from lib_persres.standalone.checkpoint import save_sd1
-from lib_persres.standalone.modules import AutoencoderKL
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --no-half --use-cpu all --api "
     "--no-download-sd-model --do-not-download-clip --no-hashing"
 ).split()
+PATIENCE = 1800
+"""Seconds for the start or one answer; it takes some on a machine that is busy with other things."""
 TITLE = "Personalized Residuals"
 PLAIN = {"steps": 3, "width": 64, "height": 64, "sampler_name": "Euler", "seed": 5, "cfg_scale": 6}
 
 
 def make_data(folder: Path, extensions: dict[str, Path]) -> None:
-    """A --data-dir with a tiny model, two residuals, and links to these extensions."""
+    """A --data-dir with a tiny model, two residuals, their companions, and links to these extensions."""
     checkpoints = folder / "models" / "Stable-diffusion"
     (folder / "extensions").mkdir(parents=True)
     for name, path in extensions.items():
         (folder / "extensions" / name).symlink_to(path, target_is_directory=True)
     unet = models.tiny_unet()
-    torch.manual_seed(2)
-    # the WebUI takes 8 image pixels for a latent pixel
-    vae = models.randomize(AutoencoderKL({**models.DDCONFIG, "ch_mult": [1, 1, 1, 1], "resolution": 64}, 4))
-    save_sd1(checkpoints / "tiny.safetensors", unet, vae, models.tiny_text(), dtype=torch.float32)
-    # the WebUI looks for the text encoder from its own folder
-    sidecar = checkpoints / "tiny.yaml"
-    place = json.dumps(str(checkpoints / "text_encoder"))
-    sidecar.write_text(sidecar.read_text().replace("version: text_encoder", f"version: {place}"))
-    (folder / "styles.csv").write_text('name,prompt,negative_prompt\nmine,"{prompt} <persres:rex:0.45>",\n')
+    save_checkpoint(checkpoints / "tiny.safetensors", unet)
     make_residual(folder, "rex", unet, 1, "olis", "dog")
     make_residual(folder, "mia", unet, 2, "phol", "cat")
+    add_companions(folder)
 
 
 def make_residual(folder: Path, name: str, unet, seed: int, identifier: str, macro_class: str) -> Path:
@@ -92,7 +86,7 @@ class Host:
                 stderr=subprocess.STDOUT,
             )
 
-    def wait(self, seconds: float = 600) -> Host:
+    def wait(self, seconds: float = PATIENCE) -> Host:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             # a request that comes before the WebUI has added its routes makes it fail to start
@@ -125,7 +119,7 @@ class Host:
         )
         if self.auth:
             request.add_header("Authorization", "Basic " + base64.b64encode(self.auth.encode()).decode())
-        with urllib.request.urlopen(request, timeout=300) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read() or b"null")
 
     def get(self, path: str):

@@ -1,16 +1,22 @@
-"""A WebUI extension for the tests alone: what hangs on the UNet, and a generation that breaks where it is told to."""
+"""A WebUI extension for the tests alone: what hangs on the UNets, which tokens the maps are of, masks of ones, and a
+generation that breaks where it is told to."""
 
-from modules import script_callbacks, scripts, shared, ui_extra_networks
+import torch
+from fastapi import Body
+from modules import script_callbacks, scripts, sd_hijack, sd_models, shared, ui_extra_networks
+
+# lib_persres is imported late: it is on the path only once its own extension was loaded
 
 
 def ours() -> list[str]:
-    """The hooks of lib_persres on the UNet and everything in it."""
+    """The hooks of lib_persres on the UNets of all models in memory and everything in them."""
     found = []
-    for name, module in shared.sd_model.model.diffusion_model.named_modules():
-        for kind in ("_forward_hooks", "_forward_pre_hooks"):
-            for hook in getattr(module, kind).values():
-                if getattr(hook, "__module__", "").startswith("lib_persres"):
-                    found.append(f"{name} {kind}")
+    for model in sd_models.model_data.loaded_sd_models:
+        for name, module in model.model.diffusion_model.named_modules():
+            for kind in ("_forward_hooks", "_forward_pre_hooks"):
+                for hook in getattr(module, kind).values():
+                    if getattr(hook, "__module__", "").startswith("lib_persres"):
+                        found.append(f"{name} {kind}")
     return found
 
 
@@ -61,6 +67,45 @@ class Calls:
 CALLS = Calls()
 
 
+class Marked:
+    """Of which tokens LAG made its maps: the indices of each map row and concept, each answer once."""
+
+    def watch(self):
+        from lib_persres import attention, branch
+
+        self.found = []
+        self.original = attention.concept_maps
+        branch.concept_maps = self
+
+    def __call__(self, q, k, indicator, heads):
+        marked = [[row.nonzero().flatten().tolist() for row in image] for image in indicator]
+        if marked not in self.found:
+            self.found.append(marked)
+        return self.original(q, k, indicator, heads)
+
+    def stop(self):
+        from lib_persres import branch
+
+        branch.concept_maps = self.original
+        return self.found
+
+
+MARKED = Marked()
+
+
+def masks_of_ones(on: int):
+    from lib_persres import lag
+
+    lag.MASKS["median"] = torch.ones_like if on else lag.median_mask
+
+
+def first_difference(a: str, b: str) -> int:
+    """The first vector in which the model's contexts of two texts differ. Its text encoder looks back only."""
+    with torch.no_grad():
+        rows = [shared.sd_model.cond_stage_model([text])[0] for text in (a, b)]
+    return int(((rows[0] - rows[1]).abs().amax(-1) > 1e-4).nonzero()[0])
+
+
 class PromptOfEachImage(scripts.Script):
     """Gives the images of a batch prompts of their own, as extensions for random prompts do."""
 
@@ -90,6 +135,11 @@ def routes(_, app):
     app.post("/probe/watch")(lambda: CALLS.watch())
     app.post("/probe/cards")(cards)
     app.post("/probe/calls")(lambda: CALLS.stop())
+    app.post("/probe/watch-tokens")(lambda: MARKED.watch())
+    app.post("/probe/tokens")(lambda: MARKED.stop())
+    app.post("/probe/ones/{on}")(lambda on: masks_of_ones(int(on)))
+    app.post("/probe/first-difference")(lambda body=Body(): first_difference(body["a"], body["b"]))  # noqa: B008
+    app.get("/probe/attention")(lambda: sd_hijack.model_hijack.optimization_method)
 
 
 script_callbacks.on_app_started(routes)
