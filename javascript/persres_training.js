@@ -67,6 +67,9 @@ function persresTrainingDo(action, job, values = {}) {
             `Remove "${job.concept}" from the list? It cannot be continued then.` : "",
     }[action];
     if (sure && !confirm(sure)) return;
+    // what ended stays in sight although the next one begins
+    if (["stop", "cancel"].includes(action)) persresTraining.chosen = job.id;
+    if (action == "resume") persresTraining.chosen = null;
     persresTrainingAsk({do: action, id: job.id, ...values});
 }
 
@@ -98,7 +101,8 @@ function persresTrainingDraw() {
     persresTrainingPart("previews", job && job.preview.length && [job.id, job.preview, persresTraining.step],
         () => persresTrainingPreviews(job));
     persresTrainingPart("queue", [persresTraining.jobs.map((each) => [each.id, each.concept, each.macro_class, each.state,
-        each.done > 0, each.done < each.total, each.total > 0]), job && job.id], () => persresTrainingQueue(persresTraining.jobs, job));
+        each.done > 0, each.done < each.total,
+        each.total > 0, each.prompt]), job && job.id], () => persresTrainingQueue(persresTraining.jobs, job));
     for (const each of persresTraining.jobs) {
         const row = [...root.querySelectorAll("li[data-id]")].find((item) => item.dataset.id == each.id);
         row.querySelector(".persres-count").textContent = each.total ? `${each.done}/${each.total}` : "";
@@ -193,11 +197,12 @@ function persresTrainingButton(label, title, act, kind = "") {
 function persresTrainingButtons(job) {
     const buttons = persresTrainingActions(job).map(([action, label, title]) => persresTrainingButton(label, title,
         () => persresTrainingDo(action, job), `persres-do-${action}`));
-    if (job.prompt) {
-        buttons.unshift(persresTrainingButton("Send to txt2img", job.prompt, () => persresTrainingSend(job),
-            "persres-do-send persres-primary"));
-    }
+    if (job.prompt) buttons.unshift(persresTrainingSender(job, "persres-do-send persres-primary"));
     return persresElement("div", {class: "persres-buttons"}, ...buttons);
+}
+
+function persresTrainingSender(job, kind) {
+    return persresTrainingButton("Send to txt2img", job.prompt, () => persresTrainingSend(job), kind);
 }
 
 function persresTrainingSend(job) {
@@ -216,7 +221,14 @@ function persresTrainingCurve(job) {
     const x = (index) => left + (width - left - right) * Math.min(1, job.done / job.total) *
         (points.length > 1 ? index / (points.length - 1) : 1);
     const y = (value) => top + (height - top - bottom) * (high - value) / (high - low);
-    const path = points.map((value, index) => `${index ? "L" : "M"}${x(index).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    const path = (values) => values.map((value, index) =>
+        `${index ? "L" : "M"}${x(index).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    // the loss of a step jumps with its noise: the mean of the last ones shows where it goes
+    const count = Math.max(3, Math.round(points.length / 8));
+    const means = points.map((_, index) => {
+        const part = points.slice(Math.max(0, index - count + 1), index + 1);
+        return part.reduce((sum, value) => sum + value, 0) / part.length;
+    });
     const label = (value) => high >= 0.1 ? value.toFixed(3) : value.toPrecision(2);
     const svg = persresElement("svg", {
         viewBox: `0 0 ${width} ${height}`, class: "persres-curve", role: "img",
@@ -234,11 +246,7 @@ function persresTrainingCurve(job) {
         persresElement("text", {x: width - right, y: height - 6, "text-anchor": "end"}, `step ${job.total}`),
         persresElement("text", {x: (left + width) / 2, y: height - 6, "text-anchor": "middle"}, "loss"),
     );
-    if (points.length == 1) {
-        svg.append(persresElement("path", {d: `M${left} ${y(points[0])}L${x(0)} ${y(points[0])}`}));
-    } else {
-        svg.append(persresElement("path", {d: path}));
-    }
+    svg.append(persresElement("path", {d: path(points), class: "persres-raw"}), persresElement("path", {d: path(means)}));
     return svg;
 }
 
@@ -264,7 +272,7 @@ function persresTrainingQueue(jobs, shown) {
     const waiting = jobs.filter((job) => job.state == "queued");
     const rows = jobs.map((job) => {
         const place = waiting.indexOf(job);
-        const buttons = [];
+        const buttons = job.prompt ? [persresTrainingSender(job, "persres-do-send")] : [];
         if (place > 0) buttons.push(persresTrainingButton("↑", "earlier", () => persresTrainingDo("move", job, {places: -1}), "persres-do-up"));
         if (place >= 0 && place < waiting.length - 1) {
             buttons.push(persresTrainingButton("↓", "later", () => persresTrainingDo("move", job, {places: 1}), "persres-do-down"));

@@ -69,15 +69,15 @@ class TrainingTab:
         self.folder = gr.Textbox(
             label="or a folder of images on the WebUI's machine",
             placeholder="none",
-            lines=1,
+            max_lines=1,
             visible=not shared.cmd_opts.hide_ui_dir_config,
             elem_id=f"{NAME}_folder",
         )
 
     def _concept(self) -> None:
         with gr.Row():
-            self.name = gr.Textbox(label="Concept name", placeholder="rex", lines=1, elem_id=f"{NAME}_name")
-            self.noun = gr.Textbox(label="Class", placeholder="dog", lines=1, elem_id=f"{NAME}_class")
+            self.name = gr.Textbox(label="Concept name", placeholder="rex", max_lines=1, elem_id=f"{NAME}_name")
+            self.noun = gr.Textbox(label="Class", placeholder="dog", max_lines=1, elem_id=f"{NAME}_class")
         self.recipe = gr.Dropdown(
             [form.AUTOMATIC, *RECIPES], value=form.AUTOMATIC, label="Recipe", elem_id=f"{NAME}_recipe"
         )
@@ -95,7 +95,7 @@ class TrainingTab:
                 for name in names:
                     field = fields[name]
                     self.fields[name] = gr.Textbox(
-                        label=field.label, info=field.hint or None, lines=1, elem_id=f"{NAME}_{name}"
+                        label=field.label, info=field.hint or None, max_lines=1, elem_id=f"{NAME}_{name}"
                     )
 
         with gr.Accordion("Advanced", open=False, elem_id=f"{NAME}_advanced"):
@@ -118,7 +118,11 @@ class TrainingTab:
                     elem_id=f"{NAME}_flips",
                 )
                 self.fields["seed"] = gr.Textbox(
-                    label="Seed", info="the same seed learns the same", placeholder="0", elem_id=f"{NAME}_seed"
+                    label="Seed",
+                    info="the same seed learns the same",
+                    placeholder="0",
+                    max_lines=1,
+                    elem_id=f"{NAME}_seed",
                 )
             text("template")
             with gr.Row():
@@ -126,12 +130,14 @@ class TrainingTab:
                     label="Preview every … steps",
                     info="plain and LAG side by side; empty: none",
                     placeholder="0",
+                    max_lines=1,
                     elem_id=f"{NAME}_preview_every",
                 )
                 self.fields["preview_prompt"] = gr.Textbox(
                     label="Preview prompt",
                     info="with V* for the concept",
                     placeholder="a photo of a V* and the class",
+                    max_lines=1,
                     elem_id=f"{NAME}_preview_prompt",
                 )
             self.fields["overwrite"] = gr.Checkbox(
@@ -151,7 +157,7 @@ class TrainingTab:
                 self.load = gr.Button("Load settings", elem_id=f"{NAME}_load")
             with gr.Row():
                 self.preset = gr.Textbox(
-                    label="Preset", placeholder="a name for these settings", lines=1, elem_id=f"{NAME}_preset"
+                    label="Preset", placeholder="a name for these settings", max_lines=1, elem_id=f"{NAME}_preset"
                 )
                 self.keep = gr.Button("Keep as preset", elem_id=f"{NAME}_keep")
                 self.forget = gr.Button("Delete preset", elem_id=f"{NAME}_forget")
