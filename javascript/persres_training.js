@@ -300,8 +300,6 @@ function persresTrainingQueue(jobs, shown) {
 
 // -- the images: a list of uploaded files in a hidden input, which the server draws
 
-const PERSRES_MOST_IMAGES = 200;
-
 function persresTrainingChosen() {
     return gradioApp().querySelector("#persres_training_chosen textarea, #persres_training_chosen input");
 }
@@ -315,8 +313,9 @@ function persresTrainingChange(change) {
 async function persresTrainingUpload(files) {
     const hint = gradioApp().querySelector("#persres_training_drop span");
     const before = JSON.parse(persresTrainingChosen().value || "[]").length;
-    if (before + files.length > PERSRES_MOST_IMAGES) {
-        hint.textContent = `${before + files.length} images are too many: at most ${PERSRES_MOST_IMAGES} are allowed, 3 to 10 are enough.`;
+    const most = Number(gradioApp().querySelector("#persres_training_files").dataset.most);
+    if (before + files.length > most) {
+        hint.textContent = `${before + files.length} images are too many: at most ${most} are allowed, 3 to 10 are enough.`;
         return;
     }
     const paths = [];

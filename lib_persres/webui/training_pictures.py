@@ -15,8 +15,8 @@ from ..errors import PersresError
 from ..training.images import IMAGE_SUFFIXES, crop_views, load_images
 from .training.photos import check_count, check_sizes
 
-SHOWN = 24
-"""As many are drawn on the page."""
+SHOWN, VIEWS = 24, 8
+"""As many images, and small views of each, are drawn on the page."""
 LARGE, SMALL = 144, 44
 
 
@@ -97,7 +97,7 @@ def _card(path: str, resolution: int, crops: int, flips: bool, seed: int, remova
     )
     try:
         photo = load_images([path])[0].image
-        views = crop_views(photo, resolution, flips, crops, seed)
+        views = crop_views(photo, resolution, flips, min(crops, VIEWS), seed)  # the first ones are the same
     except PersresError as error:
         text = html.escape(str(error).replace(str(path), Path(path).name))
         return f'<div class="persres-image persres-wrong">{remove}<p>{text}</p></div>'
@@ -105,7 +105,7 @@ def _card(path: str, resolution: int, crops: int, flips: bool, seed: int, remova
         Image.fromarray(((view.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()) for view in views
     ]
     large = f'<img class="persres-view" alt="{name}, its centre" src="{_data(pictures[0], LARGE)}">'
-    small = "".join(f'<img alt="{name}, another view" src="{_data(each, SMALL)}">' for each in pictures[1:9])
+    small = "".join(f'<img alt="{name}, another view" src="{_data(each, SMALL)}">' for each in pictures[1 : 1 + VIEWS])
     return (
         f'<div class="persres-image">{remove}{large}<div class="persres-views">{small}</div>'
         f'<p title="{name}">{name} <span>{photo.width}×{photo.height}</span></p></div>'

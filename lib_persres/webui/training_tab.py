@@ -20,6 +20,7 @@ from . import training_pictures as pictures
 from .files import Shelf
 from .settings import TITLE
 from .training.jobs import Jobs
+from .training.photos import MOST
 from .training.request import Request
 from .training_desk import Desk
 from .training_model import LoadedModel
@@ -28,7 +29,7 @@ from .training_presets import Presets
 NAME = "persres_training"
 PRESET, RESIDUAL = "preset: ", "residual: "
 PANEL = f'<div id="{NAME}_panel"><p class="persres-note">Trainings are shown here.</p></div>'
-DROP = f"""<label class="persres-drop"><input type="file" multiple id="{NAME}_files"
+DROP = f"""<label class="persres-drop"><input type="file" multiple id="{NAME}_files" data-most="{MOST}"
  accept="image/*,.heic,.heif,.avif"><b>Drop images here</b><span>or click to choose them</span></label>"""
 HELP = (
     "Drop 3 to 10 photos of one thing, name it, say what kind of thing it is, and press Train. "
@@ -201,14 +202,12 @@ class TrainingTab:
         """The images as the model will see them; numbers that are no numbers yet are told when Train is pressed."""
         try:
             paths, from_folder = self._paths(chosen, folder)
-            recipe = form.recipe_of(values["recipe"], self._model.is_toybox())
+            recipe, seed, resolution = form.recipe_of(values["recipe"], self._model.is_toybox()), 0, None
             with contextlib.suppress(PersresError):
-                known = form.read({**values, "concept": "a", "macro_class": "a"})
-                recipe = recipe.changed(crops=known["crops"], flips=known["flips"], resolution=known["resolution"])
-                seed = known["seed"]
-                resolution = recipe.resolution or self._model.resolution() or 512
-                return pictures.gallery(paths, resolution, recipe.crops, recipe.flips, seed, not from_folder), ""
-            return pictures.gallery(paths, self._model.resolution() or 512, 0, False, 0, not from_folder), ""
+                request = Request(**form.read({**values, "concept": "a", "macro_class": "a"}))
+                recipe, seed, resolution = request.recipe_for(recipe.name), request.seed, request.resolution
+            resolution = resolution or self._model.resolution() or 512
+            return pictures.gallery(paths, resolution, recipe.crops, recipe.flips, seed, not from_folder), ""
         except PersresError as error:
             return "", _said(str(error), "refused")
 
