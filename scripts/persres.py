@@ -1,6 +1,8 @@
 """Registers the extension with the WebUI; everything else is in lib_persres/webui."""
 
-from modules import extra_networks, script_callbacks, ui_extra_networks
+from pathlib import Path
+
+from modules import extra_networks, paths, script_callbacks, ui_extra_networks
 
 from lib_persres.webui import script
 from lib_persres.webui.api import add_routes
@@ -10,11 +12,18 @@ from lib_persres.webui.guard import guard
 from lib_persres.webui.infotext import renamed
 from lib_persres.webui.job import Job
 from lib_persres.webui.network import PersresNetwork
-from lib_persres.webui.options import CACHE
-from lib_persres.webui.section import add_section, chosen, folder
+from lib_persres.webui.options import CACHE, STATE_EVERY
+from lib_persres.webui.section import add_section, chosen, folder, training_folders
+from lib_persres.webui.training.api import add_training_routes
+from lib_persres.webui.training.jobs import Jobs
+from lib_persres.webui.training.lend import lend, turn
+from lib_persres.webui.training_presets import Presets
+from lib_persres.webui.training_tab import TrainingTab
 from lib_persres.webui.xyz import add_axes
 
 SHELF = Shelf(folder, limit=lambda: int(chosen(CACHE)))
+JOBS = Jobs(Path(paths.data_path, "persres-training"), SHELF, turn, lend, lambda: int(chosen(STATE_EVERY)))
+TAB = TrainingTab(JOBS, SHELF, Presets(JOBS.root / "presets.json"))
 
 
 class PersonalizedResiduals(script.PersresScript):
@@ -41,8 +50,12 @@ script_callbacks.on_before_ui(lambda: add_axes(SHELF))
 script_callbacks.on_before_ui(register)
 script_callbacks.on_ui_settings(lambda: add_section(settings_changed))
 script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(SHELF)))
+script_callbacks.on_ui_tabs(TAB.tabs)
 script_callbacks.on_app_started(register)  # with --nowebui there is no UI
 script_callbacks.on_app_started(lambda _, app: add_routes(app, SHELF))
 script_callbacks.on_app_started(lambda _, app: guard(app))
+script_callbacks.on_app_started(lambda _, app: add_training_routes(app, JOBS, training_folders))
+script_callbacks.on_app_started(lambda *_: JOBS.start())
+script_callbacks.on_script_unloaded(JOBS.close)
 script_callbacks.on_cfg_denoiser(cfg_denoiser)
 script_callbacks.on_infotext_pasted(lambda infotext, params: renamed(SHELF, params))

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import PersresError
+from ..training.sizes import check_side, default_resolution  # noqa: F401 the commands take them from here
 
 TOYBOX = "toybox"
 """The name that stands for the shipped checkpoint."""
 TOYBOX_CHECKPOINT = Path(__file__).parent.parent / "toybox" / "checkpoint" / "toybox.safetensors"
 DTYPES = ("auto", "fp32", "fp16", "bf16")
-LATENT = 8
-"""Image pixels of a latent pixel, along one side."""
 MOST_SEEDS = 10_000
 
 
@@ -131,27 +130,6 @@ def _device(name: str):
     if device.type == "meta":  # a device to torch, but one without memory
         raise PersresError(f"The device {name!r} cannot be used here: try --device cpu.")
     return device
-
-
-def default_resolution(unet_params: dict) -> int:
-    """The side of the pictures that a model was trained on.
-
-    SD1's own yaml says 32 latent pixels although the model was trained on 64; others are taken at their word.
-    """
-    size = unet_params.get("image_size", 64)
-    if size == 32 and unet_params.get("model_channels") == 320:
-        size = 64
-    return LATENT * size
-
-
-def check_side(unet_params: dict, side: int, option: str) -> None:
-    """Raise PersresError for a side that the UNet's levels cannot halve and double back."""
-    step = LATENT * 2 ** (len(unet_params["channel_mult"]) - 1)
-    if side < step or side % step:
-        below = max(step, side // step * step)
-        raise PersresError(
-            f"{option} {side} does not fit this model: take a multiple of {step}, such as {below}."
-        )
 
 
 # -- files ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import signal
 import threading
@@ -13,6 +12,7 @@ from collections import deque
 from pathlib import Path
 
 from ..errors import PersresError
+from ..training.names import check_class, check_name, free_identifier
 from ..training.recipes import RECIPES
 from .common import (
     Formatter,
@@ -145,7 +145,8 @@ def run(args) -> int:
     sd = load_model(checkpoint, args.device, args.dtype)
     resolution = args.resolution or default_resolution(sd.unet.params)
     check_side(sd.unet.params, resolution, "--resolution")
-    identifier = args.identifier or free_identifier(sd.encode_text, macro_class, out)
+    others = (path for path in sorted(out.parent.glob(f"*{SUFFIX}")) if path != out)
+    identifier = args.identifier or free_identifier(sd.encode_text, macro_class, others)
     note(
         f'Learning "{args.name}" from {len(photos)} photo{"s" * (len(photos) > 1)} '
         f"at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, V* is {identifier}"
@@ -176,25 +177,6 @@ def run(args) -> int:
     return 0
 
 
-def check_name(name: str) -> None:
-    """Raise PersresError for a name that a file, a prompt's tag or a page would misread."""
-    if len(name) > 100 or not re.fullmatch(r"\w([\w .-]*\w)?", name):
-        raise PersresError(
-            f"The name {name[:40]!r} cannot be used: take up to 100 letters and digits, "
-            "with spaces, dots, - or _ in between."
-        )
-
-
-def check_class(macro_class: str) -> str:
-    """The class without white space around it; PersresError for what is no word of a prompt."""
-    macro_class = macro_class.strip()
-    if not re.fullmatch(r"\w[\w '-]*", macro_class):
-        raise PersresError(
-            f'The class {macro_class[:40]!r} cannot be used: give the plain noun for the concept, as "dog".'
-        )
-    return macro_class
-
-
 def output_file(out: str, name: str) -> Path:
     """The file that --out means: itself, or NAME.safetensors in a folder."""
     path = Path(out)
@@ -203,26 +185,6 @@ def output_file(out: str, name: str) -> Path:
             f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder."
         )
     return path if path.suffix == SUFFIX and not path.is_dir() else path / f"{name}{SUFFIX}"
-
-
-def free_identifier(encode, macro_class: str, out: Path) -> str:
-    """An identifier that no other residual of this class in the folder has: LAG tells them apart by it."""
-    from ..prompt import choose_identifier
-    from ..residual import Residual
-
-    taken = set()
-    for path in sorted(out.parent.glob(f"*{SUFFIX}")):
-        if path != out:
-            try:
-                metadata = Residual.read_metadata(path)
-            except PersresError:
-                continue
-            if metadata.macro_class.lower() == macro_class.lower():
-                taken.add(metadata.identifier)
-    try:
-        return choose_identifier(encode, taken)
-    except PersresError:
-        return choose_identifier(encode)  # all are taken: two concepts share one, and LAG will say so
 
 
 def example(checkpoint: str, out: Path, macro_class: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +13,13 @@ FOLDER = "persres_dir"
 LAG = "persres_lag"
 CACHE = "persres_cache"
 HASHES = "persres_hashes"
+STATE_EVERY = "persres_state_every"
+TRAIN_FOLDERS = "persres_train_folders"
 
 LAG_CHOICES = ("accordion", "always", "never")
 MAX_CACHE = 1000
-DEFAULTS = {FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True}
+MAX_STEPS = 100_000
+DEFAULTS = {FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True, STATE_EVERY: 50, TRAIN_FOLDERS: ""}
 
 
 def check(key: str, value) -> None:
@@ -32,6 +36,16 @@ def check(key: str, value) -> None:
             _refuse(key, value, f"a whole number from 0 to {MAX_CACHE}")
     elif key == HASHES and not isinstance(value, bool):
         _refuse(key, value, "true or false")
+    elif key == STATE_EVERY:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in range(MAX_STEPS + 1):
+            _refuse(key, value, f"a whole number of steps from 0 to {MAX_STEPS}")
+    elif key == TRAIN_FOLDERS:
+        if not isinstance(value, str) or not all(map(os.path.isabs, folders_in(value))):
+            _refuse(key, value, "full paths of folders, one a line, or nothing")
+
+
+def folders_in(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def check_all(values: Mapping) -> None:

@@ -11,7 +11,19 @@ from modules import paths, shared
 
 from ..errors import PersresError
 from ..prompt import NETWORK
-from .options import CACHE, DEFAULTS, FOLDER, HASHES, LAG, LAG_CHOICES, MAX_CACHE, check
+from .options import (
+    CACHE,
+    DEFAULTS,
+    FOLDER,
+    HASHES,
+    LAG,
+    LAG_CHOICES,
+    MAX_CACHE,
+    STATE_EVERY,
+    TRAIN_FOLDERS,
+    check,
+    folders_in,
+)
 from .settings import TITLE
 
 
@@ -26,6 +38,11 @@ def folder() -> Path:
     """Where the residuals are: what the command line says, else the setting, else beside the other models."""
     given = getattr(shared.cmd_opts, "persres_dir", None) or str(chosen(FOLDER)).strip()
     return Path(given or Path(paths.models_path) / "persres")
+
+
+def training_folders() -> list[Path]:
+    """The folders in which a program may name folders of photos."""
+    return [Path(paths.data_path), *map(Path, folders_in(chosen(TRAIN_FOLDERS)))]
 
 
 def add_section(changed: Callable[[], object]) -> None:
@@ -48,6 +65,16 @@ def add_section(changed: Callable[[], object]) -> None:
         HASHES: shared.OptionInfo(DEFAULTS[HASHES], "Write hashes of residuals into the infotext").info(
             "with them a pasted prompt finds a file that was renamed"
         ),
+        STATE_EVERY: shared.OptionInfo(
+            DEFAULTS[STATE_EVERY], "Steps between saved states of a training", gr.Number, {"precision": 0}
+        ).info("after a crash it continues from the last one; 0: only where it is stopped"),
+        TRAIN_FOLDERS: shared.OptionInfo(
+            DEFAULTS[TRAIN_FOLDERS],
+            "Folders that the API may train from",
+            gr.Textbox,
+            {"lines": 2, **(getattr(shared, "hide_dirs", None) or {})},
+            restrict_api=True,  # else who may use the API could allow itself any folder
+        ).info("full paths, one a line, beside the WebUI's own data folder"),
     }
     for key, info in infos.items():
         info.section = (NETWORK, TITLE)

@@ -3,7 +3,17 @@
 import pytest
 
 from lib_persres.errors import PersresError
-from lib_persres.webui.options import CACHE, DEFAULTS, FOLDER, HASHES, LAG, check, check_all
+from lib_persres.webui.options import (
+    CACHE,
+    DEFAULTS,
+    FOLDER,
+    HASHES,
+    LAG,
+    STATE_EVERY,
+    TRAIN_FOLDERS,
+    check,
+    check_all,
+)
 
 
 def test_defaults_and_other_good_values_are_understood(tmp_path):
@@ -23,6 +33,11 @@ def test_defaults_and_other_good_values_are_understood(tmp_path):
         (CACHE, True, "persres_cache"),
         (CACHE, "8", "persres_cache"),
         (CACHE, float("nan"), "persres_cache"),
+        (STATE_EVERY, -1, "a whole number of steps from 0"),
+        (STATE_EVERY, True, "persres_state_every is 'True'"),
+        (STATE_EVERY, 2.5, "persres_state_every is '2.5'"),
+        (TRAIN_FOLDERS, "photos", "full paths of folders, one a line"),
+        (TRAIN_FOLDERS, 3, "persres_train_folders is '3'"),
         (HASHES, "no", "persres_hashes is 'no'; allowed is true or false"),
     ],
 )

@@ -58,9 +58,9 @@ class Browser:
         """Run JavaScript in the page; `values` are its `arguments`."""
         return self.driver.execute_script(script, *values)
 
-    def wait(self, script: str, *values):
+    def wait(self, script: str, *values, seconds: float = PATIENCE):
         """What the script returns once that is true."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):  # such as null.value before there is an element
                 if found := self.run(script, *values):

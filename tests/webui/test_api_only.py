@@ -29,7 +29,18 @@ def alone(tmp_path_factory, reference):
 @pytest.mark.parametrize("password", [None, "ann:wrong", "bob:secret"])
 @pytest.mark.parametrize(
     "method, path",
-    [("GET", "/persres/v1/residuals"), ("POST", "/persres/v1/refresh"), ("POST", "/sdapi/v1/txt2img")],
+    [
+        ("GET", "/persres/v1/residuals"),
+        ("POST", "/persres/v1/refresh"),
+        ("POST", "/sdapi/v1/txt2img"),
+        ("GET", "/persres/v1/train"),
+        ("POST", "/persres/v1/train"),
+        ("GET", "/persres/v1/train/x"),
+        ("GET", "/persres/v1/train/x/preview/1/lag"),
+        ("POST", "/persres/v1/train/x/stop"),
+        ("POST", "/persres/v1/train/x/move/1"),
+        ("DELETE", "/persres/v1/train/x"),
+    ],
 )
 def test_without_the_password_no_route_answers(alone, method, path, password):
     right, alone.auth = alone.auth, password

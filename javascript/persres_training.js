@@ -1,0 +1,366 @@
+// The right half of the tab "Personalized Residuals": the trainings, asked for once a second while the tab is seen.
+//
+// What is drawn comes from the server alone, so a reloaded page or a second one shows the same. The question goes
+// through an event of gradio's, which the page's own login guards.
+
+const persresTraining = {asked: 0, busy: false, chosen: null, jobs: [], parts: {}, step: null, said: ""};
+const PERSRES_STATES = {
+    queued: "waiting", running: "training", finished: "finished", stopped: "stopped", cancelled: "cancelled",
+    failed: "failed", interrupted: "interrupted",
+};
+
+function persresTrainingRoot() {
+    return gradioApp().querySelector("#persres_training_panel");
+}
+
+/** An element with these attributes; children may be text. */
+function persresElement(tag, attributes = {}, ...children) {
+    const svg = ["svg", "path", "line", "text", "g"].includes(tag);
+    const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+    return element;
+}
+
+// -- asking
+
+/** Ask the server, or tell it to do something; then draw. */
+async function persresTrainingAsk(question = {}) {
+    const state = persresTraining;
+    state.busy = true;
+    try {
+        const answer = await fetch("./run/persres_training", {
+            method: "POST",
+            headers: {"Content-Type": "application/json"},
+            body: JSON.stringify({data: [JSON.stringify(question)]}),
+        });
+        if (answer.status == 401) throw new Error("The login has ended: reload the page.");
+        if (!answer.ok) throw new Error(`The WebUI answers with status ${answer.status}.`);
+        const told = JSON.parse((await answer.json()).data[0]);
+        if (told.jobs) state.jobs = told.jobs;
+        // what a button was refused stays until the next button
+        if (question.do || told.error) state.said = told.error;
+        state.lost = "";
+    } catch (error) {
+        state.lost = error instanceof TypeError ? "The WebUI does not answer; asking again." : error.message;
+    } finally {
+        state.busy = false;
+        state.asked = Date.now();
+    }
+    persresTrainingDraw();
+}
+
+function persresTrainingTick() {
+    const root = persresTrainingRoot();
+    const seen = Boolean(root && root.offsetParent);
+    if (seen && !persresTraining.seen) gradioApp().querySelector("#persres_training_seen").click();
+    persresTraining.seen = seen;
+    if (!seen || document.hidden || persresTraining.busy) return;
+    const live = persresTraining.jobs.some((job) => ["running", "queued"].includes(job.state));
+    if (Date.now() - persresTraining.asked >= (live ? 900 : 2000)) persresTrainingAsk();
+}
+
+function persresTrainingDo(action, job, values = {}) {
+    const sure = {
+        cancel: `Cancel the training of "${job.concept}"? Nothing of it is kept.`,
+        remove: job.state == "queued" || job.done < job.total && job.state != "cancelled" ?
+            `Remove "${job.concept}" from the list? It cannot be continued then.` : "",
+    }[action];
+    if (sure && !confirm(sure)) return;
+    // what ended stays in sight although the next one begins
+    if (["stop", "cancel"].includes(action)) persresTraining.chosen = job.id;
+    if (action == "resume") persresTraining.chosen = null;
+    persresTrainingAsk({do: action, id: job.id, ...values});
+}
+
+// -- drawing
+
+/** The job in the upper part: the chosen one, else the one that runs, else the last that did something. */
+function persresTrainingShown() {
+    const jobs = persresTraining.jobs;
+    return jobs.find((job) => job.id == persresTraining.chosen) || jobs.find((job) => job.state == "running") ||
+        jobs.filter((job) => job.state != "queued").pop() || jobs[0];
+}
+
+function persresTrainingDraw() {
+    const root = persresTrainingRoot();
+    if (!root) return;
+    const job = persresTrainingShown();
+    const said = persresTraining.lost || persresTraining.said;
+    persresTrainingPart("said", said, () => persresElement("p", {class: "persres-refused", role: "status"}, said));
+    persresTrainingPart("head", job && [job.id, job.concept, job.macro_class, job.state], () => persresTrainingHead(job));
+    persresTrainingPart("progress", job && [job.id, job.state, job.done, job.total, job.eta, job.steps_per_second,
+        job.memory], () => persresTrainingProgress(job));
+    persresTrainingPart("message", job && job.message, () => persresElement("p", {
+        class: job.state == "failed" ? "persres-refused" : "persres-note", role: "status"}, job.message));
+    persresTrainingPart("buttons", job && [job.id, job.state, job.done > 0, job.done < job.total, job.total > 0, job.prompt,
+        job.concept],
+        () => persresTrainingButtons(job));
+    persresTrainingPart("curve", job && job.loss.length && [job.id, job.loss, job.done, job.total],
+        () => persresTrainingCurve(job));
+    persresTrainingPart("previews", job && job.preview.length && [job.id, job.preview, persresTraining.step],
+        () => persresTrainingPreviews(job));
+    persresTrainingPart("queue", [persresTraining.jobs.map((each) => [each.id, each.concept, each.macro_class, each.state,
+        each.done > 0, each.done < each.total,
+        each.total > 0, each.prompt]), job && job.id], () => persresTrainingQueue(persresTraining.jobs, job));
+    for (const each of persresTraining.jobs) {
+        const row = [...root.querySelectorAll("li[data-id]")].find((item) => item.dataset.id == each.id);
+        row.querySelector(".persres-count").textContent = each.total ? `${each.done}/${each.total}` : "";
+    }
+}
+
+/** Draw a part again where what it shows has changed, so that no button is replaced while it is pressed. */
+function persresTrainingPart(name, shows, draw) {
+    const root = persresTrainingRoot();
+    if (!root.querySelector(":scope > .persres-part")) {
+        root.replaceChildren();
+        persresTraining.parts = {};
+    }
+    const known = persresTraining.parts;
+    const key = JSON.stringify(shows || null);
+    if (known[name]?.key == key) return;
+    if (!known[name]) {
+        known[name] = {place: persresElement("div", {class: `persres-part persres-part-${name}`})};
+        root.append(known[name].place);
+    }
+    known[name].key = key;
+    known[name].place.replaceChildren(...(shows ? [draw()] : []));
+}
+
+function persresTrainingHead(job) {
+    return persresElement("h3", {}, job.concept, persresElement("small", {}, ` V* ${job.macro_class} `),
+        persresTrainingState(job));
+}
+
+function persresTrainingState(job) {
+    return persresElement("span", {class: `persres-state persres-state-${job.state}`}, PERSRES_STATES[job.state] || job.state);
+}
+
+function persresDuration(seconds) {
+    const whole = Math.max(0, Math.round(seconds));
+    const pad = (number) => String(number).padStart(2, "0");
+    const minutes = Math.floor(whole / 60);
+    return minutes >= 60 ? `${Math.floor(minutes / 60)}:${pad(minutes % 60)}:${pad(whole % 60)}` : `${minutes}:${pad(whole % 60)}`;
+}
+
+function persresTrainingProgress(job) {
+    const share = job.total ? 100 * job.done / job.total : 0;
+    const facts = [job.total ? `${job.done} of ${job.total} steps` : "not begun"];
+    if (job.state == "running") {
+        const speed = job.steps_per_second;
+        if (speed) facts.push(speed >= 1 ? `${speed.toFixed(1)} steps/s` : `${(1 / speed).toFixed(1)} s/step`);
+        if (job.eta !== null && job.eta !== undefined) facts.push(`${persresDuration(job.eta)} left`);
+    }
+    if (job.memory) facts.push(`memory ${(job.memory / 2 ** 30).toFixed(2)} GiB`);
+    const bar = persresElement("div", {
+        class: "persres-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": job.total,
+        "aria-valuenow": job.done, "aria-label": `Training of ${job.concept}`,
+    }, persresElement("div", {style: `width: ${share.toFixed(1)}%`}));
+    return persresElement("div", {}, bar, persresElement("p", {class: "persres-facts"}, facts.join(" · ")));
+}
+
+/** The buttons of a state: [action, label, what it does]. */
+function persresTrainingActions(job) {
+    const more = !job.total || job.done < job.total;
+    return {
+        running: [
+            ["stop", "Stop", "end the training and keep what is learned"],
+            ["cancel", "Cancel", "end the training and keep nothing"],
+            ["save", "Save now", "write what is learned until now and go on"],
+            ["sample", "Sample now", "draw a preview and go on"],
+        ],
+        queued: [["remove", "Remove", "take it out of the queue"]],
+        interrupted: [
+            ["resume", "Continue", "go on where it was interrupted"],
+            ["remove", "Remove", "take it out of the list"],
+        ],
+        stopped: [
+            ...(more ? [["resume", "Continue", "go on where it was stopped"]] : []),
+            ["remove", "Remove", "take it out of the list; the residual's file stays"],
+        ],
+        failed: [
+            ["resume", job.done ? "Continue" : "Try again", "put it into the queue again"],
+            ["remove", "Remove", "take it out of the list"],
+        ],
+    }[job.state] || [["remove", "Remove", "take it out of the list; the residual's file stays"]];
+}
+
+function persresTrainingButton(label, title, act, kind = "") {
+    const button = persresElement("button", {type: "button", class: `persres-button ${kind}`.trim(), title: title}, label);
+    button.addEventListener("click", (event) => {
+        event.stopPropagation();
+        act();
+    });
+    return button;
+}
+
+function persresTrainingButtons(job) {
+    const buttons = persresTrainingActions(job).map(([action, label, title]) => persresTrainingButton(label, title,
+        () => persresTrainingDo(action, job), `persres-do-${action}`));
+    if (job.prompt) buttons.unshift(persresTrainingSender(job, "persres-do-send persres-primary"));
+    return persresElement("div", {class: "persres-buttons"}, ...buttons);
+}
+
+function persresTrainingSender(job, kind) {
+    return persresTrainingButton("Send to txt2img", job.prompt, () => persresTrainingSend(job), kind);
+}
+
+function persresTrainingSend(job) {
+    const textarea = gradioApp().querySelector("#txt2img_prompt textarea");
+    textarea.value = job.prompt;
+    updateInput(textarea);
+    switch_to_txt2img();
+}
+
+/** The loss as a line: its points are means, from the first step to the last that was made. */
+function persresTrainingCurve(job) {
+    const [width, height, left, right, top, bottom] = [600, 190, 46, 10, 10, 24];
+    const points = job.loss.filter(Number.isFinite);
+    let [low, high] = [Math.min(...points), Math.max(...points)];
+    if (high - low < 1e-6) [low, high] = [low - 5e-7, high + 5e-7];
+    const x = (index) => left + (width - left - right) * Math.min(1, job.done / job.total) *
+        (points.length > 1 ? index / (points.length - 1) : 1);
+    const y = (value) => top + (height - top - bottom) * (high - value) / (high - low);
+    const path = (values) => values.map((value, index) =>
+        `${index ? "L" : "M"}${x(index).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    // the loss of a step jumps with its noise: the mean of the last ones shows where it goes
+    const count = Math.max(3, Math.round(points.length / 8));
+    const means = points.map((_, index) => {
+        const part = points.slice(Math.max(0, index - count + 1), index + 1);
+        return part.reduce((sum, value) => sum + value, 0) / part.length;
+    });
+    const label = (value) => high >= 0.1 ? value.toFixed(3) : value.toPrecision(2);
+    const svg = persresElement("svg", {
+        viewBox: `0 0 ${width} ${height}`, class: "persres-curve", role: "img",
+        "aria-label": `Loss: ${label(points[0])} at first, now ${label(points[points.length - 1])}`,
+        "data-points": points.length,
+    });
+    for (const value of [high, (high + low) / 2, low]) {
+        svg.append(
+            persresElement("line", {x1: left, x2: width - right, y1: y(value), y2: y(value)}),
+            persresElement("text", {x: left - 5, y: y(value) + 4, "text-anchor": "end"}, label(value)),
+        );
+    }
+    svg.append(
+        persresElement("text", {x: left, y: height - 6}, "0"),
+        persresElement("text", {x: width - right, y: height - 6, "text-anchor": "end"}, `step ${job.total}`),
+        persresElement("text", {x: (left + width) / 2, y: height - 6, "text-anchor": "middle"}, "loss"),
+    );
+    svg.append(persresElement("path", {d: path(points), class: "persres-raw"}), persresElement("path", {d: path(means)}));
+    return svg;
+}
+
+/** The last preview, or the one that was chosen by its step. */
+function persresTrainingPreviews(job) {
+    const shown = job.preview.find((each) => each.step == persresTraining.step) || job.preview[job.preview.length - 1];
+    const picture = (path, caption) => path && persresElement("figure", {},
+        persresElement("img", {src: "./file=" + encodeURI(path).replace(/[#?]/g, encodeURIComponent), alt: `${caption}, step ${shown.step}`}),
+        persresElement("figcaption", {}, caption));
+    const steps = job.preview.map((each) => persresTrainingButton(each.step, `the preview after ${each.step} steps`, () => {
+        persresTraining.step = each === job.preview[job.preview.length - 1] ? null : each.step;
+        persresTrainingDraw();
+    }, each === shown ? "persres-chosen" : ""));
+    return persresElement("div", {},
+        persresElement("div", {class: "persres-previews"}, picture(shown.plain, "plain"), picture(shown.lag, "LAG")),
+        persresElement("div", {class: "persres-steps"}, "Preview at step ", ...steps));
+}
+
+function persresTrainingQueue(jobs, shown) {
+    if (!jobs.length) {
+        return persresElement("p", {class: "persres-note"}, "No trainings yet. Drop images, give a name and a class, press Train.");
+    }
+    const waiting = jobs.filter((job) => job.state == "queued");
+    const rows = jobs.map((job) => {
+        const place = waiting.indexOf(job);
+        const buttons = job.prompt ? [persresTrainingSender(job, "persres-do-send")] : [];
+        if (place > 0) buttons.push(persresTrainingButton("↑", "earlier", () => persresTrainingDo("move", job, {places: -1}), "persres-do-up"));
+        if (place >= 0 && place < waiting.length - 1) {
+            buttons.push(persresTrainingButton("↓", "later", () => persresTrainingDo("move", job, {places: 1}), "persres-do-down"));
+        }
+        for (const [action, label, title] of persresTrainingActions(job)) {
+            if (["remove", "resume"].includes(action)) {
+                buttons.push(persresTrainingButton(label, title, () => persresTrainingDo(action, job), `persres-do-${action}`));
+            }
+        }
+        const row = persresElement("li", {class: shown && job.id == shown.id ? "persres-chosen" : "", "data-id": job.id, tabindex: 0},
+            persresElement("b", {}, job.concept), persresElement("span", {}, `V* ${job.macro_class}`),
+            persresTrainingState(job), persresElement("span", {class: "persres-count"}),
+            persresElement("span", {class: "persres-buttons"}, ...buttons));
+        const choose = () => {
+            persresTraining.chosen = job.state == "running" ? null : job.id;
+            persresTraining.step = null;
+            persresTrainingDraw();
+        };
+        row.addEventListener("click", choose);
+        row.addEventListener("keydown", (event) => event.target === row && event.key == "Enter" && choose());
+        return row;
+    });
+    return persresElement("ul", {class: "persres-queue"}, ...rows);
+}
+
+// -- the images: a list of uploaded files in a hidden input, which the server draws
+
+function persresTrainingChosen() {
+    return gradioApp().querySelector("#persres_training_chosen textarea, #persres_training_chosen input");
+}
+
+function persresTrainingChange(change) {
+    const field = persresTrainingChosen();
+    field.value = JSON.stringify(change(JSON.parse(field.value || "[]")));
+    updateInput(field);
+}
+
+async function persresTrainingUpload(files) {
+    const hint = gradioApp().querySelector("#persres_training_drop span");
+    const before = JSON.parse(persresTrainingChosen().value || "[]").length;
+    const most = Number(gradioApp().querySelector("#persres_training_files").dataset.most);
+    if (before + files.length > most) {
+        hint.textContent = `${before + files.length} images are too many: at most ${most} are allowed, 3 to 10 are enough.`;
+        return;
+    }
+    const paths = [];
+    try {
+        for (const file of files) {
+            hint.textContent = `uploading ${paths.length + 1} of ${files.length}: ${file.name}`;
+            const body = new FormData();
+            body.append("files", file, file.name);
+            const answer = await fetch("./upload", {method: "POST", body: body});
+            if (!answer.ok) throw new Error(`status ${answer.status}`);
+            paths.push(...await answer.json());
+        }
+        hint.textContent = "or click to choose them";
+    } catch (error) {
+        hint.textContent = `${files[paths.length].name} could not be uploaded (${error.message}): drop it again.`;
+    }
+    persresTrainingChange((known) => [...new Set([...known, ...paths])]);
+}
+
+function persresTrainingConnect(app) {
+    const zone = (event) => event.target.closest?.("#persres_training_drop");
+    app.addEventListener("click", (event) => {
+        const button = event.target.closest?.("#persres_training_shown .persres-remove");
+        if (!button) return;
+        button.closest(".persres-image").style.opacity = 0.3;
+        persresTrainingChange((known) => known.filter((path) => path != button.dataset.key));
+    });
+    app.addEventListener("change", (event) => {
+        if (event.target.id != "persres_training_files" || !event.target.files.length) return;
+        persresTrainingUpload([...event.target.files]);
+        event.target.value = ""; // so that the same file can be chosen again
+    });
+    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+        app.addEventListener(kind, (event) => {
+            const place = zone(event);
+            if (!place) return;
+            event.preventDefault();
+            event.stopPropagation();
+            place.classList.toggle("persres-over", kind == "dragenter" || kind == "dragover");
+            if (kind == "drop" && event.dataTransfer.files.length) persresTrainingUpload([...event.dataTransfer.files]);
+        });
+    }
+}
+
+onUiLoaded(() => {
+    persresTrainingConnect(gradioApp());
+    setInterval(persresTrainingTick, 300);
+});

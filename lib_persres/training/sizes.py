@@ -1,0 +1,34 @@
+"""The sides of pictures that a UNet can take."""
+
+from __future__ import annotations
+
+from ..errors import PersresError
+
+LATENT = 8
+"""Image pixels of a latent pixel, along one side."""
+
+
+def default_resolution(unet_params: dict) -> int:
+    """The side of the pictures that a model was trained on.
+
+    SD1's own yaml says 32 latent pixels although the model was trained on 64; others are taken at their word.
+    """
+    size = unet_params.get("image_size", 64)
+    if size == 32 and unet_params.get("model_channels") == 320:
+        size = 64
+    return LATENT * size
+
+
+def check_side(unet_params: dict, side: int, option: str) -> None:
+    """Raise PersresError for a side that the UNet's levels cannot halve and double back."""
+    step = LATENT * 2 ** (len(unet_params["channel_mult"]) - 1)
+    if side < step or side % step:
+        below = max(step, side // step * step)
+        raise PersresError(
+            f"{option} {side} does not fit this model: take a multiple of {step}, such as {below}."
+        )
+
+
+def params_of(unet) -> dict:
+    """What the two above ask for, of any ldm UNet."""
+    return {name: getattr(unet, name) for name in ("image_size", "model_channels", "channel_mult")}

@@ -1,0 +1,98 @@
+"""Photos that come as bytes: limits, base64, folders of the server, and what a broken one is called."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ...errors import PersresError
+from ...training.images import IMAGE_SUFFIXES, Photo, load_images
+
+MOST = 200
+MOST_BYTES = 32 << 20
+MOST_TOGETHER = 512 << 20
+
+
+def check_count(count: int) -> None:
+    if count == 0:
+        raise PersresError("No images were given; choose 3 to 10 photos of the concept.")
+    if count > MOST:
+        raise PersresError(f"{count} images were given, but at most {MOST} are allowed, and 3 to 10 are enough.")
+
+
+def check_sizes(images: Sequence[tuple[str, bytes]]) -> None:
+    for name, data in images:
+        if len(data) > MOST_BYTES:
+            raise PersresError(
+                f"The image {name[:100]} has {len(data) >> 20} MiB, but at most {MOST_BYTES >> 20} are allowed; "
+                "scale it down."
+            )
+    if sum(len(data) for _, data in images) > MOST_TOGETHER:
+        raise PersresError(f"The images have more than {MOST_TOGETHER >> 20} MiB together; give fewer or smaller ones.")
+
+
+def from_base64(entries) -> list[tuple[str, bytes]]:
+    """Images of a request: base64 texts, with or without `data:image/png;base64,`, or {"name", "data"}."""
+    if not isinstance(entries, list):
+        raise PersresError("images must be a list of images in base64.")
+    check_count(len(entries))
+    images = []
+    for number, entry in enumerate(entries, 1):
+        name = f"number {number}"
+        if isinstance(entry, dict):
+            name, entry = str(entry.get("name") or name), entry.get("data")
+        if not isinstance(entry, str):
+            raise PersresError(f"The image {name[:100]} is no text in base64.")
+        if entry.startswith("data:"):
+            entry = entry.partition(",")[2]
+        if len(entry) > MOST_BYTES * 4 // 3 + 4:
+            raise PersresError(f"The image {name[:100]} has more than {MOST_BYTES >> 20} MiB; scale it down.")
+        try:
+            images.append((name, base64.b64decode(entry, validate=True)))
+        except (binascii.Error, ValueError) as error:
+            raise PersresError(f"The image {name[:100]} is not in base64.") from error
+    return images
+
+
+def from_folder(folder, allowed: Iterable[Path]) -> list[tuple[str, bytes]]:
+    """The images of a folder of this machine, by name. PersresError for one outside of the allowed folders."""
+    if not isinstance(folder, str) or not folder.strip() or "\0" in folder:
+        raise PersresError("folder must be the path of a folder with photos.")
+    path = Path(folder.strip())
+    inside = [Path(root).resolve() for root in allowed]
+    # asked before whether it exists, which is nobody's business outside of them
+    if not path.is_absolute() or not any(path.resolve().is_relative_to(root) for root in inside):
+        raise PersresError(
+            f"The folder {folder[:200]} is not one that a training may read: give the full path of one in the "
+            "WebUI's data folder, or name it in Settings > Personalized Residuals."
+        )
+    if not path.is_dir():
+        raise PersresError(f"There is no folder {folder[:200]}.")
+    try:
+        paths = sorted(
+            entry
+            for entry in path.iterdir()
+            if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        )
+        check_count(len(paths))
+        for entry in paths:
+            if not any(entry.resolve().is_relative_to(root) for root in inside):
+                raise PersresError(f"{entry} is a link out of the allowed folders.")
+            if entry.stat().st_size > MOST_BYTES:
+                raise PersresError(f"{entry} has more than {MOST_BYTES >> 20} MiB; scale it down.")
+        return [(entry.name, entry.read_bytes()) for entry in paths]
+    except OSError as error:
+        raise PersresError(f"The folder {folder[:200]} cannot be read ({error.strerror or error}).") from error
+
+
+def load(paths: Sequence[Path], names: Sequence[str]) -> list[Photo]:
+    """The photos of stored files; sentences call each by the name that the user knows."""
+    photos = []
+    for path, name in zip(paths, names):
+        try:
+            photos += load_images(path)
+        except PersresError as error:
+            raise PersresError(str(error).replace(str(path), name[:100])) from error
+    return photos

@@ -1,0 +1,151 @@
+"""What a training is asked to be: one checked model for the tab, the API and the queue's files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from ...errors import PersresError
+from ...metadata import Metadata
+from ...residual import rank_of
+from ...training.names import check_class, check_name
+from ...training.recipes import RECIPES, Recipe
+
+OF_RECIPE = ("steps", "batch", "learning_rate", "rank", "crops", "flips", "template")
+WHOLE = {
+    "steps": (1, 100_000),
+    "batch": (1, 64),
+    "crops": (0, 100),
+    "resolution": (8, 2048),
+    "seed": (0, 2**63 - 1),
+    "micro_batch": (1, 64),
+    "preview_every": (0, 100_000),
+}
+TEXTS = {"concept": 100, "macro_class": 100, "recipe": 100, "rank": 20, "template": 300, "preview_prompt": 1000}
+SWITCHES = ("flips", "shrink", "overwrite")
+
+
+@dataclass(frozen=True)
+class Request:
+    """recipe: a name of RECIPES; "" is toybox for the Toybox's checkpoint, else paper. None: the recipe's value.
+
+    resolution: None is the model's own. micro_batch, shrink: see `Trainer`. preview_every: 0 is never.
+    preview_prompt: "" is the recipe's with V*. overwrite: replace a file of this name.
+    """
+
+    concept: str
+    macro_class: str
+    recipe: str = ""
+    steps: int | None = None
+    batch: int | None = None
+    learning_rate: float | None = None
+    rank: str | None = None
+    crops: int | None = None
+    flips: bool | None = None
+    template: str | None = None
+    resolution: int | None = None
+    seed: int = 0
+    micro_batch: int | None = None
+    shrink: bool = True
+    preview_every: int = 0
+    preview_prompt: str = ""
+    overwrite: bool = False
+
+    def __post_init__(self):
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in (*WHOLE, *TEXTS, *SWITCHES, "learning_rate"):
+            if getattr(self, name) is not None or defaults[name] is not None:
+                self._check(name, getattr(self, name))
+        check_name(self.concept)
+        object.__setattr__(self, "macro_class", check_class(self.macro_class))
+        if self.recipe and self.recipe not in RECIPES:
+            raise PersresError(f"There is no recipe {self.recipe[:40]!r}; the recipes are {', '.join(RECIPES)}.")
+        if self.template is not None and not all(
+            word in self.template for word in ("{identifier}", "{macro_class}")
+        ):
+            raise PersresError(
+                f"The template {self.template[:60]!r} must hold {{identifier}} and {{macro_class}}: "
+                "they become V* and the class."
+            )
+        if self.rank is not None:
+            rank_of(self.rank, 320)
+        problems = []
+        names = [self.recipe] if self.recipe else list(RECIPES)
+        for name in names:  # a value that no recipe takes is told now, not by the queue
+            try:
+                self.recipe_for(name).prompt("", "")
+            except PersresError as error:
+                problems.append(error)
+        if len(problems) == len(names):
+            raise problems[0]
+
+    def _check(self, name: str, value) -> None:
+        if name in WHOLE:
+            low, high = WHOLE[name]
+            if type(value) is not int or not low <= value <= high:
+                _refuse(name, value, f"a whole number from {low} to {high}")
+        elif name in SWITCHES:
+            if type(value) is not bool:
+                _refuse(name, value, "true or false")
+        elif name in TEXTS:
+            if not isinstance(value, str) or len(value) > TEXTS[name]:
+                _refuse(name, value, f"a text of up to {TEXTS[name]} characters")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            _refuse(name, value, "a number such as 0.001")
+
+    def recipe_for(self, name: str) -> Recipe:
+        """The recipe of this name, with this request's values."""
+        return RECIPES[name].changed(**{key: getattr(self, key) for key in OF_RECIPE})
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Request:
+        if not isinstance(values, Mapping):
+            raise PersresError('A training\'s settings must be named values, such as {"concept": "rex"}.')
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(str(key) for key in values if key not in names)
+        if unknown:
+            raise PersresError(f"A training does not know {', '.join(unknown)[:100]}; it knows {', '.join(names)}.")
+        for name in ("concept", "macro_class"):
+            if not values.get(name):
+                what = "a name" if name == "concept" else 'a class, the plain noun for it, as "dog"'
+                raise PersresError(f"The concept needs {what} ({name}).")
+        defaults = {field.name: field.default for field in fields(cls)}
+        values = {name: defaults[name] if value is None else value for name, value in values.items()}
+        if type(values.get("rank")) in (int, float):
+            values["rank"] = str(values["rank"])
+        return cls(**values)
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> Request:
+        """The settings that a finished residual was trained with, as its file tells them."""
+        recipe = Recipe.from_dict(metadata.recipe) if metadata.recipe else None
+        if recipe is None or recipe.name not in RECIPES:
+            known = "no recipe" if recipe is None else f"the recipe {recipe.name[:40]!r}, which is not known here"
+            raise PersresError(f'The file of "{metadata.concept}" names {known}.')
+        own = RECIPES[recipe.name]
+        values = {}
+        for name in OF_RECIPE:
+            theirs, ours = (getattr(r.stages[0] if hasattr(r.stages[0], name) else r, name) for r in (recipe, own))
+            values[name] = None if theirs == ours else theirs
+        request = cls(
+            metadata.concept,
+            metadata.macro_class,
+            recipe.name,
+            **values,
+            resolution=recipe.resolution,
+            seed=metadata.seed or 0,
+        )
+        if request.recipe_for(recipe.name).changed(resolution=recipe.resolution) != recipe:
+            raise PersresError(
+                f'The file of "{metadata.concept}" was trained with values of the recipe {recipe.name} '
+                "that cannot be set here."
+            )
+        return request
+
+
+def _refuse(name: str, value, allowed: str):
+    raise PersresError(f"The training's {name} is {str(value)[:60]!r}; allowed is {allowed}.")

@@ -1,0 +1,236 @@
+"""A training from its place in the queue to its file in the folder of residuals."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from ...errors import PersresError
+from ...residual import file_hash
+from ...toybox import CHECKPOINT
+from ...training.names import free_identifier
+from ...training.recipes import Recipe
+from ...training.sizes import check_side, default_resolution, params_of
+from ...training.trainer import Host, Trainer
+from ..files import SUFFIX, Shelf
+from .job import Job
+from .preview import draw
+from .store import write_whole
+
+ONE = "It learns from a single photo: its background may become part of the concept; 3 to 10 photos are better."
+
+
+class Loan(Protocol):
+    """A model for the time of a training. checkpoint: its name for the user."""
+
+    host: Host
+    checkpoint: str
+
+    def progress(self, done: int, total: int) -> None: ...
+
+    def interrupted(self) -> bool: ...
+
+    def memory(self) -> int | None: ...
+
+
+class Ended(Exception):
+    """How a training ends before its last step: a state of `store.STATES`."""
+
+
+def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
+    """Train; the state that the job ends in. PersresError for what the user can change."""
+    trainer, resolution = _trainer(job, loan, shelf)
+    total = trainer.recipe.steps
+    notes = [ONE] if len(job.record.images) == 1 else []
+    job.progress(trainer.done, trainer.losses, loan.memory())
+    job.put(total=total, message=" ".join(notes))
+    steps = _Steps(job, loan, shelf, trainer, resolution, notes)
+    end = "finished"
+    try:
+        with trainer:
+            job.begin_clock(trainer.done)
+            while not trainer.finished:
+                steps.heed()
+                trainer.step()
+                steps.after(state_every)
+            steps.heed()
+    except Ended as ended:
+        end = str(ended)
+    if end == "cancelled":
+        job.folder.forget_work()
+        job.put(done=0, curve=[], message="Cancelled; nothing of it was kept.")
+        return end
+    steps.save_state()
+    if end == "finished" or (end == "stopped" and trainer.done):
+        steps.save(done=end == "finished")
+    return end
+
+
+def _trainer(job: Job, loan: Loan, shelf: Shelf) -> tuple[Trainer, int]:
+    request, record, host = job.request, job.record, loan.host
+    continued = job.folder.state.is_file()
+    if continued and record.base_hash not in (None, host.hash):
+        raise PersresError(
+            f'The training of "{request.concept}" was begun on the checkpoint {record.checkpoint}: '
+            "load that one again, then resume."
+        )
+    recipe = recipe_of(request, host)
+    params = params_of(host.unet)
+    resolution = request.resolution or default_resolution(params)
+    check_side(params, resolution, "The resolution")
+    identifier = record.identifier if continued else None
+    if identifier is None:
+        own = _target(job, shelf)
+        others = [entry.path for entry in shelf.refresh() if entry.path != own]
+        identifier = free_identifier(host.encode_text, request.macro_class, others)
+    trainer = Trainer(
+        host,
+        job.folder.photos(record),
+        request.concept,
+        request.macro_class,
+        recipe,
+        resolution=resolution,
+        seed=request.seed,
+        identifier=identifier,
+        micro_batch=request.micro_batch,
+        shrink=request.shrink,
+    )
+    if continued:
+        trainer.load_state(job.folder.state)
+    job.put(identifier=identifier, base_hash=host.hash, checkpoint=loan.checkpoint)
+    return trainer, resolution
+
+
+def recipe_of(request, host: Host) -> Recipe:
+    name = request.recipe
+    if not name:
+        name = "toybox" if CHECKPOINT.is_file() and file_hash(CHECKPOINT) == host.hash else "paper"
+    return request.recipe_for(name)
+
+
+def _target(job: Job, shelf: Shelf) -> Path:
+    return Path(shelf.folder()) / f"{job.request.concept}{SUFFIX}"
+
+
+class _Steps:
+    """What happens between the steps."""
+
+    def __init__(self, job: Job, loan: Loan, shelf: Shelf, trainer: Trainer, resolution: int, notes: list[str]):
+        self.job, self.loan, self.shelf, self.trainer = job, loan, shelf, trainer
+        self.resolution, self.notes = resolution, notes
+        self.micro_batch = trainer.micro_batch
+
+    def heed(self) -> None:
+        """Do what was wished since the last step. Raises Ended."""
+        job = self.job
+        if job.wished("cancel"):
+            raise Ended("cancelled")
+        if job.wished("close"):
+            raise Ended("interrupted")
+        if self.trainer.finished:
+            return
+        if job.wished("stop") or self.loan.interrupted():
+            raise Ended("stopped")
+        if job.take("save"):
+            self._trying(lambda: self.save(done=False), "It could not be saved")
+        if job.take("sample"):
+            self._trying(self.preview, "No picture could be drawn")
+
+    def after(self, state_every: int) -> None:
+        job, trainer = self.job, self.trainer
+        job.progress(trainer.done, trainer.losses, self.loan.memory())
+        self.loan.progress(trainer.done, trainer.recipe.steps)
+        if trainer.micro_batch != self.micro_batch:
+            self.micro_batch = trainer.micro_batch
+            rows = trainer.micro_batch
+            self.tell(f"The memory was short: the rows of a batch go through the model {rows} at a time.", lasting=True)
+        if state_every and trainer.done % state_every == 0:
+            self.save_state()
+        every = job.request.preview_every
+        if every and trainer.done % every == 0:
+            self._trying(self.preview, "No picture could be drawn")
+
+    def tell(self, sentence: str, lasting: bool = False) -> None:
+        self.job.put(message=" ".join([*self.notes, sentence]))
+        if lasting:
+            self.notes.append(sentence)
+
+    def _trying(self, do: Callable[[], None], what: str) -> None:
+        """A wish that fails does not end the training."""
+        try:
+            do()
+        except PersresError as error:
+            self.tell(f"{what}: {error}")
+
+    def save_state(self) -> None:
+        try:
+            self.trainer.save_state(self.job.folder.state)
+        except PersresError as error:
+            self.tell(f"It could not be resumed from here: {error}")
+        else:
+            self.job.put()
+
+    def preview(self) -> None:
+        job, trainer = self.job, self.trainer
+        residual = trainer.residual()
+        prompt = job.request.preview_prompt or trainer.recipe.prompt("V*", job.request.macro_class)
+
+        def progress(done, total):
+            if job.wished("cancel") or job.wished("close"):
+                self.heed()
+
+        plain, lag = draw(self.loan.host, residual, prompt, self.resolution, job.request.seed, progress=progress)
+        try:
+            job.folder.previews.mkdir(exist_ok=True)
+            # the plain one last: who lists the previews looks for it first
+            for which, image in (("lag", lag), ("plain", plain)):
+                write_whole(job.folder.previews / f"{trainer.done:06d}-{which}.png", _png(image))
+        except OSError as error:
+            raise PersresError(f"{job.folder.previews} cannot be written: {error.strerror or error}.") from error
+        job.begin_clock(trainer.done)  # the time of a picture is no step's
+
+    def save(self, done: bool) -> None:
+        """Write the residual into the folder of residuals, never over a file that is not this training's own."""
+        job, trainer, residual = self.job, self.trainer, self.trainer.residual()
+        path, moved = _free(job, _target(job, self.shelf))
+        try:
+            residual.save(path)
+        except PersresError as error:
+            if done:
+                raise PersresError(f"{error} What was learned is kept here: make room, then resume.") from error
+            raise
+        status = path.stat()
+        job.put(file=str(path), stamp=[status.st_mtime_ns, status.st_size])
+        entries = self.shelf.refresh()
+        job.put(name=next((entry.name for entry in entries if entry.path == path), path.stem))
+        if moved:
+            taken = _target(job, self.shelf).name
+            self.tell(f'A file "{taken}" is there already, so this one is "{path.name}".', lasting=True)
+        if not done:
+            self.tell(f"What was learned in {trainer.done} of {trainer.recipe.steps} steps is in {path.name}.")
+
+
+def _free(job: Job, path: Path) -> tuple[Path, bool]:
+    """The path to write, and whether it had to be another than the concept's."""
+    if job.request.overwrite or not path.exists() or _is_own(job, path):
+        return path, False
+    number = 2
+    while (other := path.with_stem(f"{path.stem} {number}")).exists() and not _is_own(job, other):
+        number += 1
+    return other, True
+
+
+def _is_own(job: Job, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return job.record.file == str(path) and job.record.stamp == [status.st_mtime_ns, status.st_size]
+    return False
+
+
+def _png(image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

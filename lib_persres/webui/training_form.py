@@ -1,0 +1,129 @@
+"""The training tab's fields as text: read into a request's values, filled from a residual's file, kept as presets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PersresError
+from ..metadata import Metadata
+from ..training.recipes import RECIPES, Recipe
+from .training.request import Request
+
+AUTOMATIC = "automatic"
+"""The recipe of the loaded model: the Toybox's for the Toybox, else the paper's."""
+AS_RECIPE = "as the recipe"
+FLIPS = {AS_RECIPE: None, "yes": True, "no": False}
+
+
+@dataclass(frozen=True)
+class Field:
+    """An input of the advanced settings; empty, it leaves the recipe's or the model's own value."""
+
+    name: str
+    label: str
+    kind: type
+    hint: str = ""
+
+
+FIELDS = (
+    Field("steps", "Steps", int),
+    Field("batch", "Batch", int),
+    Field("learning_rate", "Learning rate", float),
+    Field("rank", "Rank", str, "a part of the width as 0.05m, or a number as 8"),
+    Field("crops", "Random crops of each image", int),
+    Field("template", "Template", str, "{identifier} stands for V*, {macro_class} for the class"),
+    Field("resolution", "Resolution", int, "side in pixels"),
+    Field("micro_batch", "Micro-batch", int, "images at a time, for less memory and the same result"),
+)
+SETTINGS = (
+    *("recipe", "steps", "batch", "learning_rate", "rank", "crops", "flips", "template", "resolution"),
+    *("seed", "micro_batch", "shrink", "preview_every", "preview_prompt"),
+)
+"""What a preset holds: all but the concept itself."""
+
+
+def read(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's values from the inputs' own; PersresError names the input that is not understood."""
+    found = dict(values)
+    for field in FIELDS:
+        found[field.name] = _read(field, values.get(field.name))
+    for name in ("concept", "macro_class", "preview_prompt"):
+        found[name] = str(values.get(name) or "").strip()
+    found["recipe"] = "" if values.get("recipe") in (None, "", AUTOMATIC) else values["recipe"]
+    found["flips"] = FLIPS.get(values.get("flips"))
+    found["seed"] = _read(Field("seed", "Seed", int), values.get("seed")) or 0
+    found["preview_every"] = _read(Field("preview_every", "Preview every", int), values.get("preview_every")) or 0
+    if not found["concept"]:
+        raise PersresError("The concept has no name: give one, such as rex; a prompt's tag will call it so.")
+    if not found["macro_class"]:
+        raise PersresError('The concept has no class: give the plain noun for it, such as "dog".')
+    return found
+
+
+def _read(field: Field, value):
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return None
+    try:
+        if field.kind is int:
+            return int(text.removesuffix(".0"))
+        return field.kind(text.replace(",", ".") if field.kind is float else text)
+    except ValueError as error:
+        what = "a whole number" if field.kind is int else "a number such as 0.001"
+        raise PersresError(f'{field.label} must be {what}, not "{text[:40]}"; empty takes the default.') from error
+
+
+def recipe_of(choice: str | None, is_toybox: bool) -> Recipe:
+    if choice in RECIPES:
+        return RECIPES[choice]
+    return RECIPES["toybox" if is_toybox else "paper"]
+
+
+def about(choice: str | None, is_toybox: bool) -> str:
+    recipe = recipe_of(choice, is_toybox)
+    start = "" if choice in RECIPES else f"By the loaded model, now {recipe.name}. "
+    return start + recipe.about
+
+
+def placeholders(recipe: Recipe, resolution: int | None) -> dict[str, str]:
+    """What each empty field means now."""
+    stages = recipe.stages
+
+    def shown(name):
+        return ", then ".join(dict.fromkeys(str(getattr(stage, name)) for stage in stages))
+
+    return {
+        **{name: shown(name) for name in ("steps", "batch", "learning_rate", "rank")},
+        "crops": str(recipe.crops),
+        "template": recipe.template,
+        "resolution": str(recipe.resolution or resolution or "the model's own"),
+        "micro_batch": "the whole batch",
+    }
+
+
+def from_file(metadata: Metadata) -> dict[str, Any]:
+    """The inputs' values that train again as a residual was trained."""
+    request = Request.from_metadata(metadata)
+    shown = {field.name: getattr(request, field.name) for field in FIELDS}
+    shown = {name: "" if value is None else str(value) for name, value in shown.items()}
+    flips = next(text for text, value in FLIPS.items() if value is request.flips)
+    kept = {name: getattr(request, name) for name in ("concept", "macro_class", "recipe")}
+    return {**shown, **kept, "flips": flips, "seed": str(request.seed)}
+
+
+def tag_prompt(name: str, macro_class: str) -> str:
+    """The prompt that draws a trained concept."""
+    return f"<persres:{name}:1.0> a photo of a V* {macro_class}"
+
+
+def preset_name(text: str | None) -> str:
+    name = (text or "").strip()
+    if not re.fullmatch(r"[\w][\w .-]{0,59}", name) or name in RECIPES or name == AUTOMATIC:
+        raise PersresError(
+            f"A preset cannot be called {name[:40]!r}: give it a name of its own, of up to 60 letters, digits, "
+            "spaces, dots, - or _."
+        )
+    return name

@@ -1,0 +1,289 @@
+"""The top-level tab "Personalized Residuals": its inputs and what they do.
+
+The right half, where trainings are watched, is drawn by javascript/persres_training.js from the answers of the desk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+from pathlib import Path
+
+import gradio as gr
+from modules import shared
+from modules.ui_common import create_refresh_button
+
+from ..errors import PersresError
+from ..training.recipes import RECIPES
+from . import training_form as form
+from . import training_pictures as pictures
+from .files import Shelf
+from .settings import TITLE
+from .training.jobs import Jobs
+from .training.photos import MOST
+from .training.request import Request
+from .training_desk import Desk
+from .training_model import LoadedModel
+from .training_presets import Presets
+
+NAME = "persres_training"
+PRESET, RESIDUAL = "preset: ", "residual: "
+PANEL = f'<div id="{NAME}_panel"><p class="persres-note">Trainings are shown here.</p></div>'
+DROP = f"""<label class="persres-drop"><input type="file" multiple id="{NAME}_files" data-most="{MOST}"
+ accept="image/*,.heic,.heif,.avif"><b>Drop images here</b><span>or click to choose them</span></label>"""
+HELP = (
+    "Drop 3 to 10 photos of one thing, name it, say what kind of thing it is, and press Train. "
+    "The checkpoint that is loaded learns it; images wait in the same queue meanwhile."
+)
+
+
+class TrainingTab:
+    def __init__(self, jobs: Jobs, shelf: Shelf, presets: Presets):
+        self._jobs, self._shelf, self._presets = jobs, shelf, presets
+        self._model = LoadedModel()
+        self._desk = Desk(jobs)
+        self._uploads = Path(gr.File(render=False).DEFAULT_TEMP_DIR)
+
+    def tabs(self):
+        """For script_callbacks.on_ui_tabs; the tab is made anew whenever the WebUI's page is."""
+        with gr.Blocks(analytics_enabled=False) as block:
+            with gr.Row(equal_height=False, elem_id=f"{NAME}_row"):
+                with gr.Column(scale=5, min_width=380):
+                    self._images()
+                    self._concept()
+                    self._advanced()
+                    self._sources()
+                with gr.Column(scale=6, min_width=420):
+                    gr.HTML(PANEL, elem_id=NAME)
+            self._connect()
+        return [(block, TITLE, NAME)]
+
+    # -- the inputs
+
+    def _images(self) -> None:
+        gr.HTML(f'<p class="persres-note">{HELP}</p>')
+        gr.HTML(DROP, elem_id=f"{NAME}_drop")
+        # not gr.File: its upload never ends when another event of the page ends meanwhile; javascript/ keeps the list
+        self.chosen = gr.Textbox("[]", show_label=False, elem_id=f"{NAME}_chosen", elem_classes="persres-hidden")
+        self.chosen.do_not_save_to_config = True
+        self.shown = gr.HTML("", elem_id=f"{NAME}_shown")
+        self.folder = gr.Textbox(
+            label="or a folder of images on the WebUI's machine",
+            placeholder="none",
+            max_lines=1,
+            visible=not shared.cmd_opts.hide_ui_dir_config,
+            elem_id=f"{NAME}_folder",
+        )
+
+    def _concept(self) -> None:
+        with gr.Row():
+            self.name = gr.Textbox(label="Concept name", placeholder="rex", max_lines=1, elem_id=f"{NAME}_name")
+            self.noun = gr.Textbox(label="Class", placeholder="dog", max_lines=1, elem_id=f"{NAME}_class")
+        self.recipe = gr.Dropdown(
+            [form.AUTOMATIC, *RECIPES], value=form.AUTOMATIC, label="Recipe", elem_id=f"{NAME}_recipe"
+        )
+        self.about = gr.HTML("", elem_id=f"{NAME}_about", elem_classes="persres-note")
+        self.start = gr.Button("Train", variant="primary", elem_id=f"{NAME}_start")
+        self.said = gr.HTML("", elem_id=f"{NAME}_said")
+        self.seen = gr.Button("Look again", elem_id=f"{NAME}_seen", elem_classes="persres-hidden")
+
+    def _advanced(self) -> None:
+        fields = {field.name: field for field in form.FIELDS}
+        self.fields = {}
+
+        def text(*names):
+            with gr.Row():
+                for name in names:
+                    field = fields[name]
+                    self.fields[name] = gr.Textbox(
+                        label=field.label, info=field.hint or None, max_lines=1, elem_id=f"{NAME}_{name}"
+                    )
+
+        with gr.Accordion("Advanced", open=False, elem_id=f"{NAME}_advanced"):
+            gr.HTML('<p class="persres-note">What is empty has the value in grey.</p>')
+            text("steps", "batch", "learning_rate")
+            text("rank", "resolution", "micro_batch")
+            self.fields["shrink"] = gr.Checkbox(
+                True,
+                label="Halve the micro-batch where memory is short",
+                info="the result stays the same; each step takes longer",
+                elem_id=f"{NAME}_shrink",
+            )
+            with gr.Row():
+                text("crops")
+                self.fields["flips"] = gr.Dropdown(
+                    list(form.FLIPS),
+                    value=form.AS_RECIPE,
+                    label="Mirror images, too",
+                    info="wrong for a thing with a left and a right side",
+                    elem_id=f"{NAME}_flips",
+                )
+                self.fields["seed"] = gr.Textbox(
+                    label="Seed",
+                    info="the same seed learns the same",
+                    placeholder="0",
+                    max_lines=1,
+                    elem_id=f"{NAME}_seed",
+                )
+            text("template")
+            with gr.Row():
+                self.fields["preview_every"] = gr.Textbox(
+                    label="Preview every … steps",
+                    info="plain and LAG side by side; empty: none",
+                    placeholder="0",
+                    max_lines=1,
+                    elem_id=f"{NAME}_preview_every",
+                )
+                self.fields["preview_prompt"] = gr.Textbox(
+                    label="Preview prompt",
+                    info="with V* for the concept",
+                    placeholder="a photo of a V* and the class",
+                    max_lines=1,
+                    elem_id=f"{NAME}_preview_prompt",
+                )
+            self.fields["overwrite"] = gr.Checkbox(
+                False, label="Replace a residual that has this name already", elem_id=f"{NAME}_overwrite"
+            )
+
+    def _sources(self) -> None:
+        with gr.Accordion("Load or keep settings", open=False, elem_id=f"{NAME}_sources"):
+            with gr.Row():
+                self.source = gr.Dropdown(
+                    [], label="Presets and trained residuals", elem_id=f"{NAME}_source", allow_custom_value=False
+                )
+                self.source.do_not_save_to_config = True
+                create_refresh_button(
+                    self.source, lambda: None, lambda: {"choices": self._choices()}, f"{NAME}_source_refresh"
+                )
+                self.load = gr.Button("Load settings", elem_id=f"{NAME}_load")
+            with gr.Row():
+                self.preset = gr.Textbox(
+                    label="Preset", placeholder="a name for these settings", max_lines=1, elem_id=f"{NAME}_preset"
+                )
+                self.keep = gr.Button("Keep as preset", elem_id=f"{NAME}_keep")
+                self.forget = gr.Button("Delete preset", elem_id=f"{NAME}_forget")
+            self.loaded = gr.HTML("", elem_id=f"{NAME}_loaded")
+
+    # -- what they do
+
+    def _connect(self) -> None:
+        self.fields = {"concept": self.name, "macro_class": self.noun, "recipe": self.recipe, **self.fields}
+        names, inputs = list(self.fields), list(self.fields.values())
+
+        def named(call):
+            """call({name: value}, *others), for gradio's positional values."""
+            return lambda *values: call(dict(zip(names, values)), *values[len(names) :])
+
+        everything = [*inputs, self.chosen, self.folder]
+        look = {"fn": named(self._look), "inputs": everything, "outputs": [self.shown, self.said]}
+        quiet = {"show_progress": "hidden", "queue": False}
+        self.chosen.change(**look, **quiet)
+        self.folder.blur(**look, **quiet)
+        self.folder.submit(**look, **quiet)
+        for name in ("seed", "crops", "resolution"):
+            self.fields[name].blur(**look, **quiet)
+        self.fields["flips"].change(**look, **quiet)
+        hints = [self.about, *(self.fields[field.name] for field in form.FIELDS)]
+        self.recipe.change(self._hints, [self.recipe], hints, **quiet)
+        # pressed by the page whenever the tab comes into sight: the checkpoint may be another
+        self.seen.click(self._hints, [self.recipe], hints, **quiet)
+        self.seen.click(lambda: gr.update(choices=self._choices()), None, [self.source], **quiet)
+
+        self.start.click(named(self._start), everything, [self.said])
+        self.load.click(self._load, [self.source, *inputs], [*inputs, self.loaded], show_progress="hidden").then(**look)
+        self.keep.click(named(self._keep), [*inputs, self.preset], [self.source, self.loaded], show_progress="hidden")
+        self.forget.click(self._forget, [self.preset], [self.source, self.loaded], show_progress="hidden")
+
+        question = gr.Textbox(visible=False)
+        answer = gr.Textbox(visible=False)
+        question.change(self._desk.answer, [question], [answer], queue=False, api_name=NAME)
+
+    def _look(self, values, chosen, folder):
+        """The images as the model will see them; numbers that are no numbers yet are told when Train is pressed."""
+        try:
+            paths, from_folder = self._paths(chosen, folder)
+            recipe, seed, resolution = form.recipe_of(values["recipe"], self._model.is_toybox()), 0, None
+            with contextlib.suppress(PersresError):
+                request = Request(**form.read({**values, "concept": "a", "macro_class": "a"}))
+                recipe, seed, resolution = request.recipe_for(recipe.name), request.seed, request.resolution
+            resolution = resolution or self._model.resolution() or 512
+            return pictures.gallery(paths, resolution, recipe.crops, recipe.flips, seed, not from_folder), ""
+        except PersresError as error:
+            return "", _said(str(error), "refused")
+
+    def _paths(self, chosen: str, folder: str) -> tuple[list[str], bool]:
+        """The images, and whether they come from the folder."""
+        dropped = pictures.uploaded(chosen, self._uploads)
+        if not folder.strip():
+            return dropped, False
+        if shared.cmd_opts.hide_ui_dir_config:  # as the WebUI's own tabs do
+            raise PersresError("Folders of this machine are not open to this page (--hide-ui-dir-config): drop images.")
+        if dropped:
+            raise PersresError("There are dropped images and a folder: remove the one or empty the other.")
+        return pictures.in_folder(folder), True
+
+    def _start(self, values, chosen, folder):
+        try:
+            paths, _ = self._paths(chosen, folder)
+            request = Request(**form.read(values))
+            self._jobs.submit(request, pictures.contents(paths))
+        except PersresError as error:
+            return _refused(error)
+        return _said(f'"{request.concept}" is in the queue.')
+
+    def _hints(self, recipe):
+        toybox = self._model.is_toybox()
+        shown = form.placeholders(form.recipe_of(recipe, toybox), self._model.resolution())
+        about = f"<p>{html.escape(form.about(recipe, toybox))}</p>"
+        return [about, *(gr.update(placeholder=shown[field.name]) for field in form.FIELDS)]
+
+    def _choices(self) -> list[str]:
+        try:
+            presets = [PRESET + name for name in self._presets.all()]
+        except PersresError as error:
+            _refused(error)
+            presets = []
+        trained = [entry.name for entry in self._shelf.refresh() if entry.metadata and entry.metadata.recipe]
+        return presets + [RESIDUAL + name for name in trained]
+
+    def _load(self, source, *values):
+        """The inputs with what the source says, the others as they are."""
+        try:
+            if not source:
+                raise PersresError("Nothing is chosen: pick a preset or a residual from the list.")
+            if source.startswith(PRESET):
+                found = self._presets.get(source.removeprefix(PRESET))
+            else:
+                entry = self._shelf.find(source.removeprefix(RESIDUAL))
+                if entry.metadata is None:
+                    raise PersresError(f"{entry.path} cannot be read any more, so nothing was loaded.")
+                found = form.from_file(entry.metadata)
+        except PersresError as error:
+            return *values, _refused(error)
+        new = {name: found.get(name, value) for name, value in zip(self.fields, values)}
+        return *new.values(), _said(f"Loaded from {source}.")
+
+    def _keep(self, values, preset):
+        try:
+            form.read({**values, "concept": "a", "macro_class": "a"})
+            name = self._presets.save(preset, values)
+        except PersresError as error:
+            return gr.update(), _refused(error)
+        return gr.update(choices=self._choices(), value=PRESET + name), _said(f'The preset "{name}" is kept.')
+
+    def _forget(self, preset):
+        try:
+            self._presets.delete((preset or "").strip())
+        except PersresError as error:
+            return gr.update(), _refused(error)
+        return gr.update(choices=self._choices(), value=None), _said(f'The preset "{preset.strip()}" is deleted.')
+
+
+def _refused(error: PersresError) -> str:
+    with contextlib.suppress(Exception):  # with --no-gradio-queue there is no way to warn
+        gr.Warning(str(error))
+    return _said(str(error), "refused")
+
+
+def _said(text: str, kind: str = "done") -> str:
+    return f'<p class="persres-{kind}" role="status">{html.escape(text)}</p>'

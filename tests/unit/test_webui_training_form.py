@@ -1,0 +1,237 @@
+"""The training tab without its page: fields, pictures, presets and answers; no WebUI is needed for them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lib_persres.errors import PersresError
+from lib_persres.metadata import Metadata
+from lib_persres.training.recipes import RECIPES
+from lib_persres.webui import training_form as form
+from lib_persres.webui import training_pictures as pictures
+from lib_persres.webui.training.request import Request
+from lib_persres.webui.training_desk import ACTIONS, Desk
+from lib_persres.webui.training_presets import Presets
+
+EMPTY = {field.name: "" for field in form.FIELDS} | {
+    "concept": " rex ",
+    "macro_class": "dog",
+    "recipe": form.AUTOMATIC,
+    "flips": form.AS_RECIPE,
+    "seed": "",
+    "shrink": True,
+    "preview_every": "",
+    "preview_prompt": "",
+    "overwrite": False,
+}
+
+
+def metadata(recipe, **values):
+    return Metadata(concept="rex", identifier="olis", macro_class="dog", recipe=recipe.to_dict(), **values)
+
+
+# -- fields
+
+
+def test_name_class_and_images_are_enough():
+    read = form.read(EMPTY)
+    assert read["concept"] == "rex" and read["recipe"] == "" and read["shrink"] is True
+    unset = ("steps", "batch", "learning_rate", "rank", "crops", "flips", "template", "resolution", "micro_batch")
+    assert [read[name] for name in unset] == [None] * len(unset)
+    assert read["seed"] == read["preview_every"] == 0
+
+
+def test_what_is_typed_is_read():
+    typed = {"steps": "20", "batch": 2.0, "learning_rate": "1e-2", "rank": "8", "flips": "yes", "seed": "7"}
+    read = form.read({**EMPTY, **typed, "recipe": "paper", "template": "a {identifier} {macro_class}"})
+    assert (read["steps"], read["batch"], read["learning_rate"], read["rank"]) == (20, 2, 0.01, "8")
+    assert (read["flips"], read["seed"], read["recipe"]) == (True, 7, "paper")
+    assert read["template"] == "a {identifier} {macro_class}"
+    assert form.read({**EMPTY, "learning_rate": "0,5"})["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"steps": "many"}, 'Steps must be a whole number, not "many"'),
+        ({"batch": "2.5"}, "Batch must be a whole number"),
+        ({"learning_rate": "fast"}, "Learning rate must be a number such as 0.001"),
+        ({"seed": "x"}, "Seed must be a whole number"),
+        ({"concept": " "}, "has no name"),
+        ({"macro_class": ""}, 'has no class: give the plain noun for it, such as "dog"'),
+    ],
+)
+def test_what_is_no_value_is_named(values, said):
+    with pytest.raises(PersresError, match=said):
+        form.read({**EMPTY, **values})
+
+
+def test_the_recipe_follows_the_loaded_model_until_one_is_chosen():
+    assert form.recipe_of(form.AUTOMATIC, True).name == "toybox" and form.recipe_of("", False).name == "paper"
+    assert form.recipe_of("paper", True).name == "paper"
+    assert RECIPES["toybox"].about in form.about(form.AUTOMATIC, True) and "now toybox" in form.about(None, True)
+    shown = form.placeholders(RECIPES["paper"], 512)
+    assert set(shown) == {field.name for field in form.FIELDS}
+    assert (shown["steps"], shown["learning_rate"], shown["resolution"]) == ("150", "0.001", "512")
+
+
+# -- settings of a trained residual
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_residuals_settings_train_the_same_recipe_again(name):
+    recipe = RECIPES[name].changed(steps=33, learning_rate=1.25e-4, rank="4", crops=1, flips=True, resolution=64)
+    shown = form.from_file(metadata(recipe, seed=5))
+    assert shown["recipe"] == name and shown["concept"] == "rex"
+    request = Request(**form.read({**EMPTY, **shown}))
+    assert request.recipe_for(name).changed(resolution=request.resolution) == recipe and request.seed == 5
+
+
+def test_what_the_tab_cannot_set_is_told():
+    for recipe in (RECIPES["paper"].changed(t_power=2.0).to_dict(), {}):
+        with pytest.raises(PersresError, match="cannot be set here|names no recipe"):
+            form.from_file(Metadata(concept="rex", identifier="olis", macro_class="dog", recipe=recipe))
+
+
+# -- presets
+
+
+def test_presets_are_kept_without_the_concept_and_deleted(tmp_path):
+    presets = Presets(tmp_path / "deep" / "presets.json")
+    assert presets.all() == {}
+    assert presets.save(" fast ", {**EMPTY, "steps": "5"}) == "fast"
+    kept = Presets(tmp_path / "deep" / "presets.json").get("fast")
+    assert kept["steps"] == "5" and not {"concept", "macro_class", "overwrite"} & set(kept)
+    presets.save("slow", EMPTY)
+    presets.delete("fast")
+    assert list(presets.all()) == ["slow"] and len(list((tmp_path / "deep").iterdir())) == 1
+
+
+def test_bad_presets_are_told(tmp_path):
+    path = tmp_path / "presets.json"
+    presets = Presets(path)
+    for name in ("", "paper", form.AUTOMATIC, "a/b", "x" * 61):
+        with pytest.raises(PersresError, match="cannot be called"):
+            presets.save(name, EMPTY)
+    with pytest.raises(PersresError, match='no preset "none"'):
+        presets.delete("none")
+    for text in ("{", "[]", '{"a": 1}'):
+        path.write_text(text)
+        with pytest.raises(PersresError, match="mend or delete"):
+            presets.save("good", EMPTY)
+        assert path.read_text() == text
+
+
+# -- pictures
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (90, 60), (200, 30 * number, 0)).save(tmp_path / f"{number}.png")
+    return [str(tmp_path / f"{number}.png") for number in range(3)]
+
+
+def test_images_are_shown_as_the_model_sees_them(photos):
+    shown = pictures.gallery(photos, 64, crops=2, flips=True, seed=0)
+    assert shown.count('class="persres-view"') == 3 and shown.count("<img") == 3 * 6
+    assert "3 images, 6 views of each" in shown and "90×60" in shown and "work best" not in shown
+    assert [Path(key).name for key in re.findall('data-key="([^"]*)"', shown)] == ["0.png", "1.png", "2.png"]
+    assert "persres-remove" not in pictures.gallery(photos, 64, 0, False, 0, removable=False)
+    assert "1 image, 1 view of each; 3 to 10" in pictures.gallery(photos[:1], 64, 0, False, 0)
+    assert pictures.gallery([], 64, 0, False, 0) == ""
+
+
+def test_a_broken_image_says_so_in_its_place_and_the_page_is_not_injected(photos, tmp_path):
+    broken = tmp_path / '"><script>.png'
+    broken.write_bytes(b"no image")
+    shown = pictures.gallery([*photos, str(broken)], 64, 0, False, 0)
+    assert shown.count("persres-view") == 3 + 3 and "not an image format known here" in shown
+    assert "<script>" not in shown and str(tmp_path) not in re.sub('data-key="[^"]*"', "", shown)
+
+
+def test_many_images_are_not_all_drawn_and_too_many_not_read(photos):
+    shown = pictures.gallery(photos * 20, 64, 0, False, 0)
+    assert "and 36 more" in shown and shown.count('class="persres-view"') == pictures.SHOWN
+    with pytest.raises(PersresError, match="4000 images were given"):
+        pictures.contents(["nowhere.png"] * 4000)
+
+
+def test_the_images_bytes_come_from_files_and_folders(photos, tmp_path):
+    assert [name for name, _ in pictures.contents(photos)] == ["0.png", "1.png", "2.png"]
+    assert pictures.contents(photos)[0][1] == Path(photos[0]).read_bytes()
+    assert pictures.in_folder(f" {tmp_path} ") == photos
+    assert pictures.uploaded(json.dumps(photos), tmp_path) == photos and pictures.uploaded("", tmp_path) == []
+    (tmp_path / "empty").mkdir()
+    for call, said in (
+        (lambda: pictures.uploaded(json.dumps(photos), tmp_path / "empty"), "not uploaded"),
+        (lambda: pictures.uploaded(json.dumps([f"{tmp_path}/empty/../0.png"]), tmp_path / "empty"), "not uploaded"),
+        (lambda: pictures.uploaded("[1]", tmp_path), "not uploaded"),
+        (lambda: pictures.uploaded("1", tmp_path), "no list of images"),
+        (lambda: pictures.contents([]), "No images were given"),
+        (lambda: pictures.contents([str(tmp_path / "gone.png")]), "gone.png cannot be read"),
+        (lambda: pictures.in_folder(str(tmp_path / "gone")), "not a folder on the WebUI's machine"),
+        (lambda: pictures.in_folder(str(tmp_path / "empty")), "contains no images"),
+    ):
+        with pytest.raises(PersresError, match=said):
+            call()
+
+
+# -- answers
+
+
+class FakeJobs:
+    """Notes what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def list(self):
+        status = {"id": "1", "concept": "rex", "macro_class": "dog", "file": "rex.safetensors", "name": "rex"}
+        return [status, {**status, "id": "2", "file": None, "name": None}]
+
+    def __getattr__(self, name):
+        def act(*values):
+            self.asked.append((name, *values))
+            if values[0] == "gone":
+                raise PersresError("There is no training gone.")
+            if values[0] == "bad":
+                raise RuntimeError("unforeseen")
+
+        return act
+
+
+def test_the_page_gets_every_training_and_the_prompt_of_those_with_a_file():
+    answer = json.loads(Desk(FakeJobs()).answer(""))
+    assert [job["prompt"] for job in answer["jobs"]] == ["<persres:rex:1.0> a photo of a V* dog", None]
+    assert answer["error"] == ""
+
+
+def test_buttons_reach_the_queue():
+    jobs = FakeJobs()
+    desk = Desk(jobs)
+    for action in ACTIONS:
+        desk.answer(json.dumps({"do": action, "id": "1"}))
+    desk.answer(json.dumps({"do": "move", "id": "2", "places": -1}))
+    names = ["stop", "cancel", "save_now", "sample_now", "resume", "remove"]
+    assert jobs.asked == [*((name, "1") for name in names), ("move", "2", -1)]
+
+
+@pytest.mark.parametrize(
+    "question, said",
+    [
+        ('{"do": "stop", "id": "gone"}', "There is no training gone."),
+        ('{"do": "stop", "id": "bad"}', "unforeseen"),
+        ('{"do": "submit", "id": "1"}', "not known here"),
+        ('{"do": "__init__", "id": "1"}', "not known here"),
+        ('{"do": "move", "id": "1"}', "not known here"),
+        ("[1]", "no question"),
+        ("{", "no question"),
+    ],
+)
+def test_refusals_come_with_the_trainings(question, said):
+    answer = json.loads(Desk(FakeJobs()).answer(question))
+    assert said in answer["error"] and len(answer["jobs"]) == 2

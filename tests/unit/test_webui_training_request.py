@@ -1,0 +1,131 @@
+"""The settings of a training and the photos that come with them."""
+
+import base64
+from dataclasses import replace
+
+import pytest
+
+from lib_persres.errors import PersresError
+from lib_persres.metadata import Metadata
+from lib_persres.training.recipes import RECIPES, Recipe
+from lib_persres.webui.training import photos
+from lib_persres.webui.training.job import curve
+from lib_persres.webui.training.request import Request
+
+GOOD = {"concept": "rex", "macro_class": " dog "}
+
+
+def test_a_request_survives_its_dict_and_takes_null_for_the_default():
+    request = Request.from_dict({**GOOD, "steps": 7, "rank": 8, "flips": None, "seed": None})
+    assert request.macro_class == "dog" and request.rank == "8" and request.seed == 0
+    assert Request.from_dict(request.to_dict()) == request
+    assert request.recipe_for("paper").stages[0].steps == 7
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"concept": "a/b"}, "The name 'a/b' cannot be used"),
+        ({"concept": ""}, r"needs a name \(concept\)"),
+        ({"concept": 5}, "concept is '5'; allowed is a text"),
+        ({"macro_class": None}, "needs a class"),
+        ({"macro_class": "a dog, big"}, "The class 'a dog, big' cannot be used"),
+        ({"recipe": "secret"}, "no recipe 'secret'; the recipes are paper, toybox"),
+        ({"steps": 0}, "steps is '0'; allowed is a whole number from 1"),
+        ({"steps": True}, "steps is 'True'"),
+        ({"steps": 2.5}, "steps is '2.5'"),
+        ({"learning_rate": 3}, "learning rate must lie between 0 and 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is 'nan'"),
+        ({"rank": "lots"}, "The rank 'lots'"),
+        ({"flips": 1}, "flips is '1'; allowed is true or false"),
+        ({"template": "a photo"}, "must hold {identifier} and {macro_class}"),
+        ({"template": "{identifier} {macro_class} {0}"}, "can hold"),
+        ({"batch": 1, "recipe": "toybox"}, "cannot have 2 localized rows"),
+        ({"overwrite": "yes"}, "overwrite is 'yes'"),
+        ({"colour": 1, "size": 2}, "does not know colour, size; it knows concept"),
+    ],
+)
+def test_what_is_not_understood_is_refused_in_one_sentence(changes, words):
+    with pytest.raises(PersresError, match=words) as error:
+        Request.from_dict({**GOOD, **changes})
+    assert "\n" not in str(error.value)
+
+
+def test_a_value_that_only_another_recipe_refuses_is_taken():
+    assert Request.from_dict({**GOOD, "batch": 1}).batch == 1
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("changes", [{}, {"steps": 9, "rank": "3", "flips": True, "learning_rate": 0.02}])
+def test_a_residuals_file_gives_its_settings_back(name, changes):
+    recipe = RECIPES[name].changed(resolution=64, **changes)
+    metadata = Metadata(concept="rex", macro_class="dog", recipe=recipe.to_dict(), seed=3)
+    request = Request.from_metadata(metadata)
+    assert request == Request("rex", "dog", name, **changes, resolution=64, seed=3)
+
+
+def test_a_file_of_an_unknown_or_bent_recipe_is_refused():
+    own = Recipe("my own", "")
+    with pytest.raises(PersresError, match="'my own', which is not known here"):
+        Request.from_metadata(Metadata("rex", "olis", "dog", recipe=own.to_dict()))
+    with pytest.raises(PersresError, match="names no recipe"):
+        Request.from_metadata(Metadata("rex", "olis", "dog"))
+    bent = replace(RECIPES["paper"], stages=(replace(RECIPES["paper"].stages[0], decay=True),))
+    with pytest.raises(PersresError, match="cannot be set here"):
+        Request.from_metadata(Metadata("rex", "olis", "dog", recipe=bent.to_dict()))
+
+
+# -- photos
+
+
+def test_base64_is_read_with_and_without_its_url_and_name():
+    text = base64.b64encode(b"abc").decode()
+    given = [text, f"data:image/png;base64,{text}", {"name": "x.png", "data": text}]
+    assert photos.from_base64(given) == [("number 1", b"abc"), ("number 2", b"abc"), ("x.png", b"abc")]
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        ("text", "must be a list"),
+        ([], "No images were given"),
+        (["YQ=="] * 201, "201 images were given"),
+        (["a b"], "number 1 is not in base64"),
+        ([3], "number 1 is no text"),
+        ([{"name": "big", "data": "A" * (45 << 20)}], "The image big has more than 32 MiB"),
+    ],
+)
+def test_bad_base64_is_named(images, words):
+    with pytest.raises(PersresError, match=words):
+        photos.from_base64(images)
+
+
+def test_large_images_are_refused():
+    with pytest.raises(PersresError, match="big has 33 MiB"):
+        photos.check_sizes([("big", bytes(33 << 20))])
+
+
+def test_only_allowed_folders_are_read(tmp_path):
+    inside, outside = tmp_path / "in" / "photos", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir(parents=True)
+        (folder / "b.png").write_bytes(b"b")
+        (folder / "a.JPG").write_bytes(b"a")
+        (folder / "notes.txt").write_bytes(b"no image")
+    allowed = [tmp_path / "in"]
+    assert photos.from_folder(str(inside), allowed) == [("a.JPG", b"a"), ("b.png", b"b")]
+    (inside / "out").symlink_to(outside)
+    for bad in map(str, (outside, inside / ".." / ".." / "out", inside / "out", "photos", tmp_path / "never")):
+        with pytest.raises(PersresError, match="is not one that a training may read"):
+            photos.from_folder(bad, allowed)
+    with pytest.raises(PersresError, match="There is no folder"):
+        photos.from_folder(str(inside / "never"), allowed)
+    (inside / "c.png").symlink_to(outside / "b.png")
+    with pytest.raises(PersresError, match="c.png is a link out of the allowed folders"):
+        photos.from_folder(str(inside), allowed)
+
+
+def test_the_curve_has_at_most_200_points_and_each_is_a_mean():
+    assert curve([1.0, 3.0]) == [1.0, 3.0]
+    assert curve([1.0, 3.0] * 200) == [2.0] * 200
+    assert len(curve([0.5] * 100_000)) <= 200 and curve([]) == []

@@ -1,0 +1,66 @@
+"""`training_process.py FOLDER STEPS`: works off the queue in FOLDER until all of it is over, or until it is killed.
+
+Makes the training "killed" if there is none, and resumes what was interrupted. Prints each step.
+"""
+
+import contextlib
+import io
+import sys
+import threading
+import time
+from pathlib import Path
+
+import longhand
+import numpy as np
+import torch
+from PIL import Image
+from standalone_models import tiny_text, tiny_vae
+
+from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
+from lib_persres.webui.files import Shelf
+from lib_persres.webui.training.jobs import Jobs
+from lib_persres.webui.training.request import Request
+
+
+def main(folder: Path, steps: int):
+    torch.set_num_threads(1)
+    (folder / "tiny").write_bytes(b"read for its hash")
+    schedule = alphas_cumprod(0.00085, 0.012, 1000)
+    parts = (longhand.make_unet(), tiny_vae(), tiny_text(), 0.5, schedule)
+    sd = StableDiffusion(*parts, torch.device("cpu"), torch.float32, folder / "tiny")
+
+    class Loan:
+        host, checkpoint = sd, "tiny"
+
+        def progress(self, done, total):
+            print(done, flush=True)
+
+        def interrupted(self):
+            return False
+
+        def memory(self):
+            return None
+
+    lock = threading.Lock()
+    shelf = Shelf(lambda: folder / "persres")
+    jobs = Jobs(folder / "jobs", shelf, lambda: lock, lambda title: contextlib.nullcontext(Loan()), lambda: 1)
+    jobs.start()
+    if not jobs.list():
+        pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        request = Request("killed", "dog", "paper", steps, 2, rank="2", resolution=16, crops=1, preview_every=5)
+        jobs.submit(request, [("a.png", buffer.getvalue())])
+    for status in jobs.list():
+        if status["state"] == "interrupted":
+            jobs.resume(status["id"])
+    while any(status["state"] in ("queued", "running") for status in jobs.list()):
+        # also what a user does, so that a kill may fall into it
+        for status in jobs.list():
+            with contextlib.suppress(ValueError):
+                jobs.save_now(status["id"])
+        time.sleep(0.01)
+    print(jobs.list()[0]["state"], jobs.list()[0]["message"], flush=True)
+
+
+main(Path(sys.argv[1]), int(sys.argv[2]))

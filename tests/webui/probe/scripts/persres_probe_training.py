@@ -1,0 +1,32 @@
+"""What a training might leave behind on the WebUI's model and its random numbers."""
+
+import hashlib
+import pickle
+import random
+
+import numpy as np
+import torch
+from modules import lowvram, script_callbacks, shared
+
+
+def state():
+    model = shared.sd_model
+    weights = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        weights.update(name.encode() + weight.detach().cpu().numpy().tobytes())
+    numbers = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes())
+    return {
+        "weights": weights.hexdigest(),
+        "learning": [name for name, weight in model.named_parameters() if weight.requires_grad],
+        "gradients": [name for name, weight in model.named_parameters() if weight.grad is not None],
+        "training": [name for name, module in model.named_modules() if module.training],
+        "hooks": {
+            name: len(module._forward_hooks) + len(module._forward_pre_hooks) for name, module in model.named_modules()
+        },
+        "random": hashlib.sha256(pickle.dumps(numbers)).hexdigest(),
+        "on card": lowvram.module_in_gpu is not None,
+        "job": [shared.state.job, shared.state.job_count, shared.state.interrupted, shared.state.skipped],
+    }
+
+
+script_callbacks.on_app_started(lambda _, app: app.get("/probe/state")(state))

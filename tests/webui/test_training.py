@@ -1,0 +1,242 @@
+"""Trainings on the loaded model: what they learn, and what they leave behind, which is nothing but their file."""
+
+import base64
+import io
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from host import ROOT, Host, make_data
+from PIL import Image
+from test_generation import near, same
+
+from lib_persres.residual import Residual
+from lib_persres.standalone.checkpoint import load
+from lib_persres.training.images import load_images
+from lib_persres.training.recipes import RECIPES
+from lib_persres.training.trainer import Trainer
+
+SETTINGS = {"macro_class": "dog", "recipe": "paper", "steps": 20, "batch": 2, "rank": "4", "resolution": 64, "crops": 1}
+ROUTE = "/persres/v1/train"
+PROBE = Path(__file__).parent / "probe"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(2):
+        pixels = np.random.default_rng(index).integers(0, 255, (80, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return sorted(folder.iterdir())
+
+
+def submit(host, photos, concept, **changes) -> str:
+    images = [{"name": path.name, "data": base64.b64encode(path.read_bytes()).decode()} for path in photos]
+    return host.post(ROUTE, {"concept": concept, "images": images, **SETTINGS, **changes})["id"]
+
+
+def wait(host, identity, *states, done=None) -> dict:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        status = host.get(f"{ROUTE}/{identity}")
+        if done is not None and status["done"] >= done:
+            return status
+        if status["state"] in (states or ("finished", "stopped", "cancelled", "failed", "interrupted")):
+            return status
+        time.sleep(0.1)
+    raise AssertionError(f"still {status}")
+
+
+def refused(host, body) -> tuple[int, str]:
+    try:
+        host.post(ROUTE, body)
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["detail"]
+    raise AssertionError("it was accepted")
+
+
+def numbers(residual) -> torch.Tensor:
+    return torch.cat([part.flatten() for f in residual.factors.values() for part in (f.down, f.up)])
+
+
+def ups(residual) -> torch.Tensor:
+    return torch.cat([factors.up.flatten() for factors in residual.factors.values()])
+
+
+def alike(a: Residual, b: Residual) -> float:
+    """The cosine of what was learned: down begins at random numbers that hardly move, up at zero."""
+    return torch.nn.functional.cosine_similarity(ups(a), ups(b), 0).item()
+
+
+def by_hand(host, photos, resolution=64) -> Residual:
+    """The same training without a WebUI."""
+    sd = load(host.data / "models" / "Stable-diffusion" / "tiny.safetensors", device="cpu")
+    recipe = RECIPES["paper"].changed(**{key: SETTINGS[key] for key in ("steps", "batch", "rank", "crops")})
+    trainer = Trainer(sd, load_images(photos), "hand", "dog", recipe, resolution=resolution, identifier="phol")
+    with trainer:
+        while not trainer.finished:
+            trainer.step()
+    return trainer.residual()
+
+
+def test_it_learns_what_the_command_line_learns_and_the_tag_draws_it(host, photos):
+    identity = submit(host, photos, "mine", preview_every=10, preview_prompt="a V* dog in the rain")
+    status = wait(host, identity)
+    assert status["state"] == "finished" and status["name"] == "mine" and len(status["loss"]) == 20, status
+    learned, hand = Residual.load(status["file"]), by_hand(host, photos)
+    # rex is a dog too and has olis
+    assert learned.metadata.identifier == "phol"
+    assert learned.metadata.base_hash == hand.metadata.base_hash
+    assert learned.metadata.image_hashes == hand.metadata.image_hashes
+    assert alike(learned, hand) > 0.999
+    torch.testing.assert_close(numbers(learned), numbers(hand), rtol=0, atol=0.02 * float(ups(hand).abs().max()))
+    assert [entry["step"] for entry in status["preview"]] == [10, 20]
+    assert "mine" in {entry["name"] for entry in host.get("/persres/v1/residuals")}
+    assert not near(host.image("a V* dog <persres:mine>"), host.image("a phol dog"))
+    with pytest.raises(urllib.error.HTTPError):
+        host.get(f"{ROUTE}/{identity}/preview/10/nothing")
+
+
+@pytest.mark.parametrize("how", ["finished", "stopped", "interrupted", "cancelled", "failed"])
+def test_generation_and_the_model_are_after_it_as_they_were_before(host, photos, how):
+    image, before = host.image("a dog"), host.get("/probe/state")
+    if how == "failed":
+        host.post("/probe/break/raise/5")
+    identity = submit(host, photos, f"left {how}", steps=6 if how in ("finished", "failed") else 100_000)
+    if how in ("stopped", "interrupted", "cancelled"):
+        wait(host, identity, done=2)
+        path = {"stopped": f"{ROUTE}/{identity}/stop", "cancelled": f"{ROUTE}/{identity}/cancel"}
+        host.post(path.get(how, "/sdapi/v1/interrupt"))
+    status = wait(host, identity)
+    assert status["state"] == ("stopped" if how == "interrupted" else how)
+    if how == "failed":
+        assert "broken by the test" in status["message"] and host.get("/probe/broken")
+    assert (status["file"] is not None) == (how in ("finished", "stopped", "interrupted"))
+    # the state says so before the model is back only for a moment
+    host.image("a dog")
+    assert host.get("/probe/state") == before
+    assert same(host.image("a dog"), image)
+
+
+def test_skip_is_ignored_and_a_generation_waits_for_the_training(host, photos):
+    identity = submit(host, photos, "waits", steps=15)
+    wait(host, identity, "running")
+    host.post("/sdapi/v1/skip")
+    at_return = []
+
+    def generate():
+        host.image("a dog")
+        at_return.append(host.get(f"{ROUTE}/{identity}")["state"])
+
+    thread = threading.Thread(target=generate)
+    thread.start()
+    wait(host, identity, done=3)
+    thread.join(300)
+    assert at_return == ["finished"]
+
+
+def test_a_lora_or_tiling_of_the_last_generation_is_not_trained_on(host, photos):
+    host.image("a dog", tiling=True)
+    status = wait(host, submit(host, photos, "after tiling"))
+    assert alike(Residual.load(status["file"]), by_hand(host, photos)) > 0.999
+
+
+def test_trainings_are_queued_listed_moved_and_removed(host, photos):
+    first = submit(host, photos, "first", steps=100_000)
+    second, third = submit(host, photos, "second", steps=3), submit(host, photos, "third", steps=3)
+    wait(host, first, "running")
+    host.post(f"{ROUTE}/{third}/move/-1")
+    order = [status["id"] for status in host.get(ROUTE)]
+    assert order.index(third) < order.index(second)
+    host.post(f"{ROUTE}/{first}/cancel")
+    assert wait(host, second)["state"] == "finished" and wait(host, third)["state"] == "finished"
+    host.request(f"{ROUTE}/{first}", method="DELETE")
+    with pytest.raises(urllib.error.HTTPError) as error:
+        host.get(f"{ROUTE}/{first}")
+    assert error.value.code == 404
+
+
+def test_bad_requests_are_answered_in_one_sentence(host, photos):
+    good = base64.b64encode(photos[0].read_bytes()).decode()
+    small = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(small, "PNG")
+    base = {"concept": "bad", "macro_class": "dog"}
+    cases = [
+        ({**base, "images": [base64.b64encode(b"no image").decode()]}, "cannot be read"),
+        ({**base, "images": ["***"]}, "is not in base64"),
+        ({**base, "images": [base64.b64encode(small.getvalue()).decode()]}, "too small (8×8 pixels)"),
+        ({**base, "images": [good] * 4000}, "4000 images were given"),
+        ({**base, "images": [good], "concept": "a/b"}, "The name 'a/b' cannot be used"),
+        ({**base, "images": [good], "macro_class": "<dog>"}, "The class '<dog>' cannot be used"),
+        ({**base, "images": [good], "stepz": 3}, "does not know stepz"),
+        ({**base, "images": [good], "concept": "rex"}, "There is a residual"),
+        ({**base, "folder": "/etc"}, "is not one that a training may read"),
+        ({**base, "folder": str(host.data / ".." / "..")}, "is not one that a training may read"),
+        (base, "Give the photos either as images"),
+    ]
+    before = len(host.get(ROUTE))
+    for body, words in cases:
+        status, detail = refused(host, body)
+        assert status == 422 and words in detail and "\n" not in detail
+    assert len(host.get(ROUTE)) == before
+
+
+def test_a_folder_inside_the_data_folder_may_be_trained_from(host, photos):
+    folder = host.data / "photos"
+    folder.mkdir()
+    for path in photos:
+        (folder / path.name).write_bytes(path.read_bytes())
+    body = {"concept": "from folder", "folder": str(folder), **SETTINGS, "steps": 2}
+    assert wait(host, host.post(ROUTE, body)["id"])["state"] == "finished"
+
+
+# -- another WebUI: one that is killed
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory, host):
+    """With --medvram; its own folder, so that it may be killed and started again."""
+    data = tmp_path_factory.mktemp("mortal") / "data"
+    make_data(data, {"persres": ROOT, "probe": PROBE})
+    (data / "config.json").write_text(json.dumps({"persres_state_every": 2}))
+    hosts = []
+
+    def start() -> Host:
+        hosts.append(Host(Path(os.environ["PERSRES_WEBUI"]), data, "--medvram"))
+        return hosts[-1].wait()
+
+    try:
+        yield start
+    finally:
+        for one in hosts:
+            one.stop()
+
+
+def test_under_medvram_a_kill_costs_nothing_that_was_saved(mortal, photos):
+    host = mortal()
+    image, before = host.image("a dog"), host.get("/probe/state")
+    status = wait(host, submit(host, photos, "whole", preview_every=10))
+    whole = Residual.load(status["file"])
+    os.unlink(status["file"])  # else the next dog gets another identifier
+    host.image("a dog")
+    assert same(host.image("a dog"), image) and host.get("/probe/state") == before
+    identity = submit(host, photos, "killed")
+    wait(host, identity, done=5)
+    host.process.send_signal(signal.SIGKILL)
+    host.process.wait()
+    for path in (host.data / "models" / "persres").glob("*.safetensors"):
+        Residual.load(path)
+    host = mortal()
+    status = host.get(f"{ROUTE}/{identity}")
+    assert status["state"] == "interrupted" and status["done"] >= 4
+    host.post(f"{ROUTE}/{identity}/resume")
+    status = wait(host, identity, "finished", "failed")
+    resumed = Residual.load(status["file"])
+    assert resumed.metadata.steps == 20 and torch.equal(numbers(resumed), numbers(whole))

@@ -1,0 +1,255 @@
+"""The training tab as its users meet it: headless Chromium on the real WebUI."""
+
+import json
+
+import pytest
+from browser import Browser, missing
+from PIL import Image, ImageDraw
+
+if reason := missing():
+    pytestmark = pytest.mark.skip(reason=f"No browser: {reason}")
+
+TAB = "Personalized Residuals"
+LONG = 240
+"""Seconds for what a slow machine computes."""
+PANEL = "gradioApp().querySelector('#persres_training_panel')"
+POINTS = f"Number({PANEL}.querySelector('.persres-curve')?.dataset.points || 0)"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(5):
+        image = Image.new("RGB", (96, 80), "white")
+        ImageDraw.Draw(image).ellipse((10 + 5 * number, 10, 60 + 5 * number, 60), fill="teal")
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_page(host, tmp_path_factory):
+    browser = Browser(f"http://127.0.0.1:{host.port}", tmp_path_factory.mktemp("profile"))
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@pytest.fixture
+def page(host, open_page):
+    """The page anew with the tab in sight and no trainings; it may not complain about anything."""
+    for job in host.get("/persres/v1/train"):
+        if job["state"] in ("queued", "running"):
+            host.post(f"/persres/v1/train/{job['id']}/cancel")
+    for job in jobs(host, lambda all_: not any(job["state"] == "running" for job in all_)):
+        host.request(f"/persres/v1/train/{job['id']}", method="DELETE")
+    for path in (host.data / "models" / "persres").glob("learned*"):
+        path.unlink()
+    show(open_page)
+    open_page.errors()
+    yield open_page
+    assert open_page.errors() == []
+
+
+def jobs(host, ready):
+    """The trainings, once `ready` says so of them."""
+    import time
+
+    deadline = time.monotonic() + LONG
+    while not ready(found := host.get("/persres/v1/train")):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
+
+
+def show(page):
+    page.open()
+    page.tab("tabs", TAB)
+    page.wait(f"return {PANEL}.querySelector('.persres-part') && true")
+
+
+def drop(page, paths):
+    field = page.driver.find_element("css selector", "#persres_training_files")
+    field.send_keys("\n".join(map(str, paths)))
+
+
+def views(page, count):
+    page.wait(
+        "return gradioApp().querySelectorAll('#persres_training_shown .persres-view').length == arguments[0]",
+        count,
+        seconds=60,
+    )
+
+
+def fill(page, **values):
+    for name, value in values.items():
+        page.set(f"persres_training_{name}", value)
+
+
+def train(page, said):
+    page.click("#persres_training_start")
+    page.wait(
+        "return gradioApp().querySelector('#persres_training_said').innerText.includes(arguments[0])", said, seconds=60
+    )
+
+
+def press(page, action):
+    page.wait(f"return {PANEL}.querySelector('.persres-part-buttons .persres-do-{action}') && true", seconds=LONG)
+    page.click(f"#persres_training_panel .persres-part-buttons .persres-do-{action}")
+
+
+def state(page, *states):
+    return page.wait(
+        f"const found = {PANEL}.querySelector('h3 .persres-state').className.split('persres-state-')[1];"
+        "return arguments[0].includes(found) && found",
+        states,
+        seconds=LONG,
+    )
+
+
+QUICK = {"steps": 400, "batch": 1, "rank": 2, "crops": 0, "preview_every": 150}
+
+
+def test_five_images_become_a_tag_that_draws(host, page, photos):
+    drop(page, sorted(photos.glob("*.png")))
+    views(page, 5)
+    fill(page, name="learned", **{"class": "ball"}, **QUICK)
+    train(page, '"learned" is in the queue')
+
+    # the curve moves
+    state(page, "running")
+    first = page.wait(f"return {POINTS}", seconds=LONG)
+    page.wait(f"return {POINTS} > arguments[0]", first, seconds=LONG)
+    page.wait(f"return {PANEL}.innerText.match(/of 400 steps · .*step.* left/) && true", seconds=LONG)
+
+    # a reloaded page finds it again, and it stops with what it has
+    show(page)
+    state(page, "running")
+    press(page, "stop")
+    state(page, "stopped")
+    (job,) = host.get("/persres/v1/train")
+    assert 0 < job["done"] < 400 and (host.data / "models" / "persres" / "learned.safetensors").is_file()
+
+    # it goes on where it was
+    press(page, "resume")
+    state(page, "running", "finished")
+    (now,) = jobs(host, lambda all_: all_[0]["done"] > job["done"])
+    assert now["loss"][0] == pytest.approx(job["loss"][0], rel=0.5)
+    state(page, "finished")
+    page.wait(f"return {PANEL}.querySelector('figure img').naturalWidth == 64")
+    assert page.run(f"return [...{PANEL}.querySelectorAll('figcaption')].map((each) => each.innerText)") == [
+        "plain",
+        "LAG",
+    ]
+
+    press(page, "send")
+    prompt = "<persres:learned:1.0> a photo of a V* ball"
+    page.wait("return gradioApp().querySelector('#tab_txt2img').offsetParent && true")
+    assert page.value("txt2img_prompt") == prompt
+    for elem_id, value in (("steps", 3), ("width", 64), ("height", 64)):
+        page.set(f"txt2img_{elem_id}", value)
+    page.click("#txt2img_generate")
+    page.wait("return gradioApp().querySelector('#txt2img_gallery img').naturalWidth == 64", seconds=LONG)
+    made = sorted((host.data / "outputs" / "txt2img-images").rglob("*.png"), key=lambda path: path.stat().st_mtime)[-1]
+    infotext = Image.open(made).info["parameters"]
+    assert prompt in infotext and "learned: " in infotext.partition("Persres hashes")[2]
+
+
+def test_several_wait_are_moved_and_removed_and_one_is_cancelled(host, page, photos):
+    fill(page, folder=str(photos), **{"class": "ball"}, **{**QUICK, "steps": 100_000})
+    for number in (1, 2, 3):
+        fill(page, name=f"learned{number}")
+        train(page, f'"learned{number}" is in the queue')
+    state(page, "running")
+    order = f"return [...{PANEL}.querySelectorAll('li b')].map((each) => each.innerText).join()"
+    page.wait(f"{order} == 'learned1,learned2,learned3'")
+    page.click("#persres_training_panel li:nth-child(3) .persres-do-up")
+    page.wait(f"{order} == 'learned1,learned3,learned2'")
+    assert [job["concept"] for job in host.get("/persres/v1/train")] == ["learned1", "learned3", "learned2"]
+
+    page.run("window.confirm = (text) => {window.persresAsked = text; return false}")
+    press(page, "cancel")
+    assert "Nothing of it is kept" in page.run("return window.persresAsked")
+    assert host.get("/persres/v1/train")[0]["state"] == "running"
+
+    page.run("window.confirm = () => true")
+    page.click("#persres_training_panel li:nth-child(3) .persres-do-remove")
+    page.wait(f"{order} == 'learned1,learned3'")
+    press(page, "cancel")
+    state(page, "cancelled")
+    assert not (host.data / "models" / "persres" / "learned1.safetensors").exists()
+
+
+def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
+    train(page, "has no name")
+    fill(page, name="a/b", **{"class": "ball"})
+    train(page, "No images were given")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    drop(page, [photos / "0.png", broken])
+    page.wait(
+        "return gradioApp().querySelector('#persres_training_shown .persres-wrong').innerText.includes('broken.png')",
+        seconds=60,
+    )
+    train(page, "cannot be used")
+    fill(page, name="learned")
+    train(page, "broken.png cannot be read")
+    page.click("#persres_training_shown .persres-wrong .persres-remove")
+    page.wait("return !gradioApp().querySelector('#persres_training_shown .persres-wrong')", seconds=60)
+    fill(page, steps="many")
+    train(page, "Steps must be a whole number")
+    # the WebUI's own warning as well
+    page.wait("return gradioApp().innerText.includes('Steps must be') && true")
+    page.run(f"{PANEL}; persresTrainingAsk({{do: 'stop', id: 'gone'}})")
+    page.wait(f"return {PANEL}.querySelector('.persres-part-said').innerText.includes('There is no training')")
+    assert host.get("/persres/v1/train") == []
+
+
+def test_settings_come_back_from_a_residual_and_a_preset(host, page, photos):
+    body = {"folder": str(photos), "concept": "learned", "macro_class": "ball", "recipe": "paper", "seed": 7}
+    (host.data / "photos").mkdir(exist_ok=True)
+    for path in photos.glob("*.png"):
+        (host.data / "photos" / path.name).write_bytes(path.read_bytes())
+    body["folder"] = str(host.data / "photos")
+    host.post("/persres/v1/train", {**body, "steps": 3, "batch": 1, "rank": "2", "crops": 1})
+    jobs(host, lambda all_: all_[0]["state"] == "finished")
+    show(page)
+    choose(page, "residual: learned")
+    loaded(page, "Loaded from residual: learned")
+    values = {name: page.value(f"persres_training_{name}") for name in ("name", "class", "steps", "rank", "seed")}
+    assert values == {"name": "learned", "class": "ball", "steps": "3", "rank": "2", "seed": "7"}
+
+    fill(page, steps=5, preset="fast")
+    page.click("#persres_training_keep")
+    said(page, 'The preset "fast" is kept.')
+    assert json.loads((host.data / "persres-training" / "presets.json").read_text())["fast"]["steps"] == "5"
+    show(page)
+    choose(page, "preset: fast")
+    loaded(page, "Loaded from preset: fast")
+    assert page.value("persres_training_steps") == "5" and page.value("persres_training_name") == ""
+
+
+def choose(page, source):
+    """Pick it from the list as a click does."""
+    page.wait("return gradioApp().querySelector('#persres_training_seen') && true")
+    page.click("#persres_training_sources .label-wrap")
+    field = page.wait(
+        "const field = gradioApp().querySelector('#persres_training_source input'); return field.offsetParent && field"
+    )
+    found = "[...gradioApp().querySelectorAll('#persres_training_source li, ul.options li')]"
+    wanted = f"{found}.find((each) => each.innerText.includes(arguments[0]))"
+    page.wait(f"arguments[1].focus(); arguments[1].click(); return {wanted} && true", source, field, seconds=30)
+    page.run(f"{wanted}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))", source)
+
+
+def loaded(page, sentence):
+    page.click("#persres_training_load")
+    said(page, sentence)
+
+
+def said(page, sentence):
+    page.wait(
+        "return gradioApp().querySelector('#persres_training_loaded').innerText.includes(arguments[0])",
+        sentence,
+        seconds=60,
+    )
