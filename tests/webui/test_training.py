@@ -144,6 +144,22 @@ def test_where_memory_is_short_it_trains_in_parts_or_says_what_to_lower(host, ph
     assert_as_before(host, before, image)
 
 
+def test_what_was_stopped_is_resumed_to_what_it_would_have_been(host, photos):
+    identity = submit(host, photos, "stop and go", steps=60, seed=3)
+    wait(host, identity, done=5)
+    host.post(f"{ROUTE}/{identity}/save")
+    host.post(f"{ROUTE}/{identity}/stop")
+    status = wait(host, identity)
+    assert status["state"] == "stopped" and 5 <= Residual.load(status["file"]).metadata.steps == status["done"] < 60
+    host.post(f"{ROUTE}/{identity}/resume")
+    status = wait(host, identity, "finished", "failed")
+    resumed = Residual.load(status["file"])
+    assert status["state"] == "finished" and resumed.metadata.steps == 60, status
+    os.unlink(status["file"])  # else the next dog gets another identifier
+    whole = Residual.load(wait(host, submit(host, photos, "without a stop", steps=60, seed=3))["file"])
+    assert torch.equal(numbers(resumed), numbers(whole))
+
+
 def test_skip_is_ignored_and_a_generation_waits_for_the_training(host, photos):
     identity = submit(host, photos, "waits", steps=15)
     wait(host, identity, "running")
@@ -257,5 +273,6 @@ def test_under_medvram_a_kill_costs_nothing_that_was_saved(mortal, photos):
     assert status["state"] == "interrupted" and status["done"] >= 4
     host.post(f"{ROUTE}/{identity}/resume")
     status = wait(host, identity, "finished", "failed")
+    assert status["state"] == "finished", status
     resumed = Residual.load(status["file"])
     assert resumed.metadata.steps == 20 and torch.equal(numbers(resumed), numbers(whole))
