@@ -79,13 +79,15 @@ def test_with_two_models_in_memory(host, reference, name):
 
 def test_the_residual_acts_on_the_refiner_too(host):
     def draw(tag):
-        return host.image(f"a photo of a V* dog {tag}", **REFINER)
+        return host.image(f"a photo of a V* dog {tag}", **early)
 
-    base, full = host.image(BASE, **REFINER), draw("<persres:rex>")
-    before, after = draw("<persres:rex:end=0.5>"), draw("<persres:rex:start=0.5>")
+    early = {**REFINER, "refiner_switch_at": 0.25}
+    base, full = host.image(BASE, **early), draw("<persres:rex>")
+    before, after = draw("<persres:rex:end=0.25>"), draw("<persres:rex:start=0.25>")
     images = [base, full, before, after]
     # to the bit: the last steps change little
     assert not any(same(a, b) for i, a in enumerate(images) for b in images[:i])
+    assert not near(after, base)
 
 
 @pytest.mark.parametrize("limit", [1, 2])
