@@ -5,7 +5,6 @@ import dataclasses
 
 import torch
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.diffusionmodules.util import GroupNorm32
 from test_trainer import RECIPE, make, steps, weights
 
 
@@ -21,9 +20,7 @@ def test_a_model_in_bf16_teaches_what_the_model_in_fp32_teaches(sd, photos):
 def test_ldms_own_unet_with_half_weights_learns_under_autocast_as_in_the_webui(sd, photos):
     unet = copy.deepcopy(sd.unet).bfloat16()
     unet.__class__ = UNetModel  # which casts nothing itself
-    for module in unet.modules():
-        if isinstance(module, GroupNorm32):
-            module.__class__ = GroupNorm32
+    # its group norm stays ours: autocast casts that one on CUDA alone
     half = dataclasses.replace(sd, unet=unet, dtype=torch.bfloat16)
     full = make(sd, photos)
     steps(full, RECIPE.steps)

@@ -13,7 +13,7 @@ from lib_persres.residual import Residual
 
 PROGRAM = Path(__file__).parent / "training_process.py"
 KILLS = int(os.environ.get("PERSRES_KILLS", "2"))
-STEPS = 30
+STEPS = 15 * KILLS
 
 
 def start(folder):

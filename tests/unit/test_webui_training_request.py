@@ -56,7 +56,7 @@ def test_a_value_that_only_another_recipe_refuses_is_taken():
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-@pytest.mark.parametrize("changes", [{}, {"steps": 9, "rank": "3", "flips": True, "learning_rate": 0.02}])
+@pytest.mark.parametrize("changes", [{}, {"steps": 9, "rank": "3", "flips": True, "learning_rate": 0.03}])
 def test_a_residuals_file_gives_its_settings_back(name, changes):
     recipe = RECIPES[name].changed(resolution=64, **changes)
     metadata = Metadata(concept="rex", macro_class="dog", recipe=recipe.to_dict(), seed=3)

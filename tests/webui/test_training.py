@@ -75,15 +75,23 @@ def alike(a: Residual, b: Residual) -> float:
     return torch.nn.functional.cosine_similarity(ups(a), ups(b), 0).item()
 
 
-def by_hand(host, photos, resolution=64) -> Residual:
+def by_hand(host, photos, identifier="phol") -> Residual:
     """The same training without a WebUI."""
     sd = load(host.data / "models" / "Stable-diffusion" / "tiny.safetensors", device="cpu")
     recipe = RECIPES["paper"].changed(**{key: SETTINGS[key] for key in ("steps", "batch", "rank", "crops")})
-    trainer = Trainer(sd, load_images(photos), "hand", "dog", recipe, resolution=resolution, identifier="phol")
+    trainer = Trainer(sd, load_images(photos), "hand", "dog", recipe, resolution=64, identifier=identifier)
     with trainer:
         while not trainer.finished:
             trainer.step()
     return trainer.residual()
+
+
+def assert_as_before(host, before, image):
+    # at once: the WebUI seeds Python's random numbers anew with each picture
+    numbers = host.get("/probe/state").pop("random")
+    assert numbers == before["random"]
+    assert same(host.image("a dog"), image)
+    assert {**host.get("/probe/state"), "random": numbers} == before
 
 
 def test_it_learns_what_the_command_line_learns_and_the_tag_draws_it(host, photos):
@@ -119,10 +127,21 @@ def test_generation_and_the_model_are_after_it_as_they_were_before(host, photos,
     if how == "failed":
         assert "broken by the test" in status["message"] and host.get("/probe/broken")
     assert (status["file"] is not None) == (how in ("finished", "stopped", "interrupted"))
-    # the state says so before the model is back only for a moment
-    host.image("a dog")
-    assert host.get("/probe/state") == before
-    assert same(host.image("a dog"), image)
+    assert_as_before(host, before, image)
+
+
+def test_where_memory_is_short_it_trains_in_parts_or_says_what_to_lower(host, photos):
+    image, before = host.image("a dog"), host.get("/probe/state")
+    host.post("/probe/memory/1")
+    try:
+        small = wait(host, submit(host, photos, "small", steps=3))
+        refused_ = wait(host, submit(host, photos, "too small", steps=3, shrink=False))
+    finally:
+        host.post("/probe/memory/0")
+    assert small["state"] == "finished" and "go through the model 1 at a time" in small["message"]
+    assert refused_["state"] == "failed" and "memory for 2 rows" in refused_["message"]
+    assert "lower the micro-batch" in refused_["message"]
+    assert_as_before(host, before, image)
 
 
 def test_skip_is_ignored_and_a_generation_waits_for_the_training(host, photos):
@@ -142,10 +161,11 @@ def test_skip_is_ignored_and_a_generation_waits_for_the_training(host, photos):
     assert at_return == ["finished"]
 
 
-def test_a_lora_or_tiling_of_the_last_generation_is_not_trained_on(host, photos):
+def test_the_tiling_of_the_last_generation_is_not_trained_on_and_comes_back(host, photos):
     host.image("a dog", tiling=True)
     status = wait(host, submit(host, photos, "after tiling"))
-    assert alike(Residual.load(status["file"]), by_hand(host, photos)) > 0.999
+    learned = Residual.load(status["file"])
+    assert alike(learned, by_hand(host, photos, learned.metadata.identifier)) > 0.999
 
 
 def test_trainings_are_queued_listed_moved_and_removed(host, photos):
@@ -225,8 +245,7 @@ def test_under_medvram_a_kill_costs_nothing_that_was_saved(mortal, photos):
     status = wait(host, submit(host, photos, "whole", preview_every=10))
     whole = Residual.load(status["file"])
     os.unlink(status["file"])  # else the next dog gets another identifier
-    host.image("a dog")
-    assert same(host.image("a dog"), image) and host.get("/probe/state") == before
+    assert_as_before(host, before, image)
     identity = submit(host, photos, "killed")
     wait(host, identity, done=5)
     host.process.send_signal(signal.SIGKILL)

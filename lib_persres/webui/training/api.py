@@ -44,6 +44,9 @@ def add_training_routes(app: FastAPI, jobs: Jobs, allowed: Callable[[], Iterable
 
     @app.post(ROUTE, dependencies=guarded)
     async def train(request: HttpRequest):
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            # a page of another site may send other types unasked
+            raise HTTPException(415, "A training's request must be of the type application/json.")
         try:
             length = int(request.headers.get("content-length", ""))
         except ValueError:

@@ -229,5 +229,7 @@ class Jobs:
         finally:
             with self._changed:
                 job.put(state=state, **({"message": message} if message else {}))
+        if torch.cuda.is_available():  # an exception's traceback kept what it held until now
+            torch.cuda.empty_cache()
         if message:
             print(f'persres: the training of "{job.request.concept}" failed: {message}')

@@ -29,4 +29,26 @@ def state():
     }
 
 
-script_callbacks.on_app_started(lambda _, app: app.get("/probe/state")(state))
+class Memory:
+    """A card that has memory for so many rows with gradients; 0 rows: as many as there are."""
+
+    def limit(self, rows: int):
+        if rows == 0:
+            return self.handle.remove()
+
+        def check(module, args):
+            if torch.is_grad_enabled() and len(args[0]) > rows:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        self.handle = shared.sd_model.model.diffusion_model.register_forward_pre_hook(check)
+
+
+MEMORY = Memory()
+
+
+def routes(_, app):
+    app.get("/probe/state")(state)
+    app.post("/probe/memory/{rows}")(lambda rows: MEMORY.limit(int(rows)))
+
+
+script_callbacks.on_app_started(routes)
