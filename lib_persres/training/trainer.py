@@ -302,7 +302,8 @@ class Trainer:
     def load_state(self, path: Path) -> None:
         """Continue where `save_state` was called. PersresError where the file is of another training."""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # not torch.load: the WebUI puts a reader in its place that takes nothing from a new torch
+            state = torch.serialization.load(path, map_location="cpu", weights_only=True)
             if state["version"] != STATE_VERSION:
                 raise PersresError(f"it is of version {state['version']}, and this extension knows {STATE_VERSION}")
             theirs, ours = state["facts"], self._facts.to_strings()
