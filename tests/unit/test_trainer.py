@@ -47,6 +47,16 @@ def test_a_resumed_training_is_bit_identical_to_an_uninterrupted_one(sd, photos,
     assert again.residual().metadata.loss == whole.residual().metadata.loss
 
 
+def test_a_host_that_replaces_torch_load_does_not_stop_a_training_from_being_resumed(sd, photos, tmp_path, monkeypatch):
+    with make(sd, photos) as trainer:
+        trainer.step()
+        trainer.save_state(tmp_path / "state")
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: None)  # what the WebUI's answers for such a file
+    again = make(sd, photos)
+    again.load_state(tmp_path / "state")
+    assert again.done == 1
+
+
 def test_saving_a_state_or_looking_at_the_residual_does_not_change_the_training(sd, photos, tmp_path):
     whole, watched = make(sd, photos), make(sd, photos)
     steps(whole, 6)
