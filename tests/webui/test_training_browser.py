@@ -182,7 +182,7 @@ def test_several_wait_are_moved_and_removed_and_one_is_cancelled(host, page, pho
 
 def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
     train(page, "has no name")
-    fill(page, name="a/b", **{"class": "ball"})
+    fill(page, name="learned", **{"class": "ball"})
     train(page, "No images were given")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
@@ -191,6 +191,7 @@ def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
         "return gradioApp().querySelector('#persres_training_shown .persres-wrong').innerText.includes('broken.png')",
         seconds=60,
     )
+    fill(page, name="a/b")
     train(page, "cannot be used")
     fill(page, name="learned")
     train(page, "broken.png cannot be read")
