@@ -1,6 +1,8 @@
 """The training tab as its users meet it: headless Chromium on the real WebUI."""
 
 import json
+import shutil
+import time
 
 import pytest
 from browser import Browser, missing
@@ -53,8 +55,6 @@ def page(host, open_page):
 
 def jobs(host, ready):
     """The trainings, once `ready` says so of them."""
-    import time
-
     deadline = time.monotonic() + LONG
     while not ready(found := host.get("/persres/v1/train")):
         assert time.monotonic() < deadline, found
@@ -182,7 +182,9 @@ def test_several_wait_are_moved_and_removed_and_one_is_cancelled(host, page, pho
 
 def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
     train(page, "has no name")
-    fill(page, name="learned", **{"class": "ball"})
+    fill(page, name="a/b", **{"class": "ball"})
+    train(page, "cannot be used")
+    fill(page, name="learned")
     train(page, "No images were given")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
@@ -191,9 +193,6 @@ def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
         "return gradioApp().querySelector('#persres_training_shown .persres-wrong').innerText.includes('broken.png')",
         seconds=60,
     )
-    fill(page, name="a/b")
-    train(page, "cannot be used")
-    fill(page, name="learned")
     train(page, "broken.png cannot be read")
     page.click("#persres_training_shown .persres-wrong .persres-remove")
     page.wait("return !gradioApp().querySelector('#persres_training_shown .persres-wrong')", seconds=60)
@@ -207,12 +206,9 @@ def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
 
 
 def test_settings_come_back_from_a_residual_and_a_preset(host, page, photos):
-    body = {"folder": str(photos), "concept": "learned", "macro_class": "ball", "recipe": "paper", "seed": 7}
-    (host.data / "photos").mkdir(exist_ok=True)
-    for path in photos.glob("*.png"):
-        (host.data / "photos" / path.name).write_bytes(path.read_bytes())
-    body["folder"] = str(host.data / "photos")
-    host.post("/persres/v1/train", {**body, "steps": 3, "batch": 1, "rank": "2", "crops": 1})
+    shutil.copytree(photos, host.data / "photos")  # where a program may name it
+    body = {"folder": str(host.data / "photos"), "concept": "learned", "macro_class": "ball", "recipe": "paper"}
+    host.post("/persres/v1/train", {**body, "seed": 7, "steps": 3, "batch": 1, "rank": "2", "crops": 1})
     jobs(host, lambda all_: all_[0]["state"] == "finished")
     show(page)
     choose(page, "residual: learned")
