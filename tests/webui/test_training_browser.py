@@ -206,8 +206,8 @@ def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
 
 
 def test_settings_come_back_from_a_residual_and_a_preset(host, page, photos):
-    shutil.copytree(photos, host.data / "photos")  # where a program may name it
-    body = {"folder": str(host.data / "photos"), "concept": "learned", "macro_class": "ball", "recipe": "paper"}
+    shutil.copytree(photos, host.data / "tab photos")  # where a program may name it
+    body = {"folder": str(host.data / "tab photos"), "concept": "learned", "macro_class": "ball", "recipe": "paper"}
     host.post("/persres/v1/train", {**body, "seed": 7, "steps": 3, "batch": 1, "rank": "2", "crops": 1})
     jobs(host, lambda all_: all_[0]["state"] == "finished")
     show(page)
