@@ -35,6 +35,7 @@ class StableDiffusion:
     dtype: torch.dtype
     path: Path
     family: str = "SD1"
+    stays = True  # on its device, see `training.host`
 
     @functools.cached_property
     def hash(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..residual import Residual
+from .host import Host
 from .images import Photo
 from .recipes import Recipe
-from .trainer import Host, Trainer
+from .trainer import Trainer
 
 
 def train(

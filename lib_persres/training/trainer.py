@@ -5,64 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from .. import __version__
 from ..branch import Branches
 from ..errors import PersresError, first_line
-from ..lag import Plan
 from ..prompt import check_identifier, choose_identifier, find_concept_tokens
 from ..residual import Factors, Metadata, Residual
-from .images import Photo, crop_views
-from .objective import draw_timesteps, noised, objective
+from .computing import Computing
+from .graph import Graph, recorded
+from .host import Host
+from .images import Photo
+from .latents import encode_photos
+from .objective import draw_timesteps, noised
 from .recipes import Recipe, Stage
+from .step import Gradients, Rows
+from .texts import Texts
 
 STATE_VERSION = 1
-
-
-class Host(Protocol):
-    """What a trainer needs of a loaded model; latents are scaled, images are in [-1, 1]."""
-
-    unet: torch.nn.Module
-    alphas_cumprod: torch.Tensor
-    device: torch.device
-    family: str
-    hash: str
-
-    def encode_images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-    def encode_prompts(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-    def encode_text(self, text: str) -> list[int]: ...
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Every view of every photo, encoded once: mean and std, each (n, 4, h, w), so that steps can still sample."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(self.mean), (count,), generator=generator)
-        noise = torch.randn(count, *self.mean.shape[1:], generator=generator).to(self.mean)
-        return self.mean[rows] + self.std[rows] * noise
-
-
-def encode_photos(host: Host, photos: Sequence[Photo], recipe: Recipe, resolution: int, seed: int) -> Latents:
-    means, stds = [], []
-    for index, photo in enumerate(photos):
-        views = crop_views(photo.image, resolution, recipe.flips, recipe.crops, seed + index)
-        mean, std = host.encode_images(views)
-        means.append(mean.float())
-        stds.append(std.float())
-    return Latents(torch.cat(means).to(host.device), torch.cat(stds).to(host.device))
 
 
 class Trainer:
@@ -78,7 +43,10 @@ class Trainer:
     same result.
 
     micro_batch: so many rows go through the UNet at a time, their gradients are added up; None: all. shrink: where the
-    memory is not enough, halve it instead of giving up.
+    memory is not enough, halve it instead of giving up. precision: a name of `frozen.PRECISIONS`, what the UNet
+    computes in; None: as its weights are. checkpointing: keep less for the backward pass and compute it again.
+
+    notes: sentences for the user, on what did not go the usual way.
     """
 
     def __init__(
@@ -94,6 +62,8 @@ class Trainer:
         identifier: str | None = None,
         micro_batch: int | None = None,
         shrink: bool = False,
+        precision: str | None = None,
+        checkpointing: bool = False,
     ):
         if not photos:
             raise PersresError(f'The concept "{concept}" has no photos to learn from: give 3 to 10.')
@@ -106,6 +76,7 @@ class Trainer:
             raise PersresError(f"The stages of recipe {recipe.name} must agree in targets and rank.")
         self.host, self.recipe, self.micro_batch, self.shrink = host, recipe, micro_batch, shrink
         self.losses: list[float] = []
+        self.notes: list[str] = []
         self._facts = Metadata(
             concept=concept,
             identifier=identifier,
@@ -121,7 +92,7 @@ class Trainer:
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._latents = encode_photos(host, photos, recipe, resolution, seed)
-        self._encode_prompts(recipe.prompt(identifier, macro_class))
+        self._texts = self._encode_prompts(recipe.prompt(identifier, macro_class))
         start = Residual.initialise(host.unet, recipe.stages[0].rank, self._generator)
         self._factors = {
             name: Factors(*(torch.nn.Parameter(part.to(host.device)) for part in (f.down, f.up)))
@@ -129,14 +100,25 @@ class Trainer:
         }
         self._weights = [weight for f in self._factors.values() for weight in (f.down, f.up)]
         self._alphas = host.alphas_cumprod.to(host.device)
-        # fp16 gradients of a small loss underflow: scaled up before, down after the backward pass
-        self._loss_scale = 1024.0 if next(host.unet.parameters()).dtype == torch.float16 else 1.0
+        z, t = self._latents.mean[:1], torch.tensor([len(self._alphas) // 2], device=host.device)
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+        self._computing = Computing(
+            host,
+            self._texts,
+            noised(z, t, noise, self._alphas),
+            t,
+            precision=precision,
+            checkpointing=checkpointing,
+            notes=self.notes,
+        )
         self._branches = Branches(host.unet, [Residual(self._factors)])
         self._optimizer: tuple[int, torch.optim.Adam] | None = None
+        self._gradients: tuple[int, Gradients] | None = None
+        self._graph: Graph | None = None
+        self._graph_tried = False
         self._exit: contextlib.ExitStack | None = None
 
-    def _encode_prompts(self, prompt: str) -> None:
-        """The contexts (1, n, d) of the fixed prompt and of the empty one; the concept's tokens, (1, 1, n)."""
+    def _encode_prompts(self, prompt: str) -> Texts:
         facts, host = self._facts, self.host
         contexts, ids = host.encode_prompts([prompt, ""])
         found = find_concept_tokens(
@@ -149,9 +131,7 @@ class Trainer:
         )
         if found.problem and any(stage.localized for stage in self.recipe.stages):
             raise PersresError(f"This recipe learns where LAG sees the concept: {found.problem}")
-        self._context, self._empty = contexts[:1], contexts[1:]
-        self._indicator = torch.zeros(1, 1, contexts.shape[1], device=contexts.device)
-        self._indicator[..., list(found.indices)] = 1
+        return Texts(contexts.to(host.device), found)
 
     # -- how far it is
 
@@ -177,14 +157,20 @@ class Trainer:
 
     def __enter__(self) -> Trainer:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_frozen(self.host.unet))
+            computing = stack.enter_context(self._computing)
+            # fp16 gradients of a small loss underflow: scaled up before, down after the backward pass
+            self._loss_scale = 1024.0 if computing.dtype == torch.float16 else 1.0
             stack.enter_context(self._branches)
+            stack.callback(self._forget)
             self._exit = stack.pop_all()
         return self
 
     def __exit__(self, *_) -> None:
         self._exit.close()
         self._exit = None
+
+    def _forget(self) -> None:
+        self._gradients, self._graph, self._graph_tried = None, None, False
 
     def step(self) -> float:
         """One step of the optimizer; its loss. Raises PersresError where the loss is no longer finite."""
@@ -193,21 +179,29 @@ class Trainer:
         index, step, stage = self._position()
         if self._optimizer is None or self._optimizer[0] != index:
             self._optimizer = index, torch.optim.Adam(self._weights, lr=stage.learning_rate)
+        if self._gradients is None or self._gradients[0] != index:
+            rows = Rows(stage, self.host.device)
+            self._forget()
+            self._gradients = index, Gradients(
+                self.host.unet, self._branches, self._texts, rows, self._loss_scale
+            )
         optimizer = self._optimizer[1]
         batch = self._draw(stage)
         while True:
             try:
-                loss = self._backward(stage, *batch)
+                with self._computing.step():
+                    loss = self._compute(self._gradients[1], batch)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 rows = min(self.micro_batch or len(batch[0]), len(batch[0]))
                 if not self.shrink or rows == 1:
                     raise PersresError(
                         f"There is not enough memory for {rows} row{'s' * (rows > 1)} of this resolution at a time: "
-                        "lower the micro-batch, then the resolution or the rank."
+                        "lower the micro-batch, then the resolution or the rank, or switch gradient checkpointing on."
                     ) from error
             # not within except: its traceback would keep the memory
             self.micro_batch = rows // 2
+            self._graph, self._graph_tried = None, False
             torch.cuda.empty_cache()
         if not math.isfinite(loss):
             raise PersresError(
@@ -228,40 +222,24 @@ class Trainer:
         noise = torch.randn(z.shape, generator=self._generator).to(self.host.device)
         return noised(z, t, noise, self._alphas), t, noise
 
-    def _backward(self, stage: Stage, z_t, t, noise) -> float:
-        """Gradients of the whole batch, in parts; the loss."""
-        unet, rows, device = self.host.unet, len(z_t), z_t.device
-        context = torch.cat([self._context.expand(stage.batch, -1, -1), self._empty.expand(stage.keep, -1, -1)])
-        index = torch.arange(rows, device=device)
-        kept = index >= stage.batch
-        weight = torch.where(kept, stage.keep_weight / max(1, stage.keep), 1 / stage.batch)
-        gated = (~kept & (index >= stage.batch - stage.localized))[:, None]
-        for parameter in self._weights:
-            parameter.grad = None
-        total, size = 0.0, self.micro_batch or rows
-        try:
-            for start in range(0, rows, size):
-                end = min(start + size, rows)
-                part, keep = slice(start, end), slice(max(start, stage.batch), end)
-                target = noise[part]
-                if keep.start < end:
-                    with torch.no_grad():
-                        base = unet(z_t[keep], timesteps=t[keep], context=context[keep]).float()
-                    target = torch.cat([target[: keep.start - start], base])
-                count = end - start
-                self._branches.plan = Plan(
-                    torch.ones(count, 1, device=device), gated[part], self._indicator.expand(count, -1, -1)
-                )
-                with torch.enable_grad():
-                    loss = objective(unet, z_t[part], t[part], context[part], target, weight[part])
-                    (loss * self._loss_scale).backward()
-                self._branches.plan = None
-                total += loss.item()
-        finally:
-            self._branches.plan = None
-        for parameter in self._weights:
-            parameter.grad.div_(self._loss_scale)
-        return total
+    def _compute(self, gradients: Gradients, batch: tuple[torch.Tensor, ...]) -> float:
+        """The loss of the batch; its gradients are in the factors' `grad`."""
+        rows = len(batch[0])
+        size = min(self.micro_batch or rows, rows)
+        whole = size == rows
+        if whole and not self._graph_tried and self.host.device.type == "cuda" and self.host.stays:
+            self._graph_tried = True
+            self._graph = recorded(lambda *b: gradients(slice(0, rows), *b), batch, self._weights, self.notes)
+        if whole and self._graph:
+            loss = self._graph(*batch).item()
+        else:
+            for weight in self._weights:
+                weight.grad = None
+            parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+            loss = sum(gradients(part, *(tensor[part] for tensor in batch)).item() for part in parts)
+        for weight in self._weights:
+            weight.grad.div_(self._loss_scale)
+        return loss
 
     # -- what is learned
 
@@ -324,21 +302,6 @@ class Trainer:
                 self._optimizer[1].load_state_dict(adam)
         except Exception as error:  # what torch.load raises on a damaged file is of no one family
             raise PersresError(f"{path} cannot be continued: {first_line(error)}.") from error
-
-
-@contextlib.contextmanager
-def _frozen(unet) -> Iterator[None]:
-    """Only the branch learns: no weight of the model gets a gradient, and all flags come back."""
-    flags = [(weight, weight.requires_grad) for weight in unet.parameters()]
-    modes = [(module, module.training) for module in unet.modules()]
-    unet.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for weight, flag in flags:
-            weight.requires_grad_(flag)
 
 
 def _moment() -> str:

@@ -7,7 +7,7 @@ import torch
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
 from lib_persres.lag import Plan
-from lib_persres.training import trainer
+from lib_persres.training import step, trainer
 from lib_persres.training.loop import train
 from lib_persres.training.objective import draw_timesteps, objective
 from lib_persres.training.recipes import RECIPES, Recipe, Stage
@@ -67,7 +67,7 @@ def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, monke
         seen.append((z_t, t, context, target, weight))
         return objective(unet, z_t, t, context, target, weight)
 
-    monkeypatch.setattr(trainer, "objective", spy)
+    monkeypatch.setattr(step, "objective", spy)
     learned = learn(sd, photos, steps=1, batch=3, keep=2, keep_weight=0.3)
     ((z_t, t, context, target, weight),) = seen
     prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0]

@@ -25,6 +25,7 @@ class WebUIHost:
         self.model = model
         self.unet = model.model.diffusion_model
         self.device = torch.device(devices.device)
+        self.stays = not model.lowvram  # --medvram moves it for each picture
         # as loaded: what a generation's settings make of it is not what the model was trained with
         self.alphas_cumprod = getattr(model, "alphas_cumprod_original", model.alphas_cumprod).float().to(self.device)
         info = model.sd_checkpoint_info
@@ -83,7 +84,7 @@ class WebUIHost:
         """A pre-hook: what the WebUI does on its way to the UNet, which a trainer's call does not take."""
         if self.model.lowvram:
             bring(self.model.model)
-        dtype = devices.dtype_unet
+        dtype = next(module.parameters()).dtype
         args = tuple(value.to(dtype) for value in args)
         if kwargs.get("context") is not None:
             kwargs = {**kwargs, "context": kwargs["context"].to(dtype)}

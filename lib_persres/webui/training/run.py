@@ -11,10 +11,11 @@ from typing import Protocol
 from ...errors import PersresError
 from ...residual import file_hash
 from ...toybox import CHECKPOINT
+from ...training.host import Host
 from ...training.names import free_identifier
 from ...training.recipes import Recipe
 from ...training.sizes import check_side, default_resolution, params_of
-from ...training.trainer import Host, Trainer
+from ...training.trainer import Trainer
 from ..files import SUFFIX, Shelf
 from .job import Job
 from .preview import draw

@@ -1,0 +1,98 @@
+"""How the UNet computes while a residual is learned: frozen, in a precision, by lean layers if they do the same."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from ..errors import PersresError, first_line
+from .frozen import PRECISIONS, checkpointed, frozen, lean, weights_in
+from .host import Host
+from .texts import Texts
+
+TOLERANCE = {torch.float32: 1e-3}
+"""How far the lean layers' prediction may be from the model's own: rounding, not another computation."""
+TOLERANCE_OF_HALVES = 0.1
+
+
+class Computing:
+    """A context manager; within it, `with computing.step():` is what a step runs in. All is undone at its end.
+
+    z_t, t: (1, 4, h, w) and (1,), on which the lean layers are compared with the model's own.
+    notes: what the user should know.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        texts: Texts,
+        z_t: torch.Tensor,
+        t: torch.Tensor,
+        *,
+        precision: str | None,
+        checkpointing: bool,
+        notes: list[str],
+    ):
+        if precision is not None and precision not in PRECISIONS:
+            raise PersresError(f"The precision can be {', '.join(PRECISIONS)}, not {precision!r}.")
+        self._host, self._texts, self._sample = host, texts, (z_t, t)
+        self._precision, self._checkpointing, self._notes = precision, checkpointing, notes
+        self._lean = False
+        self._exit = contextlib.ExitStack()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return next(self._host.unet.parameters()).dtype
+
+    def __enter__(self) -> Computing:
+        unet = self._host.unet
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(frozen(unet))
+            expected = self._predict()  # before anything is changed, and so that what a host does lazily is done
+            stack.enter_context(weights_in(unet, self._precision))
+            self._lean = self._enter_lean(stack, expected)
+            if self._checkpointing:
+                stack.enter_context(checkpointed(unet))
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._exit.close()
+
+    def step(self) -> contextlib.AbstractContextManager:
+        device = self._host.device.type
+        if self._lean:
+            return torch.autocast(device, enabled=False)
+        if self._precision is None:
+            return contextlib.nullcontext()  # the host's own
+        return torch.autocast(device, PRECISIONS[self._precision], enabled=self._precision != "float32")
+
+    @torch.no_grad()
+    def _predict(self) -> torch.Tensor:
+        z_t, t = self._sample
+        return self._host.unet(z_t, timesteps=t, context=self._texts.contexts[:1]).float()
+
+    def _enter_lean(self, stack: contextlib.ExitStack, expected: torch.Tensor) -> bool:
+        """Whether the lean layers predict what the model's own do; only then are they left in place."""
+        with contextlib.ExitStack() as own:
+            own.enter_context(lean(self._host.unet))
+            own.enter_context(self._texts.fixed_in(self._host.unet))
+            self._texts.rows = torch.zeros(1, dtype=torch.long, device=expected.device)
+            try:
+                with torch.autocast(expected.device.type, enabled=False):
+                    error = ((self._predict() - expected).norm() / expected.norm()).item()
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as failure:  # of whatever another extension put into the model
+                reason = first_line(failure)
+            else:
+                if error <= TOLERANCE.get(self.dtype, TOLERANCE_OF_HALVES):
+                    stack.push(own.pop_all())
+                    return True
+                reason = f"the lean ones are off by {error:.1%}"
+            finally:
+                self._texts.rows = None
+        self._notes.append(f"This model trains with its own layers, slower and in more memory: {reason}.")
+        return False

@@ -1,0 +1,136 @@
+"""The UNet while a residual is learned: frozen, in the wanted precision, with layers that keep little.
+
+All of it is undone at the end, to the bit: flags, modes, forwards and weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import PersresError
+from ..unet import find_blocks
+from .functions import FrozenConv2d, Geglu, NormSilu, attention
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@contextlib.contextmanager
+def frozen(unet: nn.Module) -> Iterator[None]:
+    """No weight of the model gets a gradient, and no layer is in training mode."""
+    flags = [(weight, weight.requires_grad) for weight in unet.parameters()]
+    modes = [(module, module.training) for module in unet.modules()]
+    unet.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for weight, flag in flags:
+            weight.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def weights_in(unet: nn.Module, precision: str | None) -> Iterator[None]:
+    """The weights in another precision; the very same tensors are back at the end. None: as they are."""
+    if precision is None:
+        yield
+        return
+    if precision not in PRECISIONS:
+        raise PersresError(f"The precision can be {', '.join(PRECISIONS)}, not {precision!r}.")
+    dtype = PRECISIONS[precision]
+    own = [(weight, weight.data) for weight in unet.parameters() if weight.dtype != dtype]
+    try:
+        for weight, data in own:
+            weight.data = data.to(dtype)
+        yield
+    finally:
+        for weight, data in own:
+            weight.data = data
+
+
+@contextlib.contextmanager
+def lean(unet: nn.Module) -> Iterator[None]:
+    """The layers that `functions` knows, by its functions; each computes in the precision of its weight."""
+    with contextlib.ExitStack() as stack:
+        for module in unet.modules():
+            for layer, forward in _lean_forwards(module):
+                stack.enter_context(forward_as(layer, forward))
+        yield
+
+
+@contextlib.contextmanager
+def checkpointed(unet: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing: a transformer or residual block keeps its input alone and is computed again."""
+    blocks = [block.module for block in find_blocks(unet)]
+    blocks += [module for module in unet.modules() if hasattr(module, "in_layers") and hasattr(module, "out_layers")]
+    with contextlib.ExitStack() as stack:
+        for module in blocks:
+            stack.enter_context(forward_as(module, _again(module.forward)))
+        yield
+
+
+def _again(forward: Callable) -> Callable:
+    def run(*args, **kwargs):
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
+
+
+@contextlib.contextmanager
+def forward_as(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Another forward for one module, on the instance; hooks stay."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+def _lean_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable]]:
+    """The layers of this module that can have another forward, each with it."""
+    if isinstance(module, nn.Conv2d) and _is_plain(module):
+        yield module, lambda x: FrozenConv2d.apply(
+            x.to(module.weight.dtype), module.weight, module.bias, module.stride, module.padding
+        )
+    elif type(module) is nn.Linear:
+        yield module, lambda x: F.linear(x.to(module.weight.dtype), module.weight, module.bias)
+    elif type(module) is nn.LayerNorm:
+        yield module, lambda x: F.layer_norm(
+            x.to(module.weight.dtype), module.normalized_shape, module.weight, module.bias, module.eps
+        )
+    elif isinstance(module, nn.Sequential):
+        for norm, following in zip(module, list(module)[1:]):
+            if isinstance(norm, nn.GroupNorm) and norm.affine and isinstance(following, nn.SiLU):
+                yield norm, _norm_silu(norm)
+                yield following, lambda x: x
+    elif type(module).__name__ == "GEGLU" and hasattr(module, "proj"):
+        yield module, lambda x: Geglu.apply(module.proj(x))
+    elif all(hasattr(module, part) for part in ("to_q", "to_k", "to_v", "to_out", "heads")):
+        yield module, _attention(module)
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    return conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros" and conv.padding != "same"
+
+
+def _norm_silu(norm: nn.GroupNorm) -> Callable:
+    return lambda x: NormSilu.apply(x.to(norm.weight.dtype), norm.weight, norm.bias, norm.num_groups, norm.eps)
+
+
+def _attention(module: nn.Module) -> Callable:
+    def run(x, context=None, mask=None, **ignored):
+        if mask is not None:
+            raise PersresError("A UNet whose attention is masked cannot be trained on.")
+        context = x if context is None else context
+        return module.to_out(attention(module.to_q(x), module.to_k(context), module.to_v(context), module.heads))
+
+    return run

@@ -1,0 +1,70 @@
+"""A step's forward and backward pass as one CUDA graph: the card does not wait for Python between its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..errors import first_line
+
+TOLERANCE = 1e-2
+WARM_UP = 2
+
+
+class Graph:
+    """`compute(*inputs)`, which adds to the gradients of `weights` and returns a scalar, recorded once and replayed.
+
+    Calling it sets the gradients anew. Recording costs WARM_UP passes. Raises what CUDA raises where it cannot record.
+    """
+
+    def __init__(self, compute: Callable, inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]):
+        self._inputs = [tensor.clone() for tensor in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                _clear(weights)
+                compute(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        _clear(weights)  # so that the recorded pass allocates them where its replays write
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss = compute(*self._inputs)
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        for own, given in zip(self._inputs, inputs):
+            own.copy_(given)
+        self._graph.replay()
+        return self._loss
+
+
+def recorded(
+    compute: Callable, inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], notes: list[str]
+) -> Graph | None:
+    """The graph, if its first replay gives what `compute` gives; else None, and a note for the user."""
+
+    def gradient():
+        return torch.cat([weight.grad.flatten() for weight in weights])
+
+    _clear(weights)
+    compute(*inputs)
+    expected = gradient()
+    try:
+        graph = Graph(compute, inputs, weights)
+        graph(*inputs)
+        error = ((gradient() - expected).norm() / expected.norm()).item()
+        reason = None if error <= TOLERANCE else f"its gradients are off by {error:.1%}"
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as failure:  # what CUDA raises for whatever cannot be recorded
+        reason = first_line(failure)
+    if reason is None:
+        return graph
+    notes.append(f"The steps run without a CUDA graph, and so slower ({reason}).")
+    return None
+
+
+def _clear(weights: Sequence[torch.Tensor]) -> None:
+    for weight in weights:
+        weight.grad = None
