@@ -83,7 +83,7 @@ class NormSilu(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps):
-        x = x.contiguous() if not _is_dense(x) else x
+        x = x.contiguous(memory_format=_layout(x))
         y, mean, rstd = _norm(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups, ctx.eps = groups, eps
@@ -94,7 +94,8 @@ class NormSilu(Function):
     def backward(ctx, gradient):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         y, _, _ = _norm(x, weight, bias, ctx.groups, ctx.eps)
-        gradient = aten.silu_backward(gradient, y)
+        # of x's layout: the kernel takes it for granted
+        gradient = aten.silu_backward(gradient, y).contiguous(memory_format=_layout(x))
         del y
         b, c = x.shape[:2]
         gradient, _, _ = aten.native_group_norm_backward(
@@ -107,8 +108,9 @@ def _norm(x, weight, bias, groups, eps):
     return torch.native_group_norm(x, weight, bias, x.shape[0], x.shape[1], x[0, 0].numel(), groups, eps)
 
 
-def _is_dense(x) -> bool:
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+def _layout(x) -> torch.memory_format:
+    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last and not x.is_contiguous() else torch.contiguous_format
 
 
 class Geglu(Function):
