@@ -17,15 +17,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from .evaluation.toybox_concepts import CONCEPTS, METHODS, Scores, draw, learn, prompts_for, score
-from .evaluation.toybox_figures import KEEPING
+from .evaluation.toybox_concepts import CONCEPTS, SCORES, Scores, draw_each, learn, prompts_for, score
 from .overlay import overlay
 from .standalone.checkpoint import load
 from .toybox import CHECKPOINT
 from .toybox.judge import Judge
 
 TITLES = {"base": "base model", "plain": "residual, plain", "lag": "residual, LAG"}
-COLUMNS = ("recognised", "class", "background", "outside")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,21 +54,17 @@ def main(argv: list[str] | None = None) -> int:
     scores, rows, masks = Scores(), [], []
     prompts = prompts_for(concept)
     for index, prompt in enumerate(tqdm(prompts, desc="drawing", unit="prompt")):
-        seeds = [1000 * index + i for i in range(options.per_prompt)]
-        drawn = {method: draw(sd, residual, prompt, seeds, method) for method in METHODS}
+        drawn = draw_each(sd, residual, prompt, index, options.per_prompt)
         images = {method: got.images for method, got in drawn.items()}
         scores.rows += score(judge, concept, prompt, images)
         rows.append((prompt, {method: [to_pil(image) for image in got] for method, got in images.items()}))
-        recorder = drawn["lag"].masks
-        mean = recorder.mean("masks")
-        masks += [overlay(rows[-1][1]["lag"][i], mean[i]) for i in range(len(seeds))]
+        mean = drawn["lag"].masks.mean("masks")
+        masks += [overlay(picture, mean[i]) for i, picture in enumerate(rows[-1][1]["lag"])]
     sheet = contact_sheet([photo.image for photo in photos], rows, masks)
     sheet.save(out / "contact-sheet.png")
     for index, picture in enumerate(masks):
         picture.resize((256, 256), Image.BICUBIC).save(out / f"mask-{index:02d}.png")
-    table = {
-        method: {name: scores.means(method, name, category=KEEPING) for name in COLUMNS} for method in METHODS
-    }
+    table = scores.table()
     summary = {
         "concept": concept.__dict__,
         "scores": table,
@@ -149,9 +143,9 @@ def loss_plot(curve: list[float], steps: int, size: tuple[int, int] = (640, 240)
 
 
 def text_table(table: dict[str, dict[str, float]]) -> str:
-    lines = [f"{'':18}" + "".join(f"{name:>12}" for name in COLUMNS)]
+    lines = [f"{'':18}" + "".join(f"{name:>12}" for name in SCORES)]
     for method, row in table.items():
-        lines.append(f"{TITLES[method]:18}" + "".join(f"{row[name]:12.3f}" for name in COLUMNS))
+        lines.append(f"{TITLES[method]:18}" + "".join(f"{row[name]:12.3f}" for name in SCORES))
     lines.append("recognised: nearest of 24 appearances; class, background: seen by the judge;")
     lines.append("outside: difference to the base picture outside the object, in grey levels.")
     return "\n".join(lines)
@@ -161,7 +155,7 @@ def page(concept, residual, table, seconds, masks: int) -> str:
     """A page of its own: no script, nothing from elsewhere."""
     metadata = residual.metadata
     cells = "".join(
-        f"<tr><th>{TITLES[method]}</th>" + "".join(f"<td>{row[name]:.3f}</td>" for name in COLUMNS) + "</tr>"
+        f"<tr><th>{TITLES[method]}</th>" + "".join(f"<td>{row[name]:.3f}</td>" for name in SCORES) + "</tr>"
         for method, row in table.items()
     )
     overlays = "".join(f'<img src="mask-{i:02d}.png" alt="mask {i}" width="160">' for i in range(masks))
@@ -176,7 +170,7 @@ th,td{{padding:.3em .9em;border-bottom:1px solid #ddd;text-align:right}}th:first
 {residual.parameters_count():,} parameters, {metadata.steps} steps, learned in {seconds["learning"]:.0f} s.
 Every row of the sheet is drawn from the same noise by the base model, by plain sampling and by LAG.</p>
 <h2>Scores against ground truth</h2>
-<table><tr><th></th>{"".join(f"<th>{name}</th>" for name in COLUMNS)}</tr>{cells}</table>
+<table><tr><th></th>{"".join(f"<th>{name}</th>" for name in SCORES)}</tr>{cells}</table>
 <p>recognised: the concept's appearance is the nearest of 24. class, background: what was asked is seen.
 outside: mean difference to the base picture outside the object, in grey levels (less is better).</p>
 <h2>Pictures</h2><img src="contact-sheet.png" alt="contact sheet">

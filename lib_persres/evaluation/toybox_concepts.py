@@ -100,6 +100,9 @@ def learn(
 
 
 METHODS = ("base", "plain", "lag")
+SCORES = ("recognised", "class", "background", "outside")
+KEEPING = ("change background", "identity")
+"""Where one thing is asked for, with its own look: what the judge can tell."""
 
 
 def draw(
@@ -114,6 +117,14 @@ def draw(
     return generate(
         sd, text, lambda _: residual, seeds=seeds, width=SIZE, height=SIZE, lag=method == "lag", **options
     )
+
+
+def draw_each(
+    sd: StableDiffusion, residual: Residual, prompt: Prompt, number: int, count: int
+) -> dict[str, Generated]:
+    """`count` pictures of the prompt by every method; prompts of different numbers begin from different noise."""
+    seeds = [1000 * number + i for i in range(count)]
+    return {method: draw(sd, residual, prompt, seeds, method) for method in METHODS}
 
 
 @dataclass
@@ -131,6 +142,12 @@ class Scores:
             and all(row[key] in (value if isinstance(value, tuple) else (value,)) for key, value in where.items())
         ]
         return float(np.mean(chosen)) if chosen else float("nan")
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """The mean of every score by method, of the prompts in KEEPING."""
+        return {
+            method: {name: self.means(method, name, category=KEEPING) for name in SCORES} for method in METHODS
+        }
 
 
 def score(judge: Judge, concept: Concept, prompt: Prompt, images: dict[str, torch.Tensor]) -> list[dict]:

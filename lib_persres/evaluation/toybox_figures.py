@@ -23,7 +23,7 @@ from ..toybox.render import render
 from ..toybox.train_judge import held_out_accuracy
 from ..toybox.world import BACKGROUNDS, CLASSES, COLOURS, SIZE, describe, random_scene
 from ..unet import find_blocks
-from .toybox_concepts import CONCEPTS, METHODS, Concept, Scores, draw, learn, prompts_for, score
+from .toybox_concepts import CONCEPTS, METHODS, Concept, Scores, draw_each, learn, prompts_for, score
 
 
 def _say(text: str) -> None:
@@ -137,8 +137,7 @@ def _one_concept(concept: Concept, per_prompt: int) -> list[dict]:
     _say(f"{concept.name}: learned in {time.time() - started:.0f} s, loss {residual.metadata.loss['last']:.4f}")
     scores = Scores()
     for index, prompt in enumerate(prompts_for(concept)):
-        seeds = [1000 * index + i for i in range(per_prompt)]
-        images = {m: draw(sd, residual, prompt, seeds, m).images for m in METHODS}
+        images = {m: drawn.images for m, drawn in draw_each(sd, residual, prompt, index, per_prompt).items()}
         scores.rows += score(judge, concept, prompt, images)
     for category in dict.fromkeys(row["category"] for row in scores.rows):
         shares = ", ".join(f"{m} {scores.means(m, 'recognised', category=category):.2f}" for m in METHODS)
@@ -146,24 +145,15 @@ def _one_concept(concept: Concept, per_prompt: int) -> list[dict]:
     return scores.rows
 
 
-#: Where one thing is asked for, with its own look: what the judge can tell.
-KEEPING = ("change background", "identity")
-
-
 def summary(scores: Scores) -> dict[str, float]:
     """The figures of a run: recognised by plain sampling and by the base model; LAG against plain."""
-    plain, lag = (scores.means(m, "recognised", category=KEEPING) for m in ("plain", "lag"))
-    for method in METHODS:
-        _say(
-            f"{method}: "
-            + ", ".join(
-                f"{name} {scores.means(method, name, category=KEEPING):.3f}"
-                for name in ("recognised", "class", "background", "outside")
-            )
-        )
+    table = scores.table()
+    for method, row in table.items():
+        _say(f"{method}: " + ", ".join(f"{name} {value:.3f}" for name, value in row.items()))
+    recognised = {method: row["recognised"] for method, row in table.items()}
     return {
-        "concept.recognised": plain,
-        "concept.recognised_base": scores.means("base", "recognised", category=KEEPING),
+        "concept.recognised": recognised["plain"],
+        "concept.recognised_base": recognised["base"],
         "lag.background_ratio": scores.means("lag", "outside") / scores.means("plain", "outside"),
-        "lag.identity_drop": plain - lag,
+        "lag.identity_drop": recognised["plain"] - recognised["lag"],
     }

@@ -1,7 +1,6 @@
 """An SD1.x model outside of any WebUI: load it from its checkpoint, save one in the same format."""
 
 import functools
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib_persres.errors import PersresError
+from lib_persres.residual import file_hash
 
 from . import architecture as arch
 from . import weights
@@ -40,11 +40,7 @@ class StableDiffusion:
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of the checkpoint's file, in hex; read when first asked for."""
-        digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return file_hash(self.path)
 
     @property
     def short_hash(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import PersresError
+from ..residual import file_hash
 from . import CHECKPOINT
 
 CHECKPOINTS = Path("models") / "Stable-diffusion"
@@ -135,11 +135,7 @@ def _hash(path: Path) -> str:
     """The file's sha256; empty for what is no file of its own."""
     if path.is_symlink() or not path.is_file():
         return ""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+    return file_hash(path)
 
 
 def _read_record(folder: Path) -> dict[str, list[str]]:

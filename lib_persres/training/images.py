@@ -55,6 +55,16 @@ def load_images(
     return [_load(path, min_side, max_short_side) for path in paths]
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder by name, without its subfolders. Raises OSError."""
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        # Names with a leading dot are not photos: macOS leaves "._photo.jpg" about.
+        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    )
+
+
 def crop_views(
     image: Image.Image, resolution: int, flips: bool = False, crops: int = 0, seed: int = 0
 ) -> torch.Tensor:
@@ -109,12 +119,7 @@ def _list_files(source: str | os.PathLike | Iterable[str | os.PathLike]) -> list
     if not path.is_dir():
         raise PersresError(f"{path} does not exist; name a folder with photos of the concept.")
     try:
-        found = sorted(
-            entry
-            for entry in path.iterdir()
-            # Names with a leading dot are not photos: macOS leaves "._photo.jpg" about.
-            if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-        )
+        found = image_files(path)
     except OSError as error:
         raise PersresError(f"The folder {path} cannot be read ({error.strerror or error}).") from error
     if not found:

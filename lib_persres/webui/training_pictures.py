@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import PersresError
-from ..training.images import IMAGE_SUFFIXES, crop_views, load_images
+from ..training.images import crop_views, image_files, load_images
 from .training.photos import check_count, check_sizes
 
 SHOWN, VIEWS = 24, 8
@@ -38,11 +38,7 @@ def in_folder(folder: str) -> list[str]:
     if not path.is_dir():
         raise PersresError(f"{path} is not a folder on the WebUI's machine: name one with photos of the concept.")
     try:
-        found = sorted(
-            str(entry)
-            for entry in path.iterdir()
-            if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-        )
+        found = [str(entry) for entry in image_files(path)]
     except OSError as error:
         raise PersresError(f"The folder {path} cannot be read ({error.strerror or error}).") from error
     if not found:

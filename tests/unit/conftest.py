@@ -1,10 +1,13 @@
-"""A small real model and photos for the tests of the trainer."""
+"""What several files of tests begin with: a small real model, photos, a residual and its path, trainings."""
 
 import longhand
 import pytest
 import torch
+from branch_calls import KINDS
 from PIL import Image
+from residual_samples import sample_residual
 from standalone_models import tiny_text, tiny_vae
+from training_bench import Bench
 
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.training.images import Photo
@@ -36,3 +39,43 @@ def photos(tmp_path_factory):
         image = Image.fromarray(pixels.numpy())
         out.append(Photo(image, folder / f"{index}.png", sha256=f"{index:064x}"))
     return out
+
+
+@pytest.fixture
+def residual():
+    return sample_residual()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "rex.safetensors"
+
+
+@pytest.fixture(scope="module")
+def unets():
+    """The small UNet of each kind, made once."""
+    made = {}
+
+    def get(kind="conv"):
+        if kind not in made:
+            made[kind] = longhand.make_unet(**KINDS[kind])
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def bench(sd, tmp_path):
+    made = []
+
+    def make(**options):
+        made.append(Bench(sd, tmp_path, **options))
+        made[-1].jobs.start()
+        return made[-1]
+
+    yield make
+    for bench in made:
+        for _ in range(1000):
+            if bench.gate:
+                bench.gate.release()
+        bench.jobs.close()

@@ -42,6 +42,11 @@ def yes(*shape):
     return torch.ones(*shape, dtype=torch.bool)
 
 
+def conditional_row(image, **options):
+    """The plan of a call that is one conditional row of one image."""
+    return Plan(ones(1, 1), yes(1, 1), ones(1, 1, 5), yes(1), torch.tensor([image]), **options)
+
+
 def test_unconditional_row_takes_its_own_images_mask():
     plan = guidance_plan(ones(2, 1), yes(2, 1), ones(2, 1, 5))
     gates = plan.gates("a", MAPS)
@@ -119,14 +124,7 @@ def test_unconditional_rows_may_come_in_a_call_of_their_own():
 def test_conditional_rows_may_come_one_image_at_a_time():
     memory = {}
     for image in range(2):
-        part = Plan(
-            strength=ones(1, 1),
-            gated=yes(1, 1),
-            indicator=ones(1, 1, 5),
-            map_rows=yes(1),
-            group=torch.tensor([image]),
-            memory=memory,
-        )
+        part = conditional_row(image, memory=memory)
         assert torch.equal(part.gates("a", MAPS[image : image + 1])[0], MASKS[image])
     later = Plan(ones(2, 1), yes(2, 1), ones(2, 1, 5), ~yes(2), torch.arange(2), memory=memory)
     assert torch.equal(later.gates("a", None), MASKS)
@@ -135,14 +133,8 @@ def test_conditional_rows_may_come_one_image_at_a_time():
 def test_the_parts_of_a_composed_prompt_may_come_in_calls_of_their_own():
     memory, seen = {}, []
     for part in range(2):
-        plan = Plan(
-            strength=ones(1, 1),
-            gated=yes(1, 1),
-            indicator=ones(1, 1, 5),
-            map_rows=yes(1),
-            group=torch.tensor([3]),
-            recorder=lambda block, masks, maps, size: seen.append(masks.clone()),
-            memory=memory,
+        plan = conditional_row(
+            3, memory=memory, recorder=lambda block, masks, maps, size: seen.append(masks.clone())
         )
         assert torch.equal(plan.gates("a", MAPS[part : part + 1])[0], MASKS[part])  # each keeps its own mask
     later = Plan(ones(1, 1), yes(1, 1), ones(1, 1, 5), ~yes(1), torch.tensor([3]), memory=memory)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import PersresError
-from ...training.images import IMAGE_SUFFIXES, Photo, load_images
+from ...training.images import Photo, image_files, load_images
 
 MOST = 200
 MOST_BYTES = 32 << 20
@@ -71,11 +71,7 @@ def from_folder(folder, allowed: Iterable[Path]) -> list[tuple[str, bytes]]:
     if not path.is_dir():
         raise PersresError(f"There is no folder {folder[:200]}.")
     try:
-        paths = sorted(
-            entry
-            for entry in path.iterdir()
-            if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-        )
+        paths = image_files(path)
         check_count(len(paths))
         for entry in paths:
             if not any(entry.resolve().is_relative_to(root) for root in inside):

@@ -1,0 +1,134 @@
+"""`generate`: its pictures and what they say of themselves, and the residuals that it finds by name."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ldm")
+
+from command_runs import PROMPT, generate, refused
+from PIL import Image
+
+from lib_persres.commands import main
+from lib_persres.commands.pictures import PictureFolder, infotext, write_png
+from lib_persres.commands.residual_folder import ResidualFolder
+from lib_persres.errors import PersresError
+
+
+def parameters(path):
+    with Image.open(path) as image:
+        return image.text["parameters"]
+
+
+# -- generate ------------------------------------------------------------------------------------------------
+
+
+def test_pictures_carry_their_settings(checkpoint, residual, tmp_path, capsys):
+    out = tmp_path / "outputs"
+    assert generate(checkpoint, residual, out, "--lag", "--masks", "--seeds", "3", "5-6", "--batch", "2") == 0
+    names = ["00000-3.png", "00001-5.png", "00002-6.png"]
+    masks = [name.replace(".png", "-mask.png") for name in names]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names + masks)
+    assert [Path(line).name for line in capsys.readouterr().out.split()][:2] == [names[0], masks[0]]
+    prompt, settings = parameters(out / names[1]).split("\n")
+    assert prompt == PROMPT
+    assert settings.startswith("Steps: 2, Sampler: DDIM, CFG scale: 6, Seed: 5, Size: 64x64, Model hash: ")
+    assert 'Persres: "rex: 0.8 (' in settings and "Persres LAG: median/mirror" in settings
+    assert "problems" not in settings
+    with Image.open(out / names[0]) as picture, Image.open(out / masks[0]) as mask:
+        assert picture.size == mask.size == (64, 64)
+
+
+def test_pictures_are_never_replaced_and_the_same_for_a_seed(checkpoint, residual, tmp_path):
+    for more in ((), (), ("--seeds", "1")):
+        assert generate(checkpoint, residual, tmp_path, *more) == 0
+    names = ["00000-0.png", "00001-0.png", "00002-1.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    first, second, third = (Image.open(tmp_path / name).tobytes() for name in names)
+    assert first == second != third
+
+
+def test_problems_are_told_on_stderr_and_in_the_picture(checkpoint, residual, tmp_path, capsys):
+    prompt = "<persres:rex:1:lag=on> a photo of a cat"
+    assert generate(checkpoint, residual, tmp_path, "--masks", "--negative", "a dog", prompt=prompt) == 0
+    error = capsys.readouterr().err
+    assert "warning: " in error and "is not in the prompt" in error and "no masks" in error
+    text = parameters(tmp_path / "00000-0.png")
+    assert "\nNegative prompt: a dog\n" in text and 'Persres problems: "' in text
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pictures_without_concepts_say_nothing_of_them(checkpoint, residual, tmp_path):
+    assert generate(checkpoint, residual, tmp_path, "--width", "32", "--guidance", "1", prompt="a dog") == 0
+    text = parameters(tmp_path / "00000-0.png")
+    assert "Persres" not in text and "Size: 32x64" in text and "CFG scale: 1," in text
+
+
+def test_prompts_that_cannot_be_drawn_are_refused(checkpoint, residual, tmp_path, capsys):
+    command = [
+        "generate",
+        "--checkpoint",
+        checkpoint,
+        "--residuals",
+        residual.parent,
+        "--out",
+        tmp_path / "new",
+    ]
+    assert "it holds rex" in refused(capsys, [*command, "--prompt", "<persres:max> a V* dog"])
+    assert "strength" in refused(capsys, [*command, "--prompt", "<persres:rex:big> a V* dog"])
+    assert "no mask 'mean'" in refused(capsys, [*command, "--prompt", "a dog", "--mask", "mean"])
+    assert not (tmp_path / "new").exists()
+    assert "multiple of 16" in refused(capsys, [*command, "--prompt", "a dog", "--width", "72"])
+    assert main([*map(str, command), "--prompt", "a dog", "--seeds", "7-3"]) == 2
+    assert main([*map(str, command), "--prompt", "a dog", "--guidance", "nan"]) == 2
+
+
+# -- residuals by name ---------------------------------------------------------------------------------------
+
+
+def test_a_residual_is_found_by_stem_or_path(residual, tmp_path):
+    deep = tmp_path / "dogs" / "rex.safetensors"
+    deep.parent.mkdir()
+    deep.write_bytes(residual.read_bytes())
+    folder = ResidualFolder(tmp_path)
+    assert folder.path("rex") == folder.path("dogs/rex") == folder.path(str(deep)) == deep
+    assert folder("rex") is folder("dogs/rex") and len(folder.short_hash("rex")) == 10
+    (tmp_path / "rex.safetensors").write_bytes(residual.read_bytes())
+    with pytest.raises(PersresError) as caught:
+        folder.path("rex")
+    assert str(deep) in str(caught.value) and str(tmp_path / "rex.safetensors") in str(caught.value)
+    assert folder.path("dogs/rex") == deep
+
+
+def test_what_there_is_instead_is_listed(tmp_path):
+    for wanted, folder in (("does not exist", tmp_path / "none"), ("holds none", tmp_path)):
+        with pytest.raises(PersresError, match=wanted):
+            ResidualFolder(folder).path("rex")
+    for index in range(12):
+        (tmp_path / f"c{index:02}.safetensors").touch()
+    with pytest.raises(PersresError, match="it holds c00, c01, .*c09 and 2 more"):
+        ResidualFolder(tmp_path).path("rex")
+    with pytest.raises(PersresError, match="is a file"):
+        ResidualFolder(tmp_path / "c00.safetensors").path("rex")
+    with pytest.raises(PersresError, match="neither here nor in"):
+        ResidualFolder(tmp_path).path("dogs/rex")
+
+
+# -- pictures ------------------------------------------------------------------------------------------------
+
+
+def test_infotext_quotes_as_the_webui_does():
+    text = infotext("a\nb", "", {"Steps": 2, "CFG scale": 6.5, "Persres": "rex: 1.0 (a)", "Gone": None})
+    assert text == 'a\nb\nSteps: 2, CFG scale: 6.5, Persres: "rex: 1.0 (a)"'
+
+
+def test_numbers_go_on_after_the_highest(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    for name in ("00007-1.png", "00003-1.png", "notes.txt", "99-1.png"):
+        (tmp_path / name).touch()
+    folder = PictureFolder(tmp_path)
+    (tmp_path / "00008-4.png").write_bytes(b"written meanwhile")
+    assert folder.save(image, 4, "text").name == "00009-4.png"
+    with pytest.raises(FileExistsError):
+        write_png(tmp_path / "00008-4.png", image)
+    assert (tmp_path / "00008-4.png").read_bytes() == b"written meanwhile"

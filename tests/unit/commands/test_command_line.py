@@ -1,0 +1,174 @@
+"""The commands on a tiny model with random weights: plumbing, sentences and files, not learning."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ldm")
+
+import torch
+from command_runs import refused
+from PIL import Image
+from safetensors.torch import save_file
+
+from lib_persres import commands
+from lib_persres.commands import common, main
+from lib_persres.errors import PersresError
+from lib_persres.residual import Residual
+from lib_persres.standalone.modules import AutoencoderKL
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+# -- help ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["train"], ["generate"], ["inspect"], ["toybox"], ["toybox", "photos"], ["toybox", "export"]],
+)
+def test_help_is_shown_on_request(command, capsys):
+    assert main([*command, "--help"]) == 0
+    assert "usage: python -m lib_persres" in capsys.readouterr().out
+
+
+def test_without_a_command_the_help_is_shown_and_the_status_is_2(capsys):
+    assert main([]) == 2 and main(["toybox"]) == 2 and main(["cook"]) == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from lib_persres.commands import main; main(['train', '--help'])\n"
+        "sys.exit(bool({'torch', 'numpy', 'PIL', 'tqdm'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_help_of_toybox_photos_names_what_there_is(capsys):
+    from lib_persres.toybox.world import BACKGROUNDS, CLASSES, SKINS
+
+    main(["toybox", "photos", "--help"])
+    text = capsys.readouterr().out
+    words = [*CLASSES, *BACKGROUNDS, *(skin.layout for skin in SKINS)]
+    assert [word for word in words if word not in text] == []
+
+
+# -- inspect -------------------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_the_metadata(residual, capsys):
+    assert main(["inspect", str(residual)]) == 0
+    text = capsys.readouterr().out
+    lines = {line[:14].strip(): line[14:] for line in text.splitlines()[1:]}
+    assert lines["concept"] == "rex" and lines["class"] == "dog" and lines["steps"] == "2 done"
+    assert lines["ranks"].startswith("2 at width 32, 3 at width 64") and "→" in lines["loss"]
+    assert "paper" in lines["recipe"] and "steps 2" in lines["stage 1"] and lines["images"].startswith("2 (")
+
+
+def test_inspect_json_is_one_object_a_line(residual, capsys):
+    assert main(["inspect", "--json", str(residual), str(residual)]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first == second and first["concept"] == "rex" and first["ranks"] == {"32": [2], "64": [3]}
+    assert first["parameters"] == Residual.load(residual).parameters_count()
+
+
+def test_inspect_tells_the_reason_for_a_wrong_file_and_shows_the_others(residual, tmp_path, capsys):
+    wrong = tmp_path / "lora.safetensors"
+    save_file({"lora_unet_down.lora_up.weight": torch.zeros(1)}, wrong)
+    assert main(["inspect", str(wrong), str(residual)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "lora.safetensors" in captured.err and "a LoRA" in captured.err
+    assert "concept     rex" in captured.out
+
+
+def test_inspect_lets_no_file_steer_the_terminal(residual, tmp_path, capsys):
+    changed = Residual.load(residual)
+    changed.metadata.concept = "rex\x1b[2J"
+    changed.metadata.recipe = {"name": "\x1b[31m", "stages": "none"}
+    changed.metadata.loss = {"first": "low"}
+    changed.save(tmp_path / "rex.safetensors")
+    for more in ([], ["--json"]):
+        assert main(["inspect", str(tmp_path / "rex.safetensors"), *more]) == 0
+        assert "\x1b" not in capsys.readouterr().out
+
+
+# -- toybox --------------------------------------------------------------------------------------------------
+
+
+def test_toybox_sample_writes_scenes_and_captions(tmp_path, capsys):
+    assert main(["toybox", "sample", str(tmp_path / "a"), "--count", "3"]) == 0
+    lines = (tmp_path / "a" / "captions.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["00000.png", "00001.png", "00002.png"]
+    with Image.open(tmp_path / "a" / "00002.png") as image:
+        assert image.size == (128, 128)
+    assert "already exists" in refused(capsys, ["toybox", "sample", tmp_path / "a"])
+    assert main(["toybox", "sample", str(tmp_path / "a"), "--count", "3", "--force"]) == 0
+    assert (tmp_path / "a" / "captions.txt").read_text().splitlines() == lines
+
+
+def test_toybox_photos_are_told_apart_by_their_seed_and_kept(photos, tmp_path, capsys):
+    main(["toybox", "photos", str(tmp_path), "--count", "2"])
+    assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in photos.iterdir())
+    assert "already exists" in refused(capsys, ["toybox", "photos", tmp_path, "--seed", "1"])
+    assert "halves-0" in refused(capsys, ["toybox", "photos", tmp_path, "--skin", "fur"])
+    assert "snow" in refused(capsys, ["toybox", "photos", tmp_path, "--background", "moss"])
+
+
+def test_toybox_export_writes_a_checkpoint_that_loads(tmp_path, capsys):
+    from lib_persres.standalone.checkpoint import load
+    from lib_persres.toybox.train_autoencoder import DDCONFIG as TOYBOX_DDCONFIG
+    from lib_persres.toybox.train_denoiser import Model
+
+    base, out = tmp_path / "base", tmp_path / "out" / "toybox.safetensors"
+    base.mkdir()
+    assert "autoencoder.pt is missing" in refused(capsys, ["toybox", "export", base, out])
+    vae, model = AutoencoderKL(TOYBOX_DDCONFIG, 4), Model()
+    torch.save({"step": 3, "model": vae.state_dict()}, base / "autoencoder.pt")
+    torch.save({"step": 4, "average": model.state_dict()}, base / "denoiser.pt")
+    (base / "latents.pt").write_bytes(b"damaged")
+    assert "latents.pt is damaged" in refused(capsys, ["toybox", "export", base, out])
+    torch.save({"scale": torch.tensor(1.5)}, base / "latents.pt")
+    assert "must end in" in refused(capsys, ["toybox", "export", base, tmp_path / "toybox.ckpt"])
+    assert main(["toybox", "export", str(base), str(out)]) == 0
+    sd = load(out, device="cpu")
+    assert sd.scale_factor == 1.5 and common.default_resolution(sd.unet.params) == 128
+    weight = "out.2.weight"
+    assert torch.equal(sd.unet.state_dict()[weight], model.unet.state_dict()[weight].half().float())
+    assert "already exists" in refused(capsys, ["toybox", "export", base, out])
+
+
+def test_toybox_training_goes_on_only_with_the_same_settings(tmp_path, capsys):
+    begun = {"scenes": 50, "scene_seed": 7, "seed": 0, "autoencoder_steps": None}
+    (tmp_path / "settings.json").write_text(json.dumps(begun))
+    assert "other settings" in refused(capsys, ["toybox", "train", tmp_path, "--scenes", "60"])
+
+
+# -- errors --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error, status, text",
+    [
+        (PersresError("So it is."), 1, "error: So it is.\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (OSError(28, "No space left on device", "x.png"), 1, "error: x.png: No space left on device.\n"),
+        (ModuleNotFoundError("No module", name="transformers"), 1, "error: The package transformers is not"),
+    ],
+)
+def test_failures_are_a_sentence_and_a_status(error, status, text, monkeypatch, capsys):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(commands.inspect, "run", fail)
+    assert main(["inspect", "x"]) == status
+    assert capsys.readouterr().err.startswith(text)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(commands.inspect, "run", lambda args: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", "x"])

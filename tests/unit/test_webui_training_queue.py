@@ -1,0 +1,101 @@
+"""The queue of trainings: its order, and what another process finds of it."""
+
+import shutil
+import threading
+
+import pytest
+from training_bench import Bench, direct, same, saved
+
+from lib_persres.errors import PersresError
+from lib_persres.residual import Residual
+from lib_persres.webui.training import store
+
+
+def test_a_failed_training_does_not_stop_the_rest(bench):
+    b = bench(gated=True)
+    first = b.submit("one")
+    second = b.submit("two", resolution=24)
+    third = b.submit("three")
+    b.fail_at = 2
+    b.gate.release()
+    status = b.wait(first)
+    b.fail_at = None
+    for _ in range(40):
+        b.gate.release()
+    assert status["state"] == "failed" and status["message"] == (
+        "The training broke off: RuntimeError: broken by the test."
+    )
+    assert "resolution 24 does not fit" in b.wait(second)["message"]
+    assert b.wait(third)["state"] == "finished"
+    b.jobs.resume(first)
+    assert b.wait(first, "finished")["done"] == 8
+
+
+def test_the_queue_is_in_the_order_that_was_asked_for_and_a_new_process_keeps_it(bench, sd, tmp_path):
+    b = bench(gated=True)
+    running = b.submit("running")
+    b.wait_done(running, 1)
+    names = [b.submit(name) for name in ("one", "two", "three")]
+    b.jobs.move(names[2], -5)
+    b.jobs.move(names[0], 1)
+    wanted = ["three", "two", "one"]
+    listed = [status["concept"] for status in b.jobs.list()]
+    assert listed == ["running", *wanted]
+    with pytest.raises(PersresError, match="only those that wait"):
+        b.jobs.move(running, 1)
+    other = b.again()
+    found = [record.request["concept"] for _, record in store.read_all(other.jobs.root)]
+    assert found == listed
+    b.jobs.cancel(names[1])
+    b.jobs.remove(names[1])
+    for _ in range(100):
+        b.gate.release()
+    b.wait(names[0], "finished")
+    files = {name: tmp_path / "persres" / f"{name}.safetensors" for name in wanted[::2]}
+    created = {name: Residual.read_metadata(path).created for name, path in files.items()}
+    assert created["three"] <= created["one"] and not (tmp_path / "persres" / "two.safetensors").exists()
+
+
+def test_a_new_process_offers_what_was_running_and_resumes_it_to_the_same_result(bench, sd, tmp_path):
+    b = bench(gated=True)
+    identity = b.submit()
+    b.gate.release(), b.gate.release(), b.gate.release()
+    b.wait_done(identity, 4)
+    # as after a kill: another process reads what lies on the disk at this moment
+    after = tmp_path / "after"
+    shutil.copytree(tmp_path / "jobs", after / "jobs")
+    other = Bench(sd, after)
+    other.jobs.start()
+    status = other.jobs.get(identity)
+    assert status["state"] == "interrupted" and "can be resumed" in status["message"] and status["loss"]
+    other.jobs.resume(identity)
+    status = other.wait(identity, "finished")
+    other.jobs.close()
+    assert same(Residual.load(status["file"]), saved(direct(sd, tmp_path / "by hand"), tmp_path))
+
+
+def test_close_interrupts_so_that_it_can_be_resumed(bench):
+    b = bench(gated=True, every=100)
+    identity = b.submit()
+    b.gate.release(), b.gate.release()
+    b.wait_done(identity, 3)
+    threading.Timer(0.2, b.gate.release).start()
+    b.jobs.close()
+    assert b.jobs.get(identity)["state"] == "interrupted"
+    other = bench()
+    other.jobs.resume(identity)
+    assert other.wait(identity, "finished")["done"] == 8
+
+
+def test_another_checkpoint_is_refused_by_its_name_and_the_work_stays(bench, sd, monkeypatch):
+    b = bench(gated=True)
+    identity = b.stop_after_two()
+    hash_ = sd.hash
+    monkeypatch.setitem(vars(sd), "hash", "0" * 64)
+    b.jobs.resume(identity)
+    status = b.wait(identity)
+    assert status["state"] == "failed"
+    assert "begun on the checkpoint tiny.safetensors: load that one" in status["message"]
+    monkeypatch.setitem(vars(sd), "hash", hash_)
+    b.jobs.resume(identity)
+    assert b.wait(identity)["state"] == "finished"
