@@ -1,10 +1,10 @@
-"""Gated low-rank branches on a UNet's proj_out, by forward hooks; weights are never touched.
+"""Gated low-rank branches on the targets of a UNet, by forward hooks; weights are never touched.
 
-With the factors of K concepts concatenated, a block's output is (design §2, equation 3)
+With the factors of those of the K concepts that change target i concatenated, its output is (design §2, equation 3)
 
     out_i = W_i x + b_i + up_i · (gate ⊙ (down_i x)),   down_i: (Σr, m_in), up_i: (m, Σr),
 
-where the gate repeats G_k, the strength and mask of concept k, over the concept's r rows.
+where the gate repeats G_k, the strength and, where LAG gates the target, the mask of concept k, over its r rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import nn
 from .attention import Taps, concept_maps
 from .errors import PersresError
 from .lag import Plan
-from .unet import Block, find_blocks
+from .targets import EVERY
+from .unet import Block, Target, find_targets
 
 
 class HasFactors(Protocol):
@@ -35,8 +36,9 @@ class Branches:
     """
 
     def __init__(self, unet: nn.Module, residuals: Sequence[HasFactors]):
-        self.blocks = find_blocks(unet)
         self.residuals = list(residuals)
+        changed = {path for residual in self.residuals for path in residual.factors}
+        self.targets = [target for target in find_targets(unet, EVERY) if target.path in changed]
         self._plan: Plan | None = None
         self._taps: Taps | None = None
         self._handles: list = []
@@ -66,13 +68,13 @@ class Branches:
 
     def attach(self) -> Branches:
         self.detach()
-        carrying = [b for b in self.blocks if any(b.target in residual.factors for residual in self.residuals)]
-        self._taps = Taps(carrying, self._see)
-        for block in carrying:
-            self._handles += [
-                block.module.register_forward_pre_hook(self._enter(block)),
-                block.proj_out.register_forward_hook(self._add(block)),
-            ]
+        masked = [target.block for target in self.targets if target.gated]
+        for block in masked:
+            self._handles.append(block.module.register_forward_pre_hook(self._enter(block)))
+        for target in self.targets:
+            self._handles.append(target.module.register_forward_hook(self._add(target)))
+        # last, so that the maps are of q and k as they are with what the residuals add
+        self._taps = Taps(masked, self._see)
         return self
 
     def detach(self) -> None:
@@ -109,31 +111,36 @@ class Branches:
 
         return hook
 
-    def _add(self, block: Block):
+    def _add(self, target: Target):
         def hook(module, args, output):
             plan = self._plan
             if plan is None:
                 return None
-            layers = self._maps.pop(block.name, None)
-            maps = None
-            if layers is not None:
-                maps = layers[0] if len(layers) == 1 else torch.stack(layers).mean(0)
-            gates = plan.gates(block.name, maps, self._sizes[block.name])
-            down, up, owner = self._factors(block, args[0])
-            gates = gates.to(args[0].dtype)
+            x = args[0]
+            if len(x) != len(plan.strength):
+                raise PersresError(f"The plan is for {len(plan.strength)} rows, but {target.path} sees {len(x)}.")
+            gates = (self._gates(target.block) if target.gated else plan.strength[..., None]).to(x.dtype)
+            down, up, owner = self._factors(target.path, x)
             gate = gates if len(self.residuals) == 1 else gates[:, owner]  # (b, Σr or 1, hw or 1)
-            return (_add_linear if block.is_linear else _add_conv)(args[0], output, down, up, gate)
+            return (_add_linear if target.is_linear else _add_conv)(x, output, down, up, gate)
 
         return hook
 
-    def _factors(self, block: Block, x: torch.Tensor):
+    def _gates(self, block: Block) -> torch.Tensor:
+        layers = self._maps.pop(block.name, None)
+        maps = None
+        if layers is not None:
+            maps = layers[0] if len(layers) == 1 else torch.stack(layers).mean(0)
+        return self._plan.gates(block.name, maps, self._sizes[block.name])
+
+    def _factors(self, path: str, x: torch.Tensor):
         """down (Σr, m_in), up (m, Σr) and each row's concept (Σr,), in x's dtype and on its device."""
-        key = (block.name, x.dtype, x.device)
+        key = (path, x.dtype, x.device)
         if key not in self._cast:
             present = [
-                (index, residual.factors[block.target])
+                (index, residual.factors[path])
                 for index, residual in enumerate(self.residuals)
-                if block.target in residual.factors
+                if path in residual.factors
             ]
             learning = any(f.down.requires_grad or f.up.requires_grad for _, f in present)
             down = torch.cat([factors.down.to(x.device, x.dtype) for _, factors in present])
@@ -156,6 +163,6 @@ def _add_conv(x, output, down, up, gate):
 
 
 def _add_linear(x, output, down, up, gate):
-    """x: (b, hw, m_in)."""
+    """x: (b, hw or n, m_in)."""
     z = torch.matmul(x, down.t()) * gate.transpose(1, 2)
     return output.baddbmm_(z.to(output.dtype), up.t().to(output.dtype).expand(x.shape[0], -1, -1))

@@ -31,7 +31,8 @@ class Plan:
     """How the branches act in one call of the UNet with b rows and K concepts.
 
     strength: (b, K), s_k of each row; 0 leaves the row to the base model.
-    gated: (b, K), True where LAG confines the concept, False for plain sampling (M ≡ 1).
+    gated: (b, K), True where LAG confines the concept, False for plain sampling (M ≡ 1). It says nothing to targets
+    that LAG does not gate (see `unet.Target.gated`): they take the strength alone.
     indicator: (b, K, n), the concept's tokens C in each row's context; only the map rows' entries are read.
     map_rows: (b,), True for rows whose own maps make masks (the conditional rows).
     group: (b,), rows of one image share a number: a row that makes no map takes its group's mask, the union of

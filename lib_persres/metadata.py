@@ -29,7 +29,7 @@ class Metadata:
     base_hash: str = ""
     """SHA-256 of the checkpoint it was trained on."""
     targets: str = "proj_out"
-    """The name of the rule that picks the modules."""
+    """The rule that picks the modules, see `targets`."""
     rank: str = "0.05m"
     """The rank rule, see `residual.rank_of`."""
     recipe: dict = field(default_factory=dict)

@@ -22,7 +22,8 @@ from torch import nn
 
 from .errors import PersresError, first_line
 from .metadata import FORMAT, Metadata
-from .unet import find_blocks
+from .targets import EVERY, canonical, parts_of
+from .unet import find_targets
 
 MAX_FILE = 1 << 30
 """Bytes; SDXL's residual at full rank, the largest that makes sense, is a quarter of it."""
@@ -73,7 +74,8 @@ class Factors:
 class Residual:
     """A concept's residual.
 
-    factors: by target, such as "input_blocks.1.1.proj_out". embeddings: learned token embeddings, by name.
+    factors: by the path of their target, such as "input_blocks.1.1.proj_out"; metadata.targets is the rule that picks
+    these. embeddings: learned token embeddings, by name.
     """
 
     factors: dict[str, Factors]
@@ -87,48 +89,66 @@ class Residual:
         rank: str | float = "0.05m",
         generator: torch.Generator | None = None,
         metadata: Metadata | None = None,
+        targets: str = "proj_out",
     ) -> Residual:
-        """A residual to train, of every block: down ~ N(0, 1/m_in), up = 0, so that ΔW = 0; fp32 on the CPU.
+        """A residual to train, of all the targets: down ~ N(0, 1/m_in), up = 0, so that ΔW = 0; fp32 on the CPU.
 
-        generator: a CPU generator; it is read block by block, so a seed is one residual on every machine.
+        generator: a CPU generator; it is read target by target, so a seed is one residual on every machine.
         """
         factors = {}
-        for block in find_blocks(unet):
-            r = rank_of(rank, min(block.width_in, block.width))
-            down = torch.randn(r, block.width_in, generator=generator, device="cpu", dtype=torch.float32)
-            up = torch.zeros(block.width, r, device="cpu", dtype=torch.float32)
-            factors[block.target] = Factors(down * block.width_in**-0.5, up)
-        return cls(factors, replace(metadata or Metadata(), rank=str(rank)))
+        for target in find_targets(unet, targets):
+            width_in, width = target.widths
+            r = rank_of(rank, min(width_in, width))
+            down = torch.randn(r, width_in, generator=generator, device="cpu", dtype=torch.float32)
+            up = torch.zeros(width, r, device="cpu", dtype=torch.float32)
+            factors[target.path] = Factors(down * width_in**-0.5, up)
+        return cls(factors, replace(metadata or Metadata(), rank=str(rank), targets=canonical(targets)))
 
     def parameters_count(self) -> int:
         return sum(tensor.numel() for tensor in self._tensors().values())
 
     def check(self, unet: nn.Module, where: str = "") -> None:
-        """Raise PersresError unless the factors fit the UNet: each its target, each block its factors.
+        """Raise PersresError unless the factors fit the UNet: those that metadata.targets picks, and no others.
 
         where: what the sentence calls the residual, e.g. its file; the concept's name if empty.
         """
         where = where or f"The residual of {self.metadata.concept or 'an unnamed concept'}"
         advice = f"load the {self.metadata.base_family} model that it was made on, or one derived from it"
-        blocks = {block.target: block for block in find_blocks(unet)}
-        for target, factors in self.factors.items():
-            if target not in blocks:
+        try:
+            rule = canonical(self.metadata.targets)
+        except PersresError as error:
+            raise PersresError(
+                f"{where} changes {self.metadata.targets[:40]!r}, which this extension does not know: update it."
+            ) from error
+        there = {target.path: target.widths for target in find_targets(unet, rule)}
+        for path, factors in self.factors.items():
+            if path not in there:
+                if any(target.path == path for target in find_targets(unet, EVERY)):
+                    raise PersresError(
+                        f"{where} changes {path}, which is none of its targets, {rule}: it was not made rightly."
+                    )
                 raise PersresError(
-                    f"{where} was trained for another model (it changes {target}, "
+                    f"{where} was trained for another model (it changes {path}, "
                     f"which this UNet lacks): {advice}."
                 )
             trained = (factors.down.shape[1], factors.up.shape[0])
-            present = (blocks[target].width_in, blocks[target].width)
-            if trained != present:
+            if trained != there[path]:
                 raise PersresError(
-                    f"{where} was trained for another model (width {_width(trained)} at {target}, "
-                    f"this UNet has {_width(present)}): {advice}."
+                    f"{where} was trained for another model (width {_width(trained)} at {path}, "
+                    f"this UNet has {_width(there[path])}): {advice}."
                 )
-        lacking = next((target for target in blocks if target not in self.factors), None)
+        lacking = next((path for path in there if path not in self.factors), None)
         if lacking:
             raise PersresError(
                 f"{where} was trained for another model (it has nothing for this UNet's {lacking}): {advice}."
             )
+
+    def lag_problem(self, name: str) -> str | None:
+        """A sentence where LAG can confine nothing of it; None where it can."""
+        parts = parts_of(self.metadata.targets)
+        if "proj_out" in parts:
+            return None
+        return f"LAG cannot confine {name}, which changes {' and '.join(parts)}, not proj_out: it acts everywhere."
 
     def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
         """Write the file, or raise PersresError and leave an older one of that name as it is.

@@ -1,4 +1,4 @@
-"""What a UNet is to us: its transformer blocks, each with its proj_out and its cross-attentions.
+"""What a UNet is to us: its transformer blocks, and in them the modules that a residual may change.
 
 Blocks are found by structure, not by class, so that ldm, sgm and their forks are served alike.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .errors import PersresError
+from .targets import LAYERED, parts_of
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,37 @@ class Block:
     attentions: tuple[nn.Module, ...]
 
     @property
-    def target(self) -> str:
-        """The path of proj_out, under which a residual's factors are kept."""
-        return f"{self.name}.proj_out"
+    def width(self) -> int:
+        """m_i, the width of proj_out's output."""
+        return _widths(self.proj_out)[1]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module that a residual may change, a Linear or 1×1 Conv2d. path: its path in the UNet, its name in files."""
+
+    path: str
+    module: nn.Module
+    block: Block
 
     @property
     def is_linear(self) -> bool:
-        return hasattr(self.proj_out, "in_features")
+        return hasattr(self.module, "in_features")
 
     @property
-    def width_in(self) -> int:
-        # attributes and not the weight's shape: under fp8 or medvram the weight is not what it seems
-        return self.proj_out.in_features if self.is_linear else self.proj_out.in_channels
+    def widths(self) -> tuple[int, int]:
+        """m_in, m_out."""
+        return _widths(self.module)
 
     @property
-    def width(self) -> int:
-        """m_i, the width of proj_out's output."""
-        return self.proj_out.out_features if self.is_linear else self.proj_out.out_channels
+    def gated(self) -> bool:
+        """Whether LAG confines what a residual adds here.
+
+        Only proj_out has pixels and acts when the maps of its block are whole. proj_in comes before them: its block has
+        no mask yet, and another block's or step's would be a guess. Keys and values have tokens for pixels. What is not
+        gated acts everywhere, at the strength of its row.
+        """
+        return self.module is self.block.proj_out
 
 
 def find_blocks(unet: nn.Module) -> list[Block]:
@@ -60,3 +75,29 @@ def find_blocks(unet: nn.Module) -> list[Block]:
             "use an SD1, SD2 or SDXL model."
         )
     return blocks
+
+
+def find_targets(unet: nn.Module, rule: str) -> list[Target]:
+    """The modules that a rule picks, block by block in the order in which they act."""
+    parts = parts_of(rule)
+    inner = next((LAYERED[part] for part in parts if part in LAYERED), ())
+    targets = []
+    for block in find_blocks(unet):
+        layers = range(len(block.module.transformer_blocks))
+        paths = [
+            *(["proj_in"] if "proj_in" in parts else []),
+            *(f"transformer_blocks.{layer}.attn2.{name}" for layer in layers for name in inner),
+            *(["proj_out"] if "proj_out" in parts else []),
+        ]
+        modules = dict(block.module.named_modules())
+        targets += [Target(f"{block.name}.{path}", modules[path], block) for path in paths if path in modules]
+    if not targets:
+        raise PersresError(f"{type(unet).__name__} has none of the targets {rule}: use an SD1, SD2 or SDXL model.")
+    return targets
+
+
+def _widths(module: nn.Module) -> tuple[int, int]:
+    # attributes and not the weight's shape: under fp8 or medvram the weight is not what it seems
+    if hasattr(module, "in_features"):
+        return module.in_features, module.out_features
+    return module.in_channels, module.out_channels

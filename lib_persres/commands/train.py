@@ -89,6 +89,12 @@ def add_parser(commands) -> None:
     values.add_argument("--batch", type=at_least(1), help="images in a step")
     values.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
     values.add_argument("--rank", help="the residual's rank: a part of the width as 0.05m, or a number as 8")
+    values.add_argument(
+        "--targets",
+        metavar="RULE",
+        help="what of each block learns: proj_out, proj_in, kv (keys and values), attn2 (all of its cross-attention), "
+        "or several as kv+proj_out; LAG confines proj_out alone",
+    )
     values.add_argument("--crops", type=at_least(0), help="random crops of each photo, beside its centre")
     values.add_argument(
         "--flips",
@@ -126,6 +132,7 @@ def run(args) -> int:
         batch=args.batch,
         learning_rate=args.lr,
         rank=args.rank,
+        targets=args.targets,
         crops=args.crops,
         flips=args.flips,
         template=args.template,

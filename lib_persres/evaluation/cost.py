@@ -83,8 +83,8 @@ class _TimedBranches(Branches):
     def _enter(self, block):
         return self._timed(super()._enter(block))
 
-    def _add(self, block):
-        return self._timed(super()._add(block))
+    def _add(self, target):
+        return self._timed(super()._add(target))
 
 
 @torch.no_grad()

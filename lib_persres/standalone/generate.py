@@ -84,6 +84,10 @@ def generate(
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
     tokens = [find_tokens(sd, ids[0].tolist(), residuals, i) for i in range(len(residuals))]
+    for index, (tag, residual) in enumerate(zip(tags, residuals)):
+        if wanted[index] and (problem := residual.lag_problem(tag.text)):
+            wanted[index] = False
+            problems.append(problem)
     for tag, gated, found in zip(tags, wanted, tokens):
         if gated and found.problem:
             problems.append(found.problem)

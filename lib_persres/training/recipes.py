@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from ..errors import PersresError
+from ..targets import canonical
 
-TARGETS = ("proj_out",)
+TARGETS = ("proj_out", "proj_in", "kv", "kv+proj_out", "proj_in+kv+proj_out")
+"""The rules for targets that a form offers: the paper's ablations. A stage may have any other, too."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """targets: which modules learn. rank: a rule for `residual.rank_of`, such as "0.05m" or "8".
+    """targets: which modules learn, see `targets`. rank: a rule for `residual.rank_of`, such as "0.05m" or "8".
 
     The paper has none of these: decay, the learning rate falls linearly to 0. t_power, timesteps are drawn with density
     ∝ t^t_power: above 0 high noise counts more, where layouts are decided. localized, so many of the batch's rows learn
@@ -35,8 +37,7 @@ class Stage:
     keep_weight: float = 1.0
 
     def __post_init__(self):
-        if self.targets not in TARGETS:
-            raise PersresError(f"A stage cannot train {self.targets!r}; its targets can be: {', '.join(TARGETS)}.")
+        object.__setattr__(self, "targets", canonical(self.targets))
         for name in ("steps", "batch"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise PersresError(f"A stage's {name} must be a whole number of at least 1.")

@@ -93,7 +93,8 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(seed)
         self._latents = encode_photos(host, photos, recipe, resolution, seed)
         self._texts = self._encode_prompts(recipe.prompt(identifier, macro_class))
-        start = Residual.initialise(host.unet, recipe.stages[0].rank, self._generator)
+        first = recipe.stages[0]
+        start = Residual.initialise(host.unet, first.rank, self._generator, targets=first.targets)
         self._factors = {
             name: Factors(*(torch.nn.Parameter(part.to(host.device)) for part in (f.down, f.up)))
             for name, f in start.factors.items()

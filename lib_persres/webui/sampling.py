@@ -120,6 +120,9 @@ class Sampling:
         found = {text: self._tokens.find(text, concepts, place) for part in parts for _, text in part.schedule}
         named = any(tokens.indices for tokens in found.values())
         lag = stage.wants_lag(concept)
+        if lag and (problem := concept.loaded.residual.lag_problem(concept.tag.text)):
+            self.problem(problem, None)
+            lag = False
         # a text without the concept is a problem only where no other text of the prompt has it
         problems = [tokens.problem for tokens in found.values() if tokens.indices or not named]
         if lag and any(problems):

@@ -48,10 +48,12 @@ def make_data(folder: Path, extensions: dict[str, Path]) -> None:
     add_companions(folder)
 
 
-def make_residual(folder: Path, name: str, unet, seed: int, identifier: str, macro_class: str) -> Path:
+def make_residual(
+    folder: Path, name: str, unet, seed: int, identifier: str, macro_class: str, targets: str = "proj_out"
+) -> Path:
     generator = torch.Generator().manual_seed(seed)
     metadata = Metadata(concept=f"{name}'s own name", identifier=identifier, macro_class=macro_class)
-    residual = Residual.initialise(unet, "4", generator, metadata)
+    residual = Residual.initialise(unet, "4", generator, metadata, targets)
     for target, factors in residual.factors.items():
         up = torch.randn(factors.up.shape, generator=generator)
         residual.factors[target] = Factors(factors.down, up * 0.5)

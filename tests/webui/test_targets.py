@@ -1,0 +1,97 @@
+"""Residuals on other targets than proj_out: they draw what a LoRA of the same ΔW draws, and LAG confines proj_out."""
+
+import pytest
+import standalone_models as models
+import torch
+from host import make_residual
+from safetensors.torch import save_file
+from test_compatibility import OPTIMIZATIONS, check_lag
+from test_generation import LAG, REX, near, same
+
+from lib_persres.residual import Residual
+
+RULES = {"keys": "kv", "entry": "proj_in", "all": "proj_in+kv+proj_out", "cross": "attn2"}
+BASE = "a photo of a olis dog"
+LONG = "a house " * 45 + "BREAK a olis dog"
+CALLS = {
+    "one image": {},
+    "batch of 2": {"batch_size": 2},
+    "a longer prompt": {"prompt": LONG},
+    "a longer negative prompt": {"negative_prompt": "bad " * 80},
+    "AND": {"prompt": "a olis dog AND a house :0.5"},
+    "hires": {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(host):
+    """A residual of each rule, and a LoRA of the same ΔW."""
+    unet = models.tiny_unet()
+    for seed, (name, rule) in enumerate(RULES.items()):
+        path = make_residual(host.data, name, unet, seed, "olis", "dog", targets=rule)
+        tensors = {}
+        for target, factors in Residual.load(path).factors.items():
+            key = "diffusion_model_" + target.replace(".", "_")
+            shape = unet.get_submodule(target).weight.shape[2:]  # 1×1, or none for a Linear
+            for side, tensor in (("down", factors.down), ("up", factors.up)):
+                tensors[f"{key}.lora_{side}.weight"] = tensor.reshape(*tensor.shape, *shape).contiguous()
+            tensors[f"{key}.alpha"] = torch.tensor(float(factors.rank))
+        save_file(tensors, host.data / "models" / "Lora" / f"{name}.safetensors")
+    host.post("/sdapi/v1/refresh-loras")
+    host.post("/persres/v1/refresh")
+
+
+def agree(host, name, **options):
+    """The residual's images are the LoRA's, and not the model's own."""
+    prompt = options.pop("prompt", BASE)
+    base, ours, lora = (
+        host.generate(f"{prompt}{tag}", **options).images
+        for tag in ("", f" <persres:{name}>", f" <lora:{name}:1>")
+    )
+    for index in range(len(base)):
+        assert near(ours[index], lora[index]) and not near(ours[index], base[index])
+    assert host.get("/probe/hooks") == []
+
+
+@pytest.mark.parametrize("title", OPTIMIZATIONS)
+def test_a_residual_draws_what_its_lora_draws_under_every_attention(host, title):
+    with host.options(cross_attention_optimization=title):
+        assert host.get("/probe/attention") == OPTIMIZATIONS[title]
+        for name in RULES:
+            agree(host, name)
+
+
+@pytest.mark.parametrize("option", [{}, {"batch_cond_uncond": False}, {"pad_cond_uncond": True}])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_residual_of_keys_and_values_draws_what_its_lora_draws(host, call, option):
+    with host.options(**option):
+        agree(host, "keys", **CALLS[call])
+        agree(host, "all", **CALLS[call])
+
+
+def test_each_image_of_a_batch_has_its_own_keys_and_values(host):
+    prompts = [BASE, f"{BASE} <persres:keys>", f"{BASE} <persres:keys:0.5> <persres:rex>"]
+    batch = host.generate("||".join(prompts), batch_size=3).images
+    for index, prompt in enumerate(prompts):
+        assert near(batch[-3 + index], host.image(prompt, seed=5 + index))
+
+
+def test_lag_confines_proj_out_of_a_residual_with_more_targets(host):
+    def draw(prompt, args):
+        return host.generate(prompt.replace("persres:rex", "persres:all"), args, batch_size=2).images[-2:]
+
+    check_lag(host, draw)
+
+
+def test_lag_on_keys_and_values_alone_is_told_and_changes_nothing(host, reference):
+    prompt = REX.replace("persres:rex", "persres:keys")
+    lag = host.generate(prompt, LAG)
+    assert same(lag.images[0], host.image(prompt, [{"lag": False}]))
+    told = lag.info["extra_generation_params"]["Persres problems"]
+    assert "LAG cannot confine <persres:keys>, which changes kv, not proj_out" in str(told)
+    # the concept beside it is confined as ever
+    two = "a V* dog and a V2* dog <persres:rex><persres:keys>"
+    assert not near(host.image(two, LAG), host.image(two, [{"lag": False}]))
+    # the unconditional row can be the base model's
+    assert not near(host.image(prompt, [{"unconditional": "base"}]), lag.images[0])
+    assert host.get("/probe/hooks") == [] and same(host.image("a photo of a dog"), reference["plain"][0])
