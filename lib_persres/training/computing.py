@@ -77,10 +77,10 @@ class Computing:
     def _enter_lean(self, stack: contextlib.ExitStack, expected: torch.Tensor) -> bool:
         """Whether the lean layers predict what the model's own do; only then are they left in place."""
         with contextlib.ExitStack() as own:
-            own.enter_context(lean(self._host.unet))
-            own.enter_context(self._texts.fixed_in(self._host.unet))
             self._texts.rows = torch.zeros(1, dtype=torch.long, device=expected.device)
             try:
+                own.enter_context(lean(self._host.unet))
+                own.enter_context(self._texts.fixed_in(self._host.unet))
                 with torch.autocast(expected.device.type, enabled=False):
                     error = ((self._predict() - expected).norm() / expected.norm()).item()
             except torch.cuda.OutOfMemoryError:

@@ -1,12 +1,15 @@
 """How a trainer computes: precision, checkpointing, fixed keys and values, and what it falls back to."""
 
+from dataclasses import replace
+
 import longhand
 import pytest
 import torch
 from test_trainer import RECIPE, make, steps, weights
 
 from lib_persres.errors import PersresError
-from lib_persres.training import graph
+from lib_persres.training import computing, graph
+from lib_persres.training.recipes import TARGETS, Recipe
 from lib_persres.training.texts import Texts
 
 
@@ -164,3 +167,18 @@ def test_a_step_on_cuda_is_one_graph_with_the_result_of_separate_kernels(sd, pho
         similar(weights(graphed), weights(eager), 0.999)
     finally:
         unet.to("cpu"), sd.vae.to("cpu"), sd.text.to("cpu")
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_whatever_learns_learns_the_same_by_lean_layers_and_by_the_models_own(sd, photos, targets, monkeypatch):
+    recipe = Recipe("test", "a test's", tuple(replace(stage, targets=targets) for stage in RECIPE.stages), crops=1)
+    lean, usual = make(sd, photos, recipe), make(sd, photos, recipe)
+    losses = steps(lean, 6)
+
+    def refuse(unet):
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(computing, "lean", refuse)
+    assert steps(usual, 6) == pytest.approx(losses, rel=1e-5)
+    assert lean.notes == [] and len(usual.notes) == 1
+    torch.testing.assert_close(weights(lean), weights(usual), rtol=1e-3, atol=1e-5)
