@@ -66,6 +66,7 @@ class Figure:
 
 COST = "lib_persres.evaluation.cost"
 TOYBOX = "lib_persres.evaluation.toybox_figures"
+SPEED = "lib_persres.evaluation.training_speed"
 
 FIGURES = (
     Figure(
@@ -133,6 +134,24 @@ FIGURES = (
         "<= 0.05",
         "how much lower the identity is with LAG than with plain sampling",
         f"{TOYBOX}:concepts",
+    ),
+    Figure(
+        "train.vs_peer",
+        ">= 1.3",
+        "time of 150 steps at SD1's size, set-up included, of diffusers + peft over ours (CUDA: >= 2)",
+        f"{SPEED}:figures",
+    ),
+    Figure(
+        "train.memory_vs_peer",
+        "<= 0.6",
+        "peak memory of that training, ours over diffusers + peft; the goal is for CUDA",
+        f"{SPEED}:figures",
+    ),
+    Figure(
+        "train.gpu_seconds",
+        "<= 15",
+        "seconds of the paper's training, 150 steps of 4 at 512x512, encoding included; needs CUDA",
+        f"{SPEED}:figures",
     ),
 )
 

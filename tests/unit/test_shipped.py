@@ -106,6 +106,9 @@ def test_the_readme_states_every_figure_as_recorded():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for figure in FIGURES:
         measured = record[figure.name]
+        if measured["value"] is None:
+            assert f"| `{figure.name}` | {figure.goal_text} | never | - |" in readme, figure.name
+            continue
         value = measured["value"] if isinstance(measured["value"], int) else f"{measured['value']:.4g}"
         reached = "yes" if Goal.parse(figure.goal_text).reached(measured["value"]) else "**no**"
         assert f"| `{figure.name}` | {figure.goal_text} | {value} | {reached} |" in readme, figure.name
