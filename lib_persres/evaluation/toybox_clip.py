@@ -8,6 +8,7 @@ that the base model never sees) and words for them; no prompt of the evaluation 
 from __future__ import annotations
 
 import json
+import math
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -168,7 +169,7 @@ def train(
         rng = np.random.default_rng([seed, step])  # each step has its own draw, so that resuming repeats none
         rows = rng.integers(scenes, size=batch)
         texts = [caption(scene_of(TRAINING, int(row)), rng) for row in rows]
-        rate = learning_rate * min(1.0, (step + 1) / 200) * 0.5 * (1 + np.cos(np.pi * step / steps))
+        rate = learning_rate * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16):

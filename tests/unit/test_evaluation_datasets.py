@@ -80,7 +80,7 @@ def test_a_part_of_a_dataset_keeps_the_order_asked_for_and_only_its_pairs(custom
         (lambda root: (root / "dataset.json").write_text('[{"class_prompt": "x"}]'), "entry 1 has no instance_prompt"),
         (lambda root: (root / "dataset.json").write_bytes(b"\xff\xfe\x00"), "not a UTF-8 text"),
         (lambda root: (root / "prompts" / "cat.txt").unlink(), "cat.txt cannot be read"),
-        (lambda root: (root / "prompts" / "cat.txt").write_text("{} ok\na dog"), "line 2: the prompt 'a dog' has no {}"),
+        (lambda root: (root / "prompts" / "cat.txt").write_text("{} ok\na dog"), "line 2: .*'a dog' has no {}"),
         (lambda root: (root / "prompts" / "cat.txt").write_text("a {1}"), "braces that cannot be filled"),
         (lambda root: (root / "prompts" / "cat.txt").write_text("a {x}"), "braces that cannot be filled"),
         (lambda root: (root / "prompts" / "cat.txt").write_text("\n# identity\n"), "cat.txt holds no prompt"),
@@ -202,7 +202,8 @@ def test_a_missing_subject_or_text_of_dreambooth_is_named(booth):
 def test_attndreambooth_reads_prompts_by_category(tmp_path):
     photos(tmp_path / "cat_toy")
     (tmp_path / "classes.txt").write_text("cat_toy,toy\n\n")
-    (tmp_path / "prompts.txt").write_text("# concept color change\na red [V] [super-category]\n# Artistic style:\na {}\n")
+    text = "# concept color change\na red [V] [super-category]\n# Artistic style:\na {}\n"
+    (tmp_path / "prompts.txt").write_text(text)
     (concept,) = attndreambooth.read(tmp_path).concepts
     assert [(p.text, p.category) for p in concept.prompts] == [
         ("a red {}", "concept color change"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -17,11 +18,13 @@ def read_state(path: Path, what: str) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:
-            # OpenAI's CLIP files are TorchScript archives, which torch.load refuses
-            found = torch.jit.load(path, map_location="cpu").state_dict()
+        with warnings.catch_warnings():  # of archives, and of their age
+            warnings.simplefilter("ignore")
+            try:
+                found = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception:
+                # OpenAI's CLIP files are TorchScript archives, which torch.load refuses
+                found = torch.jit.load(path, map_location="cpu").state_dict()
     except Exception as error:  # what the formats' readers raise on a broken file has no common family
         raise PersresError(f"{path} cannot be read as weights of {what}: {first_line(error)}.") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
