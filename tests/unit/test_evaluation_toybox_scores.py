@@ -73,6 +73,8 @@ def test_an_added_object_is_looked_for_beside_the_concept(judge):
     assert (alone["identity"], alone["others"], alone["obeyed"]) == (1, 0, 0)
     assert (wrong["identity"], wrong["others"]) == (1, 0)
     assert lost["identity"] == 0 == lost["class"]
+    (half,) = scored(judge, scenes[:1], **{**expected, "others": (("red", "star"), ("white", "moon"))})
+    assert half["others"] == half["obeyed"] == 0
 
 
 def test_size_colour_and_another_noun_are_told(judge):
