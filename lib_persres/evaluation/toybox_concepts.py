@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from ..residual import Residual
@@ -19,6 +18,7 @@ from ..toybox.world import BACKGROUNDS, SIZE, SKINS, random_scene
 from ..training.images import Photo, load_images
 from ..training.loop import train
 from ..training.recipes import RECIPES, Recipe
+from .scores.masked import background_distance
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,11 @@ def score(judge: Judge, concept: Concept, prompt: Prompt, images: dict[str, torc
     pixels that lie in no method's thing (masks by the judge, grown by 4 pixels; the same pixels for every method).
     """
     seen = {method: judge.see(pictures) for method, pictures in images.items()}
-    things = torch.stack([seen[method]["mask"] for method in images]).any(0).float()
-    outside = F.max_pool2d(things[:, None], 9, 1, 4)[:, 0] < 0.5
+    things = torch.stack([seen[method]["mask"] for method in images]).any(0)
     rows = []
     for method, pictures in images.items():
-        difference = (pictures - images["base"]).abs().mean(1) * 255
+        outside = background_distance(pictures, images["base"], things)
         for i in range(len(pictures)):
-            pixels = outside[i]
             rows.append(
                 {
                     "concept": concept.name,
@@ -176,7 +174,7 @@ def score(judge: Judge, concept: Concept, prompt: Prompt, images: dict[str, torc
                     "background": None
                     if prompt.background is None
                     else float(seen[method]["background"][i] == prompt.background),
-                    "outside": float(difference[i][pixels].mean()) if int(pixels.sum()) > 200 else None,
+                    "outside": None if outside[i].isnan() else float(outside[i]),
                 }
             )
     return rows

@@ -1,0 +1,142 @@
+"""What an evaluation reads: concepts with their photos and prompts, pairs of concepts, prompts with a place for V*."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...errors import PersresError
+from ...training.images import IMAGE_SUFFIXES, Photo, load_images
+
+CATEGORIES = (
+    "identity",
+    "change background",
+    "add object",
+    "change attribute",
+    "artistic style",
+    "object in the style of V*",
+)
+"""The prompt types of the paper (supplement, section 6), in the order in which the reports show them."""
+
+INDEPENDENT = CATEGORIES[:3]
+"""Where the paper sees LAG ahead: the concept is somewhat independent of the rest of the picture."""
+MODIFYING = CATEGORIES[3:]
+"""Where the paper sees plain sampling ahead: the prompt changes the concept itself."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with `{}` (of a pair: `{0}` and `{1}`) where "V* class" goes."""
+
+    text: str
+    category: str | None = None
+    noun: str | None = None
+    """The class word after V* where it is not the concept's own: "a V* star" of a concept that is a ball."""
+    expected: object | None = None
+    """What a picture of it must show, where the world can tell (`datasets.toybox.Expected`)."""
+
+    def with_identifier(self, *macro_classes: str) -> str:
+        """The prompt to sample: "a photo of a V* dog on the beach"; of a pair "V1* dog", "V2* cat"."""
+        signs = ["V*"] if len(macro_classes) == 1 else [f"V{i + 1}*" for i in range(len(macro_classes))]
+        return self.fill(*(f"{sign} {self.noun or word}" for sign, word in zip(signs, macro_classes)))
+
+    def without_identifier(self, *macro_classes: str) -> str:
+        """V* removed, the class word kept: what CLIP text alignment compares with (DESIGN, section 7)."""
+        return self.fill(*(self.noun or word for word in macro_classes))
+
+    def fill(self, *subjects: str) -> str:
+        text = self.text.replace("{}", "{0}") if len(subjects) == 1 else self.text  # a {} may come twice
+        return " ".join(text.format(*subjects).split())
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A thing to learn. `name` is unique in its dataset and fit for a file name."""
+
+    name: str
+    macro_class: str
+    images: tuple[Path, ...]
+    prompts: tuple[Prompt, ...]
+    class_images: Path | None = None
+    """A folder of other things of the class, for training with regularization images; it may be missing."""
+    group: str | None = None
+    """The broader category in CustomConcept101, over which Figure 14 averages."""
+    truth: object | None = None
+    """What the thing is, where the world can tell (`datasets.toybox.Truth`)."""
+
+    def load(self) -> list[Photo]:
+        """Its photos, read now."""
+        return load_images(self.images)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two concepts in one picture; the prompts have `{0}` and `{1}`."""
+
+    name: str
+    concepts: tuple[Concept, Concept]
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: str
+    concepts: tuple[Concept, ...]
+    pairs: tuple[Pair, ...] = ()
+
+    def concept(self, name: str) -> Concept:
+        for concept in self.concepts:
+            if concept.name == name:
+                return concept
+        raise PersresError(f"There is no concept {name!r} in {self.name}; there are: {self._names()}.")
+
+    def only(self, names: Iterable[str]) -> Dataset:
+        """The part with these concepts, in this order, and the pairs among them."""
+        chosen = tuple(self.concept(name) for name in dict.fromkeys(names))
+        inside = {concept.name for concept in chosen}
+        pairs = tuple(p for p in self.pairs if all(c.name in inside for c in p.concepts))
+        return replace(self, concepts=chosen, pairs=pairs)
+
+    def _names(self) -> str:
+        names = [concept.name for concept in self.concepts]
+        return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def check_prompt(text: str, where: str, fields: int = 1) -> str:
+    """The prompt, tidied; raises PersresError unless its places for "V* class" are `{}` or `{0}` … (at least one)."""
+    text = " ".join(text.split())
+    try:
+        found = [name for _, name, spec, conversion in string.Formatter().parse(text) if name is not None]
+        (text.replace("{}", "{0}") if fields == 1 else text).format(*["x"] * fields)
+    except (ValueError, IndexError, KeyError, AttributeError):
+        raise PersresError(f"{where}: the prompt {text!r} has braces that cannot be filled in.") from None
+    wrong = [name for name in found if name and not name.isdigit()]
+    if not found or wrong:
+        places = "{}" if fields == 1 else " and ".join(f"{{{i}}}" for i in range(fields))
+        raise PersresError(f"{where}: the prompt {text!r} has no {places} where the concept goes.")
+    return text
+
+
+def image_files(folder: Path, what: str) -> tuple[Path, ...]:
+    """The image files of a folder by name; raises PersresError where it is missing or holds none."""
+    if not folder.is_dir():
+        raise PersresError(f"The images of {what} are missing: there is no folder {folder}.")
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    if not found:
+        raise PersresError(f"The images of {what} are missing: the folder {folder} holds no image.")
+    return tuple(found)
+
+
+def read_text(path: Path, what: str) -> str:
+    """A file's text; raises PersresError that names it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a UTF-8 text"
+        raise PersresError(f"{what} {path} cannot be read: {reason}.") from error

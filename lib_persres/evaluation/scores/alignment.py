@@ -1,0 +1,52 @@
+"""Text and image alignment as in the paper (section 4.3, after Kumari et al. 2023), in closed form on embeddings."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+TEXT_WEIGHT = 2.5
+"""w of CLIPScore (Hessel et al. 2021)."""
+
+_PLACEHOLDER = re.compile(r"(?<![\w*])V\d*\*(?!\w)")
+
+
+def class_text(prompt: str) -> str:
+    """ "a photo of a V* dog" -> "a photo of a dog": the text that CLIP compares with."""
+    return " ".join(_PLACEHOLDER.sub(" ", prompt).split())
+
+
+def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """All cosines (n,m), in [-1, 1], of rows of a (n,d) and b (m,d), in double precision."""
+    for rows in (a, b):
+        if rows.ndim != 2 or not len(rows):
+            raise ValueError(f"embeddings are (n,d) with n > 0, not {tuple(rows.shape)}")
+        if not torch.isfinite(rows).all():
+            raise ValueError("an embedding holds values that are not finite")
+    a, b = (rows.double() / rows.double().norm(dim=1, keepdim=True).clamp_min(1e-12) for rows in (a, b))
+    return (a @ b.T).clamp(-1, 1)
+
+
+def text_alignment_of_each(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """2.5·max(cos, 0) of each picture's embedding (n,d) with its text's, (n,d) or (1,d) for all: (n,) in [0, 2.5]."""
+    if len(texts) not in (1, len(images)):
+        raise ValueError(f"{len(images)} pictures and {len(texts)} texts")
+    found = cosines(images, texts)
+    own = found[:, 0] if len(texts) == 1 else found.diagonal()
+    return TEXT_WEIGHT * own.clamp_min(0)
+
+
+def text_alignment(images: torch.Tensor, texts: torch.Tensor) -> float:
+    """CLIP text alignment: the mean over pictures."""
+    return text_alignment_of_each(images, texts).mean().item()
+
+
+def image_alignment_of_each(generated: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Each generated picture's mean cosine with all references: (n,) in [-1, 1]."""
+    return cosines(generated, references).mean(1)
+
+
+def image_alignment(generated: torch.Tensor, references: torch.Tensor) -> float:
+    """CLIP or DINO image alignment: the mean cosine over all pairs of generated (n,d) and reference (m,d)."""
+    return image_alignment_of_each(generated, references).mean().item()
