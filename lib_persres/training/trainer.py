@@ -94,6 +94,8 @@ class Trainer:
         identifier: str | None = None,
         micro_batch: int | None = None,
         shrink: bool = False,
+        precision: str | None = None,
+        checkpointing: bool = False,
     ):
         if not photos:
             raise PersresError(f'The concept "{concept}" has no photos to learn from: give 3 to 10.')
@@ -105,6 +107,7 @@ class Trainer:
         if len({(stage.targets, stage.rank) for stage in recipe.stages}) > 1:
             raise PersresError(f"The stages of recipe {recipe.name} must agree in targets and rank.")
         self.host, self.recipe, self.micro_batch, self.shrink = host, recipe, micro_batch, shrink
+        self.precision, self.checkpointing = precision, checkpointing
         self.losses: list[float] = []
         self._facts = Metadata(
             concept=concept,
