@@ -1,5 +1,7 @@
 """The queue of trainings with a real small model in the WebUI's place."""
 
+import base64
+import concurrent.futures
 import contextlib
 import io
 import json
@@ -14,6 +16,7 @@ from PIL import Image
 
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
+from lib_persres.standalone.preview import draw
 from lib_persres.training.images import load_images
 from lib_persres.training.recipes import RECIPES
 from lib_persres.training.trainer import Trainer
@@ -223,6 +226,61 @@ def test_previews_come_every_so_many_steps_from_the_same_noise(bench):
     assert np.abs(first - second).max() <= 1  # with this learning rate only the noise could differ
 
 
+# -- the picture in the file
+
+
+def picture(path):
+    text = Residual.load(path).metadata.preview
+    return text and np.asarray(Image.open(io.BytesIO(base64.b64decode(text))), dtype=int)
+
+
+def test_the_file_has_the_last_previews_picture_else_one_that_is_drawn_at_the_end(bench, sd, tmp_path):
+    b = bench()
+    status = b.wait(b.submit("seen", preview_every=4))
+    assert (picture(status["file"]) == np.asarray(Image.open(status["preview"][-1]["plain"]))).all()
+    status = b.wait(b.submit("unseen"))
+    assert status["preview"] == [] and picture(status["file"]).shape == (16, 16, 3) and status["message"] == ""
+    residual = Residual.load(status["file"])
+    (drawn,) = draw(sd, residual, "a photo of a V* dog", 16, 0, lag=[False])
+    assert np.abs(np.asarray(drawn, dtype=int) - picture(status["file"])).max() <= 1  # the file's factors are halves
+
+
+def test_a_stopped_ones_file_has_a_picture_too(bench):
+    b = bench(gated=True)
+    identity = b.submit()
+    b.wait_done(identity, 1)
+    b.jobs.stop(identity)
+    b.gate.release()
+    status = b.wait(identity)
+    assert status["state"] == "stopped" and picture(status["file"]).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the\ncard is gone"), torch.cuda.OutOfMemoryError("full")])
+def test_a_picture_that_fails_costs_no_file_and_is_told(bench, sd, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(run_module, "draw", fail)
+    b = bench()
+    status = b.wait(b.submit())
+    assert status["state"] == "finished" and picture(status["file"]) is None
+    assert f"No picture could be drawn for its card: {str(error).splitlines()[0]}." in status["message"]
+    assert same(Residual.load(status["file"]), saved(direct(sd, tmp_path / "by hand"), tmp_path))
+
+
+def test_a_cancel_that_comes_while_the_picture_is_drawn_comes_too_late_and_says_so(bench, monkeypatch):
+    def slow(*_, progress, **__):
+        b.jobs.cancel(identity.result())
+        progress(1, 20)
+
+    monkeypatch.setattr(run_module, "draw", slow)
+    identity = concurrent.futures.Future()
+    b = bench()
+    identity.set_result(b.submit())
+    status = b.wait(identity.result())
+    assert status["state"] == "finished" and "its file stays" in status["message"] and Residual.load(status["file"])
+
+
 def test_one_photo_is_allowed_and_said(bench):
     b = bench()
     status = b.wait(b.submit(images=IMAGES[:1]))
@@ -277,6 +335,26 @@ def test_the_queue_is_in_the_order_that_was_asked_for_and_a_new_process_keeps_it
     assert created["three"] <= created["one"] and not (tmp_path / "persres" / "two.safetensors").exists()
 
 
+def test_what_is_resumed_goes_before_all_that_have_not_begun(bench):
+    b = bench(gated=True)
+    first = b.submit("first")
+    b.wait_done(first, 1)
+    b.jobs.stop(first)
+    second, third = b.submit("second"), b.submit("third")
+    b.gate.release()
+    assert b.wait(first)["state"] == "stopped"
+    b.wait_done(second, 1)
+    b.jobs.resume(first)
+    assert [status["concept"] for status in b.jobs.list()] == ["first", "second", "third"]
+    for _ in range(8):
+        b.gate.release()
+    b.wait(second, "finished")
+    b.wait_done(first, 2)  # and waits at the gate
+    assert b.jobs.get(third)["state"] == "queued"
+    found = [record.request["concept"] for _, record in store.read_all(b.jobs.root)]
+    assert found == ["first", "second", "third"]
+
+
 def test_a_new_process_offers_what_was_running_and_resumes_it_to_the_same_result(bench, sd, tmp_path):
     b = bench(gated=True)
     identity = b.submit()
@@ -326,6 +404,28 @@ def test_another_checkpoint_is_refused_by_its_name_and_the_work_stays(bench, sd,
     monkeypatch.setitem(vars(sd), "hash", hash_)
     b.jobs.resume(identity)
     assert b.wait(identity)["state"] == "finished"
+
+
+def test_a_file_that_was_written_just_before_a_kill_is_known_as_its_own(bench, tmp_path):
+    b = bench(gated=True)
+    identity = b.submit()
+    b.wait_done(identity, 1)
+    b.jobs.save_now(identity)
+    b.gate.release()
+    b.wait_done(identity, 2)
+    after = tmp_path / "after"
+    shutil.copytree(tmp_path / "jobs", after / "jobs")
+    shutil.copytree(tmp_path / "persres", after / "persres")
+    record = after / "jobs" / identity / "job.json"
+    # the kill came between the file and the record
+    record.write_text(json.dumps({**json.loads(record.read_text()), "file": None, "stamp": None, "name": None}))
+    other = Bench(b.sd, after)
+    other.jobs.start()
+    other.jobs.resume(identity)
+    status = other.wait(identity, "finished")
+    other.jobs.close()
+    assert status["file"] == str(after / "persres" / "rex.safetensors") and status["message"] == ""
+    assert [path.name for path in (after / "persres").iterdir()] == ["rex.safetensors"]
 
 
 # -- what cannot be done
