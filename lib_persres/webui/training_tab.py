@@ -110,8 +110,8 @@ class TrainingTab:
             text("steps", "batch", "learning_rate")
             text("rank", "resolution", "micro_batch")
             with gr.Row():
-                choice("targets", "Targets", "the layers that learn; more of them: a larger file, a closer likeness")
-                choice("precision", "Precision", "the numbers to compute in; automatic: the model's own")
+                choice("targets", "Targets", "the layers that learn; more: a larger file")
+                choice("precision", "Precision", "of the numbers; automatic: the model's own")
             with gr.Row():
                 self.fields["shrink"] = gr.Checkbox(
                     True,
@@ -122,7 +122,7 @@ class TrainingTab:
                 self.fields["checkpointing"] = gr.Checkbox(
                     False,
                     label="Gradient checkpointing",
-                    info="less memory and the same result; each step takes about a third longer",
+                    info="the same result with less memory, a third slower",
                     elem_id=f"{NAME}_checkpointing",
                 )
             with gr.Row():
