@@ -151,7 +151,7 @@ function persresTrainingProgress(job) {
         if (speed) facts.push(speed >= 1 ? `${speed.toFixed(1)} steps/s` : `${(1 / speed).toFixed(1)} s/step`);
         if (job.eta !== null && job.eta !== undefined) facts.push(`${persresDuration(job.eta)} left`);
     }
-    if (job.memory) facts.push(`memory ${(job.memory / 2 ** 30).toFixed(2)} GiB`);
+    if (job.memory) facts.push(`${job.memory.kind} ${(job.memory.bytes / 1e9).toFixed(1)} GB`);
     const bar = persresElement("div", {
         class: "persres-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": job.total,
         "aria-valuenow": job.done, "aria-label": `Training of ${job.concept}`,
@@ -250,11 +250,15 @@ function persresTrainingCurve(job) {
     return svg;
 }
 
+function persresFile(path) {
+    return "./file=" + encodeURI(path).replace(/[#?]/g, encodeURIComponent);
+}
+
 /** The last preview, or the one that was chosen by its step. */
 function persresTrainingPreviews(job) {
     const shown = job.preview.find((each) => each.step == persresTraining.step) || job.preview[job.preview.length - 1];
     const picture = (path, caption) => path && persresElement("figure", {},
-        persresElement("img", {src: "./file=" + encodeURI(path).replace(/[#?]/g, encodeURIComponent), alt: `${caption}, step ${shown.step}`}),
+        persresElement("img", {src: persresFile(path), alt: `${caption}, step ${shown.step}`}),
         persresElement("figcaption", {}, caption));
     const steps = job.preview.map((each) => persresTrainingButton(each.step, `the preview after ${each.step} steps`, () => {
         persresTraining.step = each === job.preview[job.preview.length - 1] ? null : each.step;
@@ -298,7 +302,9 @@ function persresTrainingQueue(jobs, shown) {
     return persresElement("ul", {class: "persres-queue"}, ...rows);
 }
 
-// -- the images: a list of uploaded files in a hidden input, which the server draws
+// -- the images: a list of uploaded files in a hidden input, which the server draws; a reload of the page keeps it
+
+const PERSRES_KEPT = "persres_training_chosen";
 
 function persresTrainingChosen() {
     return gradioApp().querySelector("#persres_training_chosen textarea, #persres_training_chosen input");
@@ -308,6 +314,23 @@ function persresTrainingChange(change) {
     const field = persresTrainingChosen();
     field.value = JSON.stringify(change(JSON.parse(field.value || "[]")));
     updateInput(field);
+    try {
+        sessionStorage.setItem(PERSRES_KEPT, field.value);
+    } catch (error) {
+        console.log(`persres: a reload will lose the images: ${error}`);
+    }
+}
+
+/** What was dropped before the page was reloaded, if the server still has it. */
+async function persresTrainingRestore() {
+    try {
+        const kept = JSON.parse(sessionStorage.getItem(PERSRES_KEPT) || "[]");
+        const answers = await Promise.all(kept.map((path) => fetch(persresFile(path), {method: "HEAD"})));
+        const there = kept.filter((_, index) => answers[index].ok);
+        if (kept.length) persresTrainingChange((known) => [...new Set([...there, ...known])]);
+    } catch (error) {
+        console.log(`persres: the images of before are not here: ${error}`);
+    }
 }
 
 async function persresTrainingUpload(files) {
@@ -362,5 +385,6 @@ function persresTrainingConnect(app) {
 
 onUiLoaded(() => {
     persresTrainingConnect(gradioApp());
+    persresTrainingRestore();
     setInterval(persresTrainingTick, 300);
 });

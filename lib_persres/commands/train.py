@@ -11,8 +11,9 @@ import time
 from collections import deque
 from pathlib import Path
 
-from ..errors import PersresError
+from ..errors import PersresError, first_line
 from ..training.names import check_class, check_name, free_identifier
+from ..training.precision import PRECISIONS
 from ..training.recipes import RECIPES
 from .common import (
     Formatter,
@@ -117,6 +118,21 @@ def add_parser(commands) -> None:
         metavar="PIXELS",
         help="side of the crops (default: the model's own)",
     )
+    tinkering.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="the numbers to compute in while training (default: as the model's, see --dtype)",
+    )
+    tinkering.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="less memory and the same result; each step takes about a third longer",
+    )
+    tinkering.add_argument(
+        "--no-preview",
+        action="store_true",
+        help="write no picture into the file; the others' is one that the model draws at the end, never a photo",
+    )
     tinkering.add_argument("--seed", type=seed, default=0, help="the same seed learns the same (default: 0)")
     add_model_options(important, tinkering)
 
@@ -168,11 +184,16 @@ def run(args) -> int:
             resolution=resolution,
             seed=args.seed,
             identifier=identifier,
+            precision=args.precision,
+            checkpointing=args.checkpointing,
             progress=training.progress,
             should_stop=training.should_stop,
+            tell=note,
         )
         residual.save(out)
     metadata = residual.metadata
+    if not args.no_preview:
+        _add_picture(sd, residual, out, recipe.prompt("V*", macro_class), resolution, args.seed)
     if metadata.steps < recipe.steps:
         note(f"Stopped after {metadata.steps} of {recipe.steps} steps; what was learned until then is kept.")
     print(
@@ -182,6 +203,22 @@ def run(args) -> int:
     )
     print("Draw it with:\n  " + example(args.checkpoint, out, macro_class))
     return 0
+
+
+def _add_picture(sd, residual, out: Path, prompt: str, resolution: int, number: int) -> None:
+    """Draw the concept into its file, which is there already: whatever happens here does not cost it."""
+    from ..standalone.preview import draw
+    from ..thumbnail import thumbnail
+
+    note("Drawing a picture for the file (Ctrl-C leaves it out)")
+    try:
+        (image,) = draw(sd, residual, prompt, resolution, number, lag=[False])
+        residual.metadata.preview = thumbnail(image)
+        residual.save(out)
+    except KeyboardInterrupt:
+        note("The file has no picture.")
+    except Exception as error:
+        note(f"warning: No picture could be drawn for the file: {first_line(error)}.")
 
 
 def output_file(out: str, name: str) -> Path:

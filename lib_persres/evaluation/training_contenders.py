@@ -30,9 +30,9 @@ from ..standalone import architecture as sd1
 from ..standalone.checkpoint import StableDiffusion, alphas_cumprod
 from ..standalone.modules import AutoencoderKL, TextEncoder, build_unet
 from ..standalone.tokenizer import Tokenizer
-from ..training.frozen import PRECISIONS
 from ..training.images import Photo
 from ..training.objective import noised
+from ..training.precision import PRECISIONS
 from ..training.recipes import Recipe, Stage
 from ..training.trainer import Trainer
 
@@ -212,7 +212,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         contender = CONTENDERS[options.name](
-            device, PRECISIONS[options.precision], options.side, options.batch, options.total
+            device, getattr(torch, options.precision), options.side, options.batch, options.total
         )
         print(json.dumps({"loaded": _peak(device)}), flush=True)
         for line in sys.stdin:

@@ -6,9 +6,10 @@ import contextlib
 
 import torch
 
-from ..errors import PersresError, first_line
-from .frozen import PRECISIONS, checkpointed, frozen, lean, weights_in
+from ..errors import first_line
+from .frozen import checkpointed, frozen, lean, weights_in
 from .host import Host
+from .precision import check_precision
 from .texts import Texts
 
 TOLERANCE = {torch.float32: 1e-3}
@@ -34,8 +35,7 @@ class Computing:
         checkpointing: bool,
         notes: list[str],
     ):
-        if precision is not None and precision not in PRECISIONS:
-            raise PersresError(f"The precision can be {', '.join(PRECISIONS)}, not {precision!r}.")
+        check_precision(precision)
         self._host, self._texts, self._sample = host, texts, (z_t, t)
         self._precision, self._checkpointing, self._notes = precision, checkpointing, notes
         self._lean = False
@@ -67,7 +67,7 @@ class Computing:
             return torch.autocast(device, enabled=False)
         if self._precision is None:
             return contextlib.nullcontext()  # the host's own
-        return torch.autocast(device, PRECISIONS[self._precision], enabled=self._precision != "float32")
+        return torch.autocast(device, getattr(torch, self._precision), enabled=self._precision != "float32")
 
     @torch.no_grad()
     def _predict(self) -> torch.Tensor:

@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import PersresError
 from ..unet import find_blocks
 from .functions import FrozenConv2d, Geglu, NormSilu, attention
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from .precision import check_precision
 
 
 @contextlib.contextmanager
@@ -41,9 +40,8 @@ def weights_in(unet: nn.Module, precision: str | None) -> Iterator[None]:
     if precision is None:
         yield
         return
-    if precision not in PRECISIONS:
-        raise PersresError(f"The precision can be {', '.join(PRECISIONS)}, not {precision!r}.")
-    dtype = PRECISIONS[precision]
+    check_precision(precision)
+    dtype = getattr(torch, precision)
     own = [(weight, weight.data) for weight in unet.parameters() if weight.dtype != dtype]
     try:
         for weight, data in own:

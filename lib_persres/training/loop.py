@@ -20,17 +20,23 @@ def train(
     *,
     progress: Callable[[int, int, float], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] = lambda sentence: None,
     **options,
 ) -> Residual:
     """Learn a residual. options: those of `Trainer`.
 
     progress(done, total, loss) is called after each step; when should_stop() turns true, what was learned until then
-    is returned (its metadata tell the steps done). The host's modules are left as they were.
+    is returned (its metadata tell the steps done). tell(sentence) is called with each of the trainer's notes. The
+    host's modules are left as they were.
     """
     trainer = Trainer(host, photos, concept, macro_class, recipe, **options)
+    told = 0
     with trainer:
         while not trainer.finished and not should_stop():
             loss = trainer.step()
             if progress is not None:
                 progress(trainer.done, recipe.steps, loss)
+            for sentence in trainer.notes[told:]:
+                tell(sentence)
+            told = len(trainer.notes)
     return trainer.residual()

@@ -202,6 +202,9 @@ class Trainer:
                     ) from error
             # not within except: its traceback would keep the memory
             self.micro_batch = rows // 2
+            self.notes.append(
+                f"The memory was short: the rows of a batch go through the model {self.micro_batch} at a time."
+            )
             self._graph, self._graph_tried = None, False
             torch.cuda.empty_cache()
         if not math.isfinite(loss):

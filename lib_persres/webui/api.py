@@ -7,22 +7,31 @@ from secrets import compare_digest
 
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from modules import shared
+from modules import initialize_util, shared
 
 from ..errors import PersresError
 from .files import Entry, Shelf
 
 
-def authorize(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008 FastAPI's way
-    """The WebUI guards its own routes alone, so ours ask for --api-auth themselves."""
-    given = f"{credentials.username}:{credentials.password}".encode()
-    known = [pair.strip().encode() for pair in shared.cmd_opts.api_auth.split(",")]
-    if not any([compare_digest(given, pair) for pair in known]):
-        raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
+def guards() -> list:
+    """The dependencies of our routes, since the WebUI guards none but its own.
+
+    They want the password of --api-auth; without it that of --gradio-auth, if the page has one. The page's cookie does
+    not do, since a page of another site could use it; our own page does not ask by these routes.
+    """
+    pairs = [pair.strip() for pair in (shared.cmd_opts.api_auth or "").split(",") if pair.strip()]
+    known = [pair.encode() for pair in pairs or map(":".join, initialize_util.get_gradio_auth_creds())]
+
+    def authorize(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008 FastAPI's way
+        given = f"{credentials.username}:{credentials.password}".encode()
+        if not any([compare_digest(given, pair) for pair in known]):
+            raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
+
+    return [Depends(authorize)] if known else []
 
 
 def add_routes(app: FastAPI, shelf: Shelf) -> None:
-    guarded = [Depends(authorize)] if shared.cmd_opts.api_auth else []
+    guarded = guards()
 
     @app.get("/persres/v1/residuals", dependencies=guarded)
     def residuals():

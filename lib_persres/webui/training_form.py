@@ -9,13 +9,19 @@ from typing import Any
 
 from ..errors import PersresError
 from ..metadata import Metadata
-from ..training.recipes import RECIPES, Recipe
+from ..training.precision import PRECISIONS
+from ..training.recipes import RECIPES, TARGETS, Recipe
 from .training.request import Request
 
 AUTOMATIC = "automatic"
 """The recipe of the loaded model: the Toybox's for the Toybox, else the paper's."""
 AS_RECIPE = "as the recipe"
-FLIPS = {AS_RECIPE: None, "yes": True, "no": False}
+CHOICES = {
+    "flips": {AS_RECIPE: None, "yes": True, "no": False},
+    "targets": {AS_RECIPE: None, **{name: name for name in TARGETS}},
+    "precision": {AUTOMATIC: "", **{name: name for name in PRECISIONS}},
+}
+"""Inputs with a list: what is shown -> the request's value; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ FIELDS = (
     Field("micro_batch", "Micro-batch", int, "images at a time, for less memory and the same result"),
 )
 SETTINGS = (
-    *("recipe", "steps", "batch", "learning_rate", "rank", "crops", "flips", "template", "resolution"),
-    *("seed", "micro_batch", "shrink", "preview_every", "preview_prompt"),
+    *("recipe", "steps", "batch", "learning_rate", "rank", "targets", "crops", "flips", "template", "resolution"),
+    *("seed", "micro_batch", "shrink", "precision", "checkpointing", "preview_every", "preview_prompt"),
 )
 """What a preset holds: all but the concept itself."""
 
@@ -53,7 +59,9 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("concept", "macro_class", "preview_prompt"):
         found[name] = str(values.get(name) or "").strip()
     found["recipe"] = "" if values.get("recipe") in (None, "", AUTOMATIC) else values["recipe"]
-    found["flips"] = FLIPS.get(values.get("flips"))
+    for name, choices in CHOICES.items():
+        # what is not in the list, as of an older preset, is refused by the request in its words
+        found[name] = choices.get(values.get(name) or next(iter(choices)), values.get(name))
     found["seed"] = _read(Field("seed", "Seed", int), values.get("seed")) or 0
     found["preview_every"] = _read(Field("preview_every", "Preview every", int), values.get("preview_every")) or 0
     if not found["concept"]:
@@ -109,9 +117,12 @@ def from_file(metadata: Metadata) -> dict[str, Any]:
     request = Request.from_metadata(metadata)
     shown = {field.name: getattr(request, field.name) for field in FIELDS}
     shown = {name: "" if value is None else str(value) for name, value in shown.items()}
-    flips = next(text for text, value in FLIPS.items() if value is request.flips)
+    chosen = {
+        name: next(text for text, value in CHOICES[name].items() if value == getattr(request, name))
+        for name in ("flips", "targets")
+    }
     kept = {name: getattr(request, name) for name in ("concept", "macro_class", "recipe")}
-    return {**shown, **kept, "flips": flips, "seed": str(request.seed)}
+    return {**shown, **kept, **chosen, "seed": str(request.seed)}
 
 
 def tag_prompt(name: str, macro_class: str) -> str:

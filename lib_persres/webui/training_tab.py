@@ -99,25 +99,35 @@ class TrainingTab:
                         label=field.label, info=field.hint or None, max_lines=1, elem_id=f"{NAME}_{name}"
                     )
 
+        def choice(name, label, info):
+            options = list(form.CHOICES[name])
+            self.fields[name] = gr.Dropdown(
+                options, value=options[0], label=label, info=info, elem_id=f"{NAME}_{name}"
+            )
+
         with gr.Accordion("Advanced", open=False, elem_id=f"{NAME}_advanced"):
             gr.HTML('<p class="persres-note">What is empty has the value in grey.</p>')
             text("steps", "batch", "learning_rate")
             text("rank", "resolution", "micro_batch")
-            self.fields["shrink"] = gr.Checkbox(
-                True,
-                label="Halve the micro-batch where memory is short",
-                info="the result stays the same; each step takes longer",
-                elem_id=f"{NAME}_shrink",
-            )
+            with gr.Row():
+                choice("targets", "Targets", "the layers that learn; more: a larger file")
+                choice("precision", "Precision", "of the numbers; automatic: the model's own")
+            with gr.Row():
+                self.fields["shrink"] = gr.Checkbox(
+                    True,
+                    label="Halve the micro-batch where memory is short",
+                    info="the result stays the same; each step takes longer",
+                    elem_id=f"{NAME}_shrink",
+                )
+                self.fields["checkpointing"] = gr.Checkbox(
+                    False,
+                    label="Gradient checkpointing",
+                    info="the same result with less memory, a third slower",
+                    elem_id=f"{NAME}_checkpointing",
+                )
             with gr.Row():
                 text("crops")
-                self.fields["flips"] = gr.Dropdown(
-                    list(form.FLIPS),
-                    value=form.AS_RECIPE,
-                    label="Mirror images, too",
-                    info="wrong for a thing with a left and a right side",
-                    elem_id=f"{NAME}_flips",
-                )
+                choice("flips", "Mirror images, too", "wrong for a thing with a left and a right side")
                 self.fields["seed"] = gr.Textbox(
                     label="Seed",
                     info="the same seed learns the same",

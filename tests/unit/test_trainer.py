@@ -161,6 +161,7 @@ def test_where_memory_is_short_the_micro_batch_is_halved_and_the_result_stays(sd
     small = make(sd, photos, shrink=True)
     assert steps(small, 6) == pytest.approx(losses, rel=1e-4)
     assert small.micro_batch == 2 and seen[0] == 5 and max(seen[2:]) <= 2
+    assert len(small.notes) == 1 and small.notes[0].endswith("the model 2 at a time.")
 
 
 def test_without_leave_to_shrink_the_sentence_says_what_to_lower(sd, photos, monkeypatch):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.recipes import RECIPES
+from lib_persres.training.recipes import RECIPES, TARGETS
 from lib_persres.webui import training_form as form
 from lib_persres.webui import training_pictures as pictures
 from lib_persres.webui.training.request import Request
@@ -21,6 +21,9 @@ EMPTY = {field.name: "" for field in form.FIELDS} | {
     "macro_class": "dog",
     "recipe": form.AUTOMATIC,
     "flips": form.AS_RECIPE,
+    "targets": form.AS_RECIPE,
+    "precision": form.AUTOMATIC,
+    "checkpointing": False,
     "seed": "",
     "shrink": True,
     "preview_every": "",
@@ -40,6 +43,8 @@ def test_name_class_and_images_are_enough():
     read = form.read(EMPTY)
     assert read["concept"] == "rex" and read["recipe"] == "" and read["shrink"] is True
     unset = ("steps", "batch", "learning_rate", "rank", "crops", "flips", "template", "resolution", "micro_batch")
+    unset += ("targets",)
+    assert read["precision"] == "" and read["checkpointing"] is False
     assert [read[name] for name in unset] == [None] * len(unset)
     assert read["seed"] == read["preview_every"] == 0
 
@@ -51,6 +56,18 @@ def test_what_is_typed_is_read():
     assert (read["flips"], read["seed"], read["recipe"]) == (True, 7, "paper")
     assert read["template"] == "a {identifier} {macro_class}"
     assert form.read({**EMPTY, "learning_rate": "0,5"})["learning_rate"] == 0.5
+    read = form.read({**EMPTY, "targets": "proj_out", "precision": "bfloat16", "checkpointing": True})
+    request = Request(**read)
+    assert (request.targets, request.precision, request.checkpointing) == ("proj_out", "bfloat16", True)
+
+
+def test_every_list_offers_what_the_request_takes_and_an_older_presets_value_is_refused_by_name():
+    for name, choices in form.CHOICES.items():
+        for shown in choices:
+            Request(**form.read({**EMPTY, name: shown}))
+        with pytest.raises(PersresError, match="gone"):
+            Request(**form.read({**EMPTY, name: "gone"}))
+    assert set(form.CHOICES["targets"]) == {form.AS_RECIPE, *TARGETS}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The queue of trainings: its order, and what another process finds of it."""
 
+import json
 import shutil
 import threading
 
@@ -99,3 +100,45 @@ def test_another_checkpoint_is_refused_by_its_name_and_the_work_stays(bench, sd,
     monkeypatch.setitem(vars(sd), "hash", hash_)
     b.jobs.resume(identity)
     assert b.wait(identity)["state"] == "finished"
+
+
+def test_what_is_resumed_goes_before_all_that_have_not_begun(bench):
+    b = bench(gated=True)
+    first = b.submit("first")
+    b.wait_done(first, 1)
+    b.jobs.stop(first)
+    second, third = b.submit("second"), b.submit("third")
+    b.gate.release()
+    assert b.wait(first)["state"] == "stopped"
+    b.wait_done(second, 1)
+    b.jobs.resume(first)
+    assert [status["concept"] for status in b.jobs.list()] == ["first", "second", "third"]
+    for _ in range(8):
+        b.gate.release()
+    b.wait(second, "finished")
+    b.wait_done(first, 2)  # and waits at the gate
+    assert b.jobs.get(third)["state"] == "queued"
+    found = [record.request["concept"] for _, record in store.read_all(b.jobs.root)]
+    assert found == ["first", "second", "third"]
+
+
+def test_a_file_that_was_written_just_before_a_kill_is_known_as_its_own(bench, tmp_path):
+    b = bench(gated=True)
+    identity = b.submit()
+    b.wait_done(identity, 1)
+    b.jobs.save_now(identity)
+    b.gate.release()
+    b.wait_done(identity, 2)
+    after = tmp_path / "after"
+    shutil.copytree(tmp_path / "jobs", after / "jobs")
+    shutil.copytree(tmp_path / "persres", after / "persres")
+    record = after / "jobs" / identity / "job.json"
+    # the kill came between the file and the record
+    record.write_text(json.dumps({**json.loads(record.read_text()), "file": None, "stamp": None, "name": None}))
+    other = Bench(b.sd, after)
+    other.jobs.start()
+    other.jobs.resume(identity)
+    status = other.wait(identity, "finished")
+    other.jobs.close()
+    assert status["file"] == str(after / "persres" / "rex.safetensors") and status["message"] == ""
+    assert [path.name for path in (after / "persres").iterdir()] == ["rex.safetensors"]

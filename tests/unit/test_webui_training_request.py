@@ -7,7 +7,7 @@ import pytest
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.recipes import RECIPES, Recipe
+from lib_persres.training.recipes import RECIPES, TARGETS, Recipe
 from lib_persres.webui.training import photos
 from lib_persres.webui.training.job import curve
 from lib_persres.webui.training.request import Request
@@ -37,6 +37,9 @@ def test_a_request_survives_its_dict_and_takes_null_for_the_default():
         ({"learning_rate": 3}, "learning rate must lie between 0 and 1"),
         ({"learning_rate": float("nan")}, "learning_rate is 'nan'"),
         ({"rank": "lots"}, "The rank 'lots'"),
+        ({"targets": "everything"}, "'everything' names no targets: they are .*proj_out"),
+        ({"precision": "int4"}, "precision is 'int4'; allowed is .* float32, bfloat16, float16"),
+        ({"checkpointing": "yes"}, "checkpointing is 'yes'; allowed is true or false"),
         ({"flips": 1}, "flips is '1'; allowed is true or false"),
         ({"template": "a photo"}, "must hold {identifier} and {macro_class}"),
         ({"template": "{identifier} {macro_class} {0}"}, "can hold"),
@@ -53,6 +56,21 @@ def test_what_is_not_understood_is_refused_in_one_sentence(changes, words):
 
 def test_a_value_that_only_another_recipe_refuses_is_taken():
     assert Request.from_dict({**GOOD, "batch": 1}).batch == 1
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_targets_are_the_recipes_own_unless_they_are_given(targets):
+    request = Request.from_dict({**GOOD, "targets": targets, "precision": None})
+    assert {stage.targets for stage in request.recipe_for("toybox").stages} == {targets} and request.precision == ""
+    metadata = Metadata("rex", "olis", "dog", recipe=request.recipe_for("paper").changed(resolution=64).to_dict())
+    assert Request.from_metadata(metadata).recipe_for("paper").stages[0].targets == targets
+
+
+def test_a_record_of_before_these_settings_is_still_read():
+    old = Request("rex", "dog").to_dict()
+    for name in ("targets", "precision", "checkpointing"):
+        del old[name]
+    assert Request.from_dict(old) == Request("rex", "dog")
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

@@ -144,6 +144,20 @@ def test_where_memory_is_short_it_trains_in_parts_or_says_what_to_lower(host, ph
     assert_as_before(host, before, image)
 
 
+def test_ways_to_run_are_kept_and_the_memory_is_named(host, photos):
+    identity = submit(host, photos, "ways", steps=40, targets="proj_out", precision="float32", checkpointing=True)
+    status = wait(host, identity, done=2)
+    assert status["memory"]["kind"] == "RAM" and status["memory"]["bytes"] > 100e6
+    request = status["request"]
+    assert (request["targets"], request["precision"], request["checkpointing"]) == ("proj_out", "float32", True)
+    host.post(f"{ROUTE}/{identity}/stop")
+    status = wait(host, identity)
+    assert status["memory"] is None
+    learned = Residual.load(status["file"])
+    picture = Image.open(io.BytesIO(base64.b64decode(learned.metadata.preview)))
+    assert picture.format == "PNG" and picture.size == (64, 64)
+
+
 def test_what_was_stopped_is_resumed_to_what_it_would_have_been(host, photos):
     identity = submit(host, photos, "stop and go", steps=60, seed=3)
     wait(host, identity, done=5)
@@ -212,6 +226,8 @@ def test_bad_requests_are_answered_in_one_sentence(host, photos):
         ({**base, "images": [good], "concept": "a/b"}, "The name 'a/b' cannot be used"),
         ({**base, "images": [good], "macro_class": "<dog>"}, "The class '<dog>' cannot be used"),
         ({**base, "images": [good], "stepz": 3}, "does not know stepz"),
+        ({**base, "images": [good], "targets": "everything"}, "cannot train 'everything'"),
+        ({**base, "images": [good], "precision": "int4"}, "precision is 'int4'; allowed is"),
         ({**base, "images": [good], "concept": "rex"}, "There is a residual"),
         ({**base, "folder": "/etc"}, "is not one that a training may read"),
         ({**base, "folder": str(host.data / ".." / "..")}, "is not one that a training may read"),

@@ -51,6 +51,7 @@ def page(host, open_page):
     open_page.errors()
     yield open_page
     assert open_page.errors() == []
+    open_page.run("sessionStorage.clear()")  # else the next page has the images of this one
 
 
 def jobs(host, ready):
@@ -153,6 +154,55 @@ def test_five_images_become_a_tag_that_draws(host, page, photos):
     made = sorted((host.data / "outputs" / "txt2img-images").rglob("*.png"), key=lambda path: path.stat().st_mtime)[-1]
     infotext = Image.open(made).info["parameters"]
     assert prompt in infotext and "learned: " in infotext.partition("Persres hashes")[2]
+
+
+def test_a_second_tab_finds_what_runs_and_what_is_learned_has_a_picture_on_its_card(host, page, photos):
+    fill(page, folder=str(photos), name="learned", **{"class": "ball"}, **QUICK)
+    train(page, '"learned" is in the queue')
+    state(page, "running")
+    first = page.driver.current_window_handle
+    page.driver.switch_to.new_window("tab")
+    try:
+        show(page)
+        state(page, "running")
+        page.wait(f"return {PANEL}.innerText.match(/of 400 steps.* left.*RAM [0-9.]+ GB/s) && true", seconds=LONG)
+        assert page.run(f"return {PANEL}.querySelector('h3').innerText").startswith("learned")
+        press(page, "stop")
+        state(page, "stopped")
+    finally:
+        page.driver.close()
+        page.driver.switch_to.window(first)
+    state(page, "stopped")  # here, too
+    page.tab("tabs", "txt2img")
+    page.tab("txt2img_extra_tabs", "Residuals")
+    page.refresh_cards()
+    card = "gradioApp().querySelector('#txt2img_residuals_cards .card[data-name=learned] img')"
+    page.wait(f"return {card}.naturalWidth > 0")
+
+
+def test_dragged_images_are_taken_and_a_reload_keeps_them(page, photos):
+    drag(page, sorted(photos.glob("*.png"))[:3])
+    views(page, 3)
+    page.click("#persres_training_shown .persres-remove")
+    views(page, 2)
+    show(page)
+    views(page, 2)
+    # another tab begins empty
+    first = page.driver.current_window_handle
+    page.driver.switch_to.new_window("tab")
+    show(page)
+    assert page.value("persres_training_chosen") == "[]"
+    page.driver.close()
+    page.driver.switch_to.window(first)
+
+
+def drag(page, paths):
+    """Files from outside of the browser, dropped on the zone as a hand does it."""
+    zone = page.driver.find_element("css selector", "#persres_training_drop").rect
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    place = {"x": zone["x"] + zone["width"] / 2, "y": zone["y"] + zone["height"] / 2}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        page.driver.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
 
 
 def test_several_wait_are_moved_and_removed_and_one_is_cancelled(host, page, photos):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
-from modules import shared
 
 from ...errors import PersresError
-from ..api import authorize
+from ..api import guards
 from . import photos
 from .jobs import Jobs
 from .request import Request
@@ -23,7 +22,7 @@ ROUTE = "/persres/v1/train"
 
 def add_training_routes(app: FastAPI, jobs: Jobs, allowed: Callable[[], Iterable[Path]]) -> None:
     """allowed: the folders whose folders of photos a request may name."""
-    guarded = [Depends(authorize)] if shared.cmd_opts.api_auth else []
+    guarded = guards()
 
     def told(do: Callable, *args):
         try:

@@ -84,7 +84,7 @@ class WebUIHost:
         """A pre-hook: what the WebUI does on its way to the UNet, which a trainer's call does not take."""
         if self.model.lowvram:
             bring(self.model.model)
-        dtype = next(module.parameters()).dtype
+        dtype = next(module.parameters()).dtype  # devices.dtype_unet, but for a training's own precision
         args = tuple(value.to(dtype) for value in args)
         if kwargs.get("context") is not None:
             kwargs = {**kwargs, "context": kwargs["context"].to(dtype)}

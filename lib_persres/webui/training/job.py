@@ -25,7 +25,7 @@ class Job:
     def __init__(self, folder: JobFolder, record: Record):
         self.folder, self.record = folder, record
         self.request = Request.from_dict(record.request)
-        self.memory: int | None = None
+        self.memory: dict | None = None
         self._lock = threading.Lock()
         self._wishes: set[str] = set()
         self._clock: deque[tuple[float, int]] = deque(maxlen=20)
@@ -70,7 +70,7 @@ class Job:
         self._clock.clear()
         self._clock.append((time.monotonic(), done))
 
-    def progress(self, done: int, losses: Sequence[float], memory: int | None) -> None:
+    def progress(self, done: int, losses: Sequence[float], memory: dict | None) -> None:
         self._clock.append((time.monotonic(), done))
         self.record.done, self.record.curve, self.memory = done, curve(losses), memory
 

@@ -142,7 +142,7 @@ class Jobs:
             job.wish(wish)
 
     def resume(self, identity: str) -> None:
-        """Put it at the queue's end, to continue from its last state; without one it begins anew."""
+        """Let it wait in its old place, so before all that have not begun; without a state it begins anew."""
         with self._changed:
             job = self._job(identity)
             job.refuse_unless(RESUMABLE, "it cannot be resumed")
@@ -151,8 +151,6 @@ class Jobs:
                     other.refuse_unless(OVER, "end that one first, or wait for it")
             job.forget_wishes()
             job.put(state="queued", message="")
-            self._jobs[identity] = self._jobs.pop(identity)
-            self._write_order()
             self._changed.notify_all()
 
     def move(self, identity: str, places: int) -> None:

@@ -13,6 +13,7 @@ from modules import call_queue, devices, extra_networks, lowvram, processing, sd
 from ...errors import PersresError
 from ...prompt import NETWORK
 from .host import WebUIHost, refuse_unsupported
+from .memory import in_use
 
 
 class WebUILoan:
@@ -29,9 +30,8 @@ class WebUILoan:
         shared.state.skipped = False  # there is nothing to skip to
         return shared.state.interrupted or shared.state.stopping_generation
 
-    def memory(self) -> int | None:
-        device = self.host.device
-        return torch.cuda.memory_reserved(device) if device.type == "cuda" else None
+    def memory(self) -> dict | None:
+        return in_use(self.host.device)
 
 
 def turn():

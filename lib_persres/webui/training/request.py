@@ -10,9 +10,10 @@ from ...errors import PersresError
 from ...metadata import Metadata
 from ...residual import rank_of
 from ...training.names import check_class, check_name
+from ...training.precision import PRECISIONS
 from ...training.recipes import RECIPES, Recipe
 
-OF_RECIPE = ("steps", "batch", "learning_rate", "rank", "crops", "flips", "template")
+OF_RECIPE = ("steps", "batch", "learning_rate", "rank", "targets", "crops", "flips", "template")
 WHOLE = {
     "steps": (1, 100_000),
     "batch": (1, 64),
@@ -22,16 +23,20 @@ WHOLE = {
     "micro_batch": (1, 64),
     "preview_every": (0, 100_000),
 }
-TEXTS = {"concept": 100, "macro_class": 100, "recipe": 100, "rank": 20, "template": 300, "preview_prompt": 1000}
-SWITCHES = ("flips", "shrink", "overwrite")
+TEXTS = {
+    **{"concept": 100, "macro_class": 100, "recipe": 100, "rank": 20, "targets": 100, "template": 300},
+    **{"precision": 20, "preview_prompt": 1000},
+}
+SWITCHES = ("flips", "shrink", "checkpointing", "overwrite")
 
 
 @dataclass(frozen=True)
 class Request:
     """recipe: a name of RECIPES; "" is toybox for the Toybox's checkpoint, else paper. None: the recipe's value.
 
-    resolution: None is the model's own. micro_batch, shrink: see `Trainer`. preview_every: 0 is never.
-    preview_prompt: "" is the recipe's with V*. overwrite: replace a file of this name.
+    resolution: None is the model's own. micro_batch, shrink, precision, checkpointing: ways to run, see `Trainer`;
+    precision "" is as the model's weights are. preview_every: 0 is never. preview_prompt: "" is the recipe's with V*.
+    overwrite: replace a file of this name.
     """
 
     concept: str
@@ -41,6 +46,7 @@ class Request:
     batch: int | None = None
     learning_rate: float | None = None
     rank: str | None = None
+    targets: str | None = None
     crops: int | None = None
     flips: bool | None = None
     template: str | None = None
@@ -48,6 +54,8 @@ class Request:
     seed: int = 0
     micro_batch: int | None = None
     shrink: bool = True
+    precision: str = ""
+    checkpointing: bool = False
     preview_every: int = 0
     preview_prompt: str = ""
     overwrite: bool = False
@@ -61,6 +69,8 @@ class Request:
         object.__setattr__(self, "macro_class", check_class(self.macro_class))
         if self.recipe and self.recipe not in RECIPES:
             raise PersresError(f"There is no recipe {self.recipe[:40]!r}; the recipes are {', '.join(RECIPES)}.")
+        if self.precision not in ("", *PRECISIONS):
+            _refuse("precision", self.precision, f'"" for automatic, or {", ".join(PRECISIONS)}')
         if self.template is not None and not all(
             word in self.template for word in ("{identifier}", "{macro_class}")
         ):

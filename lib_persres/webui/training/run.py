@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from ...errors import PersresError
-from ...residual import file_hash
+from PIL import Image
+
+from ...errors import PersresError, first_line
+from ...metadata import Metadata
+from ...residual import Residual, file_hash
+from ...standalone.preview import draw
+from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
 from ...training.host import Host
 from ...training.names import free_identifier
@@ -18,7 +23,6 @@ from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
 from ..files import SUFFIX, Shelf
 from .job import Job
-from .preview import draw
 from .store import write_whole
 
 ONE = "It learns from a single photo: its background may become part of the concept; 3 to 10 photos are better."
@@ -34,7 +38,7 @@ class Loan(Protocol):
 
     def interrupted(self) -> bool: ...
 
-    def memory(self) -> int | None: ...
+    def memory(self) -> dict | None: ...
 
 
 class Ended(Exception):
@@ -66,7 +70,9 @@ def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
         return end
     steps.save_state()
     if end == "finished" or (end == "stopped" and trainer.done):
-        steps.save(done=end == "finished")
+        residual = steps.save(done=end == "finished")
+        if residual.metadata.preview is None:
+            steps.add_picture(residual)
     return end
 
 
@@ -98,6 +104,8 @@ def _trainer(job: Job, loan: Loan, shelf: Shelf) -> tuple[Trainer, int]:
         identifier=identifier,
         micro_batch=request.micro_batch,
         shrink=request.shrink,
+        precision=request.precision or None,
+        checkpointing=request.checkpointing,
     )
     if continued:
         trainer.load_state(job.folder.state)
@@ -122,7 +130,7 @@ class _Steps:
     def __init__(self, job: Job, loan: Loan, shelf: Shelf, trainer: Trainer, resolution: int, notes: list[str]):
         self.job, self.loan, self.shelf, self.trainer = job, loan, shelf, trainer
         self.resolution, self.notes = resolution, notes
-        self.micro_batch = trainer.micro_batch
+        self.told = 0  # of the trainer's notes
 
     def heed(self) -> None:
         """Do what was wished since the last step. Raises Ended."""
@@ -144,10 +152,9 @@ class _Steps:
         job, trainer = self.job, self.trainer
         job.progress(trainer.done, trainer.losses, self.loan.memory())
         self.loan.progress(trainer.done, trainer.recipe.steps)
-        if trainer.micro_batch != self.micro_batch:
-            self.micro_batch = trainer.micro_batch
-            rows = trainer.micro_batch
-            self.tell(f"The memory was short: the rows of a batch go through the model {rows} at a time.", lasting=True)
+        for sentence in trainer.notes[self.told :]:
+            self.tell(sentence, lasting=True)
+        self.told = len(trainer.notes)
         if state_every and trainer.done % state_every == 0:
             self.save_state()
         every = job.request.preview_every
@@ -174,16 +181,19 @@ class _Steps:
         else:
             self.job.put()
 
+    def _draw(self, residual: Residual, **options) -> list[Image.Image]:
+        request = self.job.request
+        prompt = request.preview_prompt or self.trainer.recipe.prompt("V*", request.macro_class)
+        return draw(self.loan.host, residual, prompt, self.resolution, request.seed, **options)
+
     def preview(self) -> None:
         job, trainer = self.job, self.trainer
-        residual = trainer.residual()
-        prompt = job.request.preview_prompt or trainer.recipe.prompt("V*", job.request.macro_class)
 
         def progress(done, total):
             if job.wished("cancel") or job.wished("close"):
                 self.heed()
 
-        plain, lag = draw(self.loan.host, residual, prompt, self.resolution, job.request.seed, progress=progress)
+        plain, lag = self._draw(trainer.residual(), progress=progress)
         try:
             job.folder.previews.mkdir(exist_ok=True)
             # the plain one last: who lists the previews looks for it first
@@ -193,18 +203,17 @@ class _Steps:
             raise PersresError(f"{job.folder.previews} cannot be written: {error.strerror or error}.") from error
         job.begin_clock(trainer.done)  # the time of a picture is no step's
 
-    def save(self, done: bool) -> None:
+    def save(self, done: bool) -> Residual:
         """Write the residual into the folder of residuals, never over a file that is not this training's own."""
         job, trainer, residual = self.job, self.trainer, self.trainer.residual()
-        path, moved = _free(job, _target(job, self.shelf))
+        residual.metadata.preview = self._last_preview()
+        path, moved = _free(job, _target(job, self.shelf), residual.metadata)
         try:
-            residual.save(path)
+            self._write(residual, path)
         except PersresError as error:
             if done:
                 raise PersresError(f"{error} What was learned is kept here: make room, then resume.") from error
             raise
-        status = path.stat()
-        job.put(file=str(path), stamp=[status.st_mtime_ns, status.st_size])
         entries = self.shelf.refresh()
         job.put(name=next((entry.name for entry in entries if entry.path == path), path.stem))
         if moved:
@@ -212,22 +221,58 @@ class _Steps:
             self.tell(f'A file "{taken}" is there already, so this one is "{path.name}".', lasting=True)
         if not done:
             self.tell(f"What was learned in {trainer.done} of {trainer.recipe.steps} steps is in {path.name}.")
+        return residual
+
+    def _write(self, residual: Residual, path: Path) -> None:
+        residual.save(path)
+        status = path.stat()
+        self.job.put(file=str(path), stamp=[status.st_mtime_ns, status.st_size])
+
+    def _last_preview(self) -> str | None:
+        with contextlib.suppress(Exception):  # there is none, or it is damaged
+            with Image.open(self.job.folder.preview_paths()[-1]["plain"]) as image:
+                return thumbnail(image)
+        return None
+
+    def add_picture(self, residual: Residual) -> None:
+        """Draw a picture for the card into the file, which is there already: whatever happens here does not cost it."""
+        job = self.job
+
+        def progress(done, total):
+            if job.wished("cancel") or job.wished("close"):
+                raise Ended("finished")
+
+        try:
+            (plain,) = self._draw(residual, lag=[False], progress=progress)
+            residual.metadata.preview = thumbnail(plain)
+            path = Path(job.record.file)
+            if _is_own(job, path, residual.metadata):
+                self._write(residual, path)
+        except Ended:
+            self.tell("It had ended already, and its file stays; only the picture for its card was left out.")
+        except Exception as error:
+            self.tell(f"No picture could be drawn for its card: {first_line(error)}.")
 
 
-def _free(job: Job, path: Path) -> tuple[Path, bool]:
+def _free(job: Job, path: Path, metadata: Metadata) -> tuple[Path, bool]:
     """The path to write, and whether it had to be another than the concept's."""
-    if job.request.overwrite or not path.exists() or _is_own(job, path):
+    if job.request.overwrite or not path.exists() or _is_own(job, path, metadata):
         return path, False
     number = 2
-    while (other := path.with_stem(f"{path.stem} {number}")).exists() and not _is_own(job, other):
+    while (other := path.with_stem(f"{path.stem} {number}")).exists() and not _is_own(job, other, metadata):
         number += 1
     return other, True
 
 
-def _is_own(job: Job, path: Path) -> bool:
-    with contextlib.suppress(OSError):
+def _is_own(job: Job, path: Path, metadata: Metadata) -> bool:
+    """Whether this training wrote the file: as the record says, or, where a kill came before the record, the file."""
+    with contextlib.suppress(OSError, PersresError):
         status = path.stat()
-        return job.record.file == str(path) and job.record.stamp == [status.st_mtime_ns, status.st_size]
+        if job.record.file == str(path) and job.record.stamp == [status.st_mtime_ns, status.st_size]:
+            return True
+        theirs = Residual.read_metadata(path)
+        same = ("concept", "identifier", "macro_class", "base_hash", "recipe", "seed", "image_hashes")
+        return all(getattr(theirs, name) == getattr(metadata, name) for name in same)
     return False
 
 
