@@ -90,7 +90,7 @@ def test_lag_on_keys_and_values_alone_is_told_and_changes_nothing(host, referenc
     told = lag.info["extra_generation_params"]["Persres problems"]
     assert "LAG cannot confine <persres:keys>, which changes kv, not proj_out" in str(told)
     # the concept beside it is confined as ever
-    two = "a V* dog and a V2* dog <persres:rex><persres:keys>"
+    two = "a V* dog and a V2* cat <persres:keys><persres:mia>"
     assert not near(host.image(two, LAG), host.image(two, [{"lag": False}]))
     # the unconditional row can be the base model's
     assert not near(host.image(prompt, [{"unconditional": "base"}]), lag.images[0])
