@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from .unet import find_targets
 MAX_FILE = 1 << 30
 """Bytes; SDXL's residual at full rank, the largest that makes sense, is a quarter of it."""
 MAX_SIDE = 65536
+STALE = 3600
+"""Seconds after which a half-written file is nobody's any more."""
 
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 _EMBEDDING = "embedding."
@@ -331,6 +334,7 @@ def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         try:
             with open(partial, "xb") as file:
                 file.write(data)
@@ -344,6 +348,14 @@ def _write(path: Path, data: bytes) -> None:
         raise PersresError(
             f"{path} cannot be written: {getattr(error, 'strerror', None) or error}."
         ) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left of its writing; what is younger may be another's at work."""
+    for partial in folder.glob(f".{'[0-9a-f]' * 12}.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > STALE:
+                partial.unlink()
 
 
 def _width(widths: tuple[int, int]) -> str:

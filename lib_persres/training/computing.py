@@ -9,7 +9,6 @@ import torch
 from ..errors import first_line
 from .frozen import checkpointed, frozen, lean, weights_in
 from .host import Host
-from .precision import check_precision
 from .texts import Texts
 
 TOLERANCE = {torch.float32: 1e-3}
@@ -35,7 +34,6 @@ class Computing:
         checkpointing: bool,
         notes: list[str],
     ):
-        check_precision(precision)
         self._host, self._texts, self._sample = host, texts, (z_t, t)
         self._precision, self._checkpointing, self._notes = precision, checkpointing, notes
         self._lean = False
@@ -94,5 +92,7 @@ class Computing:
                 reason = f"the lean ones are off by {error:.1%}"
             finally:
                 self._texts.rows = None
-        self._notes.append(f"This model trains with its own layers, slower and in more memory: {reason}.")
+        note = f"This model trains with its own layers, slower and in more memory: {reason}."
+        if note not in self._notes:  # it may be entered again
+            self._notes.append(note)
         return False

@@ -23,6 +23,7 @@ from .host import Host
 from .images import Photo
 from .latents import encode_photos
 from .objective import draw_timesteps, noised
+from .precision import check_precision
 from .recipes import Recipe, Stage
 from .step import Gradients, Rows
 from .texts import Texts
@@ -43,7 +44,7 @@ class Trainer:
     same result.
 
     micro_batch: so many rows go through the UNet at a time, their gradients are added up; None: all. shrink: where the
-    memory is not enough, halve it instead of giving up. precision: a name of `frozen.PRECISIONS`, what the UNet
+    memory is not enough, halve it instead of giving up. precision: a name of `precision.PRECISIONS`, what the UNet
     computes in; None: as its weights are. checkpointing: keep less for the backward pass and compute it again.
 
     notes: sentences for the user, on what did not go the usual way.
@@ -65,6 +66,7 @@ class Trainer:
         precision: str | None = None,
         checkpointing: bool = False,
     ):
+        check_precision(precision)
         if not photos:
             raise PersresError(f'The concept "{concept}" has no photos to learn from: give 3 to 10.')
         if not macro_class.strip():
@@ -181,11 +183,9 @@ class Trainer:
         if self._optimizer is None or self._optimizer[0] != index:
             self._optimizer = index, torch.optim.Adam(self._weights, lr=stage.learning_rate)
         if self._gradients is None or self._gradients[0] != index:
-            rows = Rows(stage, self.host.device)
             self._forget()
-            self._gradients = index, Gradients(
-                self.host.unet, self._branches, self._texts, rows, self._loss_scale
-            )
+            rows = Rows(stage, self.host.device)
+            self._gradients = index, Gradients(self.host.unet, self._branches, self._texts, rows, self._loss_scale)
         optimizer = self._optimizer[1]
         batch = self._draw(stage)
         while True:

@@ -29,7 +29,8 @@ def test_another_precision_learns_nearly_the_same_and_leaves_the_weights_to_the_
     assert torch.equal(weights(other), weights(usual)) == (precision == "float32")
 
 
-def test_an_unknown_precision_is_refused_before_anything_is_encoded(sd, photos):
+def test_an_unknown_precision_is_refused_before_anything_is_encoded(sd, photos, monkeypatch):
+    monkeypatch.setattr(type(sd), "encode_images", None)
     with pytest.raises(PersresError, match="not 'int8'"):
         make(sd, photos, precision="int8")
 
@@ -99,6 +100,7 @@ def test_a_model_with_somebodys_forward_in_it_learns_by_its_own_layers_and_says_
     changed = sd.unet(x, t, context)
     with trainer:
         torch.testing.assert_close(sd.unet(x, t, context), changed)
+    assert trainer.notes == [note]
 
 
 def test_a_layer_that_the_lean_ones_cannot_stand_for_is_told_in_one_sentence(sd, photos, monkeypatch):

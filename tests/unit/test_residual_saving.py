@@ -210,3 +210,14 @@ def test_save_makes_the_folder_and_replaces_the_older_file(residual, tmp_path):
     for impossible in (tmp_path / "file" / "r.safetensors", tmp_path / "a\0b.safetensors"):
         with pytest.raises(PersresError, match="cannot be written"):
             residual.save(impossible)
+
+
+def test_what_a_kill_left_half_written_is_removed_by_a_later_save_and_nothing_else_is(residual, path):
+    old, young = path.with_name(".0123456789ab.partial"), path.with_name(".ba9876543210.partial")
+    others = [path.with_name(".notes.partial"), path.with_name("mine.partial")]
+    for file in (old, young, *others):
+        file.write_bytes(b"half")
+    for file in (old, *others):
+        os.utime(file, (0, 0))
+    residual.save(path)
+    assert not old.exists() and young.exists() and all(file.exists() for file in others)

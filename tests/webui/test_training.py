@@ -158,6 +158,15 @@ def test_ways_to_run_are_kept_and_the_memory_is_named(host, photos):
     assert picture.format == "PNG" and picture.size == (64, 64)
 
 
+@pytest.mark.parametrize("precision", ["", "float32", "bfloat16"])
+def test_no_precision_and_no_checkpointing_changes_anything_for_the_next_picture(host, photos, precision):
+    image, before = host.image("a dog"), host.get("/probe/state")
+    status = wait(host, submit(host, photos, "lean", steps=3, precision=precision, checkpointing=True, overwrite=True))
+    # no message: the lean layers do what the WebUI's own do
+    assert (status["state"], status["message"]) == ("finished", "")
+    assert_as_before(host, before, image)
+
+
 def test_what_was_stopped_is_resumed_to_what_it_would_have_been(host, photos):
     identity = submit(host, photos, "stop and go", steps=60, seed=3)
     wait(host, identity, done=5)
