@@ -235,7 +235,7 @@ def test_bad_requests_are_answered_in_one_sentence(host, photos):
         ({**base, "images": [good], "concept": "a/b"}, "The name 'a/b' cannot be used"),
         ({**base, "images": [good], "macro_class": "<dog>"}, "The class '<dog>' cannot be used"),
         ({**base, "images": [good], "stepz": 3}, "does not know stepz"),
-        ({**base, "images": [good], "targets": "everything"}, "cannot train 'everything'"),
+        ({**base, "images": [good], "targets": "everything"}, "'everything' names no targets"),
         ({**base, "images": [good], "precision": "int4"}, "precision is 'int4'; allowed is"),
         ({**base, "images": [good], "concept": "rex"}, "There is a residual"),
         ({**base, "folder": "/etc"}, "is not one that a training may read"),

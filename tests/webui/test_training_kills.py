@@ -16,7 +16,7 @@ from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
 
 KILLS = int(os.environ.get("PERSRES_KILLS", "2"))
-STEPS = 6 * KILLS
+STEPS = max(60, 10 * KILLS)
 LONGEST = 4.0
 """Seconds from a training's begin to its kill."""
 
