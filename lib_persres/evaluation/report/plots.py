@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..published import TABLES
 from ..statistics import Interval, bootstrap, by_concept
-from .columns import counted, for_column
+from .columns import WITHOUT, counted, for_column
 from .folder import Run
+from .labels import annotate
 from .tables import categories_of, image_columns, method_means, same, text_columns
 
 INK, SOFT, LINE = "#1d2024", "#8a9099", "#e3e6ea"
@@ -53,7 +55,7 @@ def categories(run: Run, plain: str, lag: str, path: Path) -> bool:
                 places, [bar.mean for bar in bars], _errors(bars), fmt="none", ecolor=INK, elinewidth=1, capsize=2
             )
         axes.set_title(c.label, loc="left", fontsize=10, fontweight="bold")
-        axes.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names], fontsize=8)
+        axes.set_xticks(range(len(names)), [textwrap.fill(name, 14) for name in names], fontsize=8)
         _tidy(axes, grid="y")
     for axes in grid[len(columns) :]:
         axes.set_visible(False)
@@ -72,7 +74,8 @@ def trade_off(run: Run, path: Path) -> str | None:
     if not text or not image:
         return None
     text, image = text[0], image[0]
-    means = method_means(counted(run.rows), [text, image])
+    rows, over = comparable(run, [text.name, image.name])
+    means = method_means(rows, [text, image])
     points = {
         m["name"]: (means[m["name"], text.name], means[m["name"], image.name])
         for m in run.methods
@@ -89,6 +92,8 @@ def trade_off(run: Run, path: Path) -> str | None:
         if family[0] == "Table 1" or row.key != "residual"
     ]
     together = text.name == "clip_text" and image.name == score and kind != "toybox"
+    from matplotlib.colors import to_rgba
+
     figure = _figure(8.5 if together else 14, 6.5)
     panels = figure.subplots(1, 1 if together else 2, squeeze=False).ravel()
     panel, labels = panels[0], []
@@ -100,7 +105,7 @@ def trade_off(run: Run, path: Path) -> str | None:
         x, y = zip(*(points[name] for name in mine))
         panel.errorbar(
             [f.mean for f in x], [f.mean for f in y], _errors(y), _errors(x),
-            fmt=marker, color=colour, ecolor=colour, elinewidth=0.9, alpha=0.9, markersize=6.5, label=label, zorder=3,
+            fmt=marker, color=colour, ecolor=to_rgba(colour, 0.3), elinewidth=1, markersize=6.5, label=label, zorder=3,
         )  # fmt: skip
         labels += [(name, points[name][0].mean, points[name][1].mean, colour) for name in mine]
     panel.legend(frameon=False, fontsize=9)
@@ -114,15 +119,28 @@ def trade_off(run: Run, path: Path) -> str | None:
         panel.set_title("ours in colour, theirs in grey", loc="left", fontsize=10, fontweight="bold")
     else:
         _axes(their_panel, "CLIP text", "DINO image" if score == "dino_image" else "CLIP image", "theirs")
-    _annotate(figure, panel, labels)
+    annotate(figure, panel, labels)
     if not together:
-        _annotate(figure, their_panel, grey)
+        annotate(figure, their_panel, grey)
     figure.savefig(path)
     where = "in grey in the same panel" if together else "in a panel of their own, since they are on another scale"
     return (
         f"The image/text trade-off (the paper's Figure 14): {text.label} to the right, {image.label} upwards, "
-        f"means over concepts with crosses of their 95% intervals. The paper's published rows are {where}."
+        f"means over {over} with crosses of their 95% intervals. The paper's published rows are {where}."
     )
+
+
+def comparable(run: Run, names: Sequence[str]) -> tuple[list, str]:
+    """The rows of the concepts that all methods have scores `names` of, and how to call these; else all rows."""
+    rows = [row for row in counted(run.rows) if row.get("category") != WITHOUT]
+    have: dict[str, set[str]] = {}
+    for name in names:
+        for method, concepts in by_concept(rows, name).items():
+            have.setdefault(method, set(concepts)).intersection_update(concepts)
+    shared = set.intersection(*have.values()) if have else set()
+    if not shared:
+        return rows, "each method's own concepts"
+    return [row for row in rows if row["concept"] in shared], f"the {len(shared)} concepts that all methods have"
 
 
 def _figure(width: float, height: float):
@@ -148,37 +166,6 @@ def _tidy(axes, grid: str) -> None:
     axes.tick_params(colors=INK, labelsize=8, color=SOFT)
     axes.grid(True, axis=grid, color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _annotate(figure, axes, labels: Sequence[tuple[str, float, float, str]]) -> None:
-    """Labels beside their points, each where it hides the least of points and of labels before it."""
-    figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
-    points = [axes.transData.transform((x, y)) for _, x, y, _ in labels]
-    taken = []
-    frame = axes.get_window_extent(renderer)
-    for (name, x, y, colour), own in zip(labels, points):
-        best = None
-        for dx, dy in ((7, 4), (7, -10), (-7, 4), (-7, -10), (0, 9), (0, -15), (7, 15), (-7, 15), (7, -21), (-7, -21)):
-            side = "left" if dx > 0 else "right" if dx < 0 else "center"
-            # its text is no formula, whatever signs it holds
-            note = axes.annotate(
-                name, (x, y), (dx, dy), textcoords="offset points", ha=side, fontsize=8, color=colour, parse_math=False
-            )
-            note.set_in_layout(False)
-            box = note.get_window_extent(renderer)
-            hidden = sum(box.expanded(1.02, 1.1).contains(*point) for point in points if point is not own)
-            cost = 3 * sum(box.overlaps(other) for other in taken) + 2 * hidden
-            cost += 5 * (box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1)
-            if best is not None and cost >= best[0]:
-                note.remove()
-                continue
-            if best is not None:
-                best[1].remove()
-            best = (cost, note, box)
-            if not cost:
-                break
-        taken.append(best[2])
 
 
 def _errors(found: Sequence[Interval]) -> list[list[float]]:

@@ -9,7 +9,7 @@ from ..published import PAPER, TABLES, Row
 from ..statistics import Interval, bootstrap, by_concept, paired_difference
 from .columns import Column, column, columns_for, counted, for_column, present
 from .document import Cell, Number, Table, Theirs, Verdict
-from .folder import Run
+from .folder import Piece, Run
 from .orderings import Tested
 
 TITLES = {
@@ -161,7 +161,12 @@ def category_table(run: Run, plain: str, lag: str) -> Table | None:
 def cost_table(run: Run) -> Table | None:
     """Seconds and memory of each training and the methods that use it, from the finished pieces."""
     lines = []
-    for training in dict.fromkeys(piece.training for piece in run.pieces):
+    order = [method["name"] for method in run.methods]
+
+    def place(piece: Piece) -> int:
+        return min((order.index(name) for name in piece.methods if name in order), default=len(order))
+
+    for training in dict.fromkeys(piece.training for piece in sorted(run.pieces, key=place)):
         pieces = [piece for piece in run.pieces if piece.training == training]
         methods = dict.fromkeys(method for piece in pieces for method in piece.methods)
         peak = max((found for piece in pieces if (found := piece.cost.get("peak_bytes"))), default=None)
