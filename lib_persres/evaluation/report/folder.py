@@ -65,7 +65,7 @@ class Run:
 def read(folder: Path) -> Run:
     """Raises PersresError where the folder is no run or has no scores yet."""
     settings = _json(folder / "run.json", f"{folder} is no run of an evaluation")
-    if not isinstance(settings, dict) or not isinstance(settings.get("suite"), dict):
+    if not isinstance(settings.get("suite"), dict):
         raise PersresError(f"{folder / 'run.json'} says nothing of a suite: it was not written by `evaluate run`.")
     files = sorted((folder / "scores").glob("*.jsonl"))
     rows, said = _rows(files)
@@ -103,9 +103,12 @@ def _rows(files: list[Path]) -> tuple[list[dict], list[str]]:
 
 def _json(file: Path, otherwise: str) -> dict:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError
+        return found
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not JSON"
+        reason = getattr(error, "strerror", None) or "it is not a JSON object"
         raise PersresError(f"{otherwise}: {file.name} cannot be read ({reason}).") from error
 
 
