@@ -8,7 +8,7 @@ from PIL import Image
 METHODS = [
     {"name": "base", "training": None, "lag": False, "about": "the model as it is"},
     {"name": "residual", "training": {"name": "residual"}, "lag": False, "about": "the paper's recipe"},
-    {"name": "residual+lag", "training": {"name": "residual"}, "lag": True, "about": "the same with LAG"},
+    {"name": "residual+lag", "training": "residual", "lag": True, "about": "the same with LAG"},
 ]
 ORDERINGS = [
     {"higher": "residual", "lower": "base", "score": "image", "categories": None, "source": "Table 1"},
@@ -46,7 +46,10 @@ def write_run(folder: Path, rows: list[dict], pictures: bool = True, kind: str =
         **settings,
     }
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    trainings = {m["name"]: (m.get("training") or {"name": "base"})["name"] for m in run["suite"]["methods"]}
+    trainings = {}
+    for method in run["suite"]["methods"]:
+        training = method.get("training") or "base"
+        trainings[method["name"]] = training if isinstance(training, str) else training["name"]
     (folder / "scores").mkdir(exist_ok=True)
     for concept in dict.fromkeys(r["concept"] for r in rows):
         own = [r for r in rows if r["concept"] == concept]

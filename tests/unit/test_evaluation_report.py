@@ -96,6 +96,15 @@ def test_a_table_compares_over_the_concepts_that_all_its_methods_have(tmp_path, 
     assert cells(markdown, "rank-8", "All methods: alignment")[1:3] == ["1", "0.500"]
 
 
+def test_other_ranks_and_other_orders_of_targets_find_their_tables(tmp_path, no_plots):
+    names = ("rank-2", "proj_out+kv")
+    more = [{"name": name, "training": {"name": name}} for name in names]
+    rows = rows_of() + [row(name, concept, clip_text=0.5) for name in names for concept in ("rex", "pip")]
+    markdown, _ = texts(write_run(tmp_path, rows, suite=suite([*METHODS, *more]), pictures=False))
+    assert cells(markdown, "rank-2", "Table 5")[1:] == ["0.500 [0.500, 0.500]", "–", "–", "–", "–"]
+    assert cells(markdown, "proj_out+kv", "Table 3")[3:] == ["*0.7049*", "*0.7733*", "*0.5868*"]
+
+
 def test_the_csv_files_hold_all_rows_and_all_means(tmp_path, no_plots):
     rows = rows_of()
     rows[0]["drift"] = None

@@ -175,4 +175,5 @@ def _errors(found: Sequence[Interval]) -> list[list[float]]:
 
 
 def _family(method: str) -> tuple:
-    return next((f for f in FAMILIES if any(same(row.key, method) for row in TABLES[f[0]])), OTHER)
+    listed = (f for f in FAMILIES if any(same(row.key, method) for row in TABLES[f[0]]))
+    return next(listed, FAMILIES[1] if method.startswith("rank-") else OTHER)

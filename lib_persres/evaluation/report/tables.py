@@ -26,13 +26,20 @@ INTERVALS = "Ours: the mean over concepts with its 95% bootstrap interval."
 
 
 def same(key: str | None, method: str) -> bool:
-    """Whether a published row's key names a method of ours: "residual + LAG" is "residual+lag"."""
+    """Whether a published row's key names a method of ours: "residual + LAG" is "residual+lag", "kv+a" is "a+kv"."""
     return key is not None and _plain(key) == _plain(method)
 
 
-def published_rows(name: str, methods: Sequence[str]) -> list[tuple[str | None, Row]]:
-    """The rows of a published table with the method of ours that is the same, None where we have none."""
-    return [(next((m for m in methods if same(row.key, m)), None), row) for row in TABLES[name]]
+def published_rows(name: str, methods: Sequence[str]) -> list[tuple[str | None, Row | None]]:
+    """The rows of a published table with the method of ours that is the same, None where we have none.
+
+    Table 5 has our other ranks, too, without a published row.
+    """
+    pairs = [(next((m for m in methods if same(row.key, m)), None), row) for row in TABLES[name]]
+    if name == "Table 5":
+        taken = {method for method, _ in pairs}
+        pairs += [(m, None) for m in methods if m.startswith("rank-") and "+" not in m and m not in taken]
+    return pairs
 
 
 def published_table(name: str, run: Run) -> Table | None:
@@ -55,7 +62,7 @@ def published_table(name: str, run: Run) -> Table | None:
         [
             method or Theirs(f"{row.method} (theirs)"),
             *(_number(means.get((method, c.name)), c) for c in columns),
-            *(Theirs(f"{getattr(row, score):.4f}") for score in PUBLISHED),
+            *(Theirs(f"{getattr(row, score):.4f}") if row else None for score in PUBLISHED),
         ]
         for method, row in pairs
     ]
@@ -116,13 +123,13 @@ def ordering_table(tested: Sequence[Tested]) -> Table:
 
 def lag_pairs(run: Run) -> list[tuple[str, str]]:
     """(plain, LAG) of the methods that share a training."""
-    trained = [m for m in run.methods if m.get("training")]
+    trained = [m for m in run.methods if _training(m)]
     return [
         (plain["name"], lag["name"])
         for lag in trained
         if lag.get("lag")
         for plain in trained
-        if not plain.get("lag") and plain["training"] == lag["training"]
+        if not plain.get("lag") and _training(plain) == _training(lag)
     ]
 
 
@@ -213,5 +220,11 @@ def _seconds(pieces, name: str) -> Number | None:
     return Number.of(bootstrap(found), 1) if found else None
 
 
-def _plain(name: str) -> str:
-    return "".join(name.split()).lower()
+def _plain(name: str) -> list[str]:
+    return sorted("".join(name.split()).lower().split("+"))
+
+
+def _training(method: Mapping) -> str | None:
+    """A training's name; of methods that share one, the later ones name it only."""
+    training = method.get("training")
+    return training["name"] if isinstance(training, Mapping) else training
