@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,7 @@ class _Work:
         parts = sorted((folder / "masks").glob("*.npz"))
         if parts and not kept.exists():
             write_arrays(kept, {path.stem: np.load(path)["mask"] for path in parts})
+        shutil.rmtree(folder / "masks", ignore_errors=True)
 
     def _draw(self, method: Method, residual, index: int, prompt: Prompt, images: list[int], folder: Path) -> None:
         started = time.monotonic()
