@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PersresError
-from . import generate, inspect, toybox, train
+from . import evaluate, generate, inspect, toybox, train
 from .common import Formatter
 
 EPILOG = """\
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lib_persres {__version__}")
     parser.set_defaults(run=None, parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (train, generate, inspect, toybox):
+    for module in (train, generate, inspect, evaluate, toybox):
         module.add_parser(commands)
     return parser
 

@@ -132,7 +132,9 @@ class Trainer:
             macro_class=facts.macro_class,
             concept=facts.concept,
         )
-        if found.problem and any(stage.localized for stage in self.recipe.stages):
+        # a template without the class is one's choice: LAG then goes by the identifier alone
+        chosen = found.identifier_found and "{macro_class}" not in self.recipe.template
+        if found.problem and not chosen and any(stage.localized for stage in self.recipe.stages):
             raise PersresError(f"This recipe learns where LAG sees the concept: {found.problem}")
         return Texts(contexts.to(host.device), found)
 

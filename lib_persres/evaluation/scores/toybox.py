@@ -113,7 +113,7 @@ def score(sights: list[Sight], prompt: Prompt, truth: Truth) -> list[dict[str, f
 
 
 def _row(sight: Sight, expected: Expected, truth: Truth) -> dict[str, float | None]:
-    subject = _subject(sight, expected, truth)
+    subject = subject_of(sight, expected, truth)
     rest = [thing for thing in sight.things if thing is not subject]
     sketch = expected.style == "sketch"
     asked: dict[str, bool | None] = {
@@ -133,7 +133,7 @@ def _row(sight: Sight, expected: Expected, truth: Truth) -> dict[str, float | No
     return {**numbers, "area": subject.area if subject else 0.0}
 
 
-def _subject(sight: Sight, expected: Expected, truth: Truth) -> Thing | None:
+def subject_of(sight: Sight, expected: Expected, truth: Truth) -> Thing | None:
     """The thing that is called V*: the largest; beside others the one most like it."""
     if not sight.things:
         return None

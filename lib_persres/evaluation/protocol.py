@@ -1,0 +1,47 @@
+"""What is asked of a method, the same for every one: prompts, texts, noise."""
+
+from __future__ import annotations
+
+from ..toybox.world import BACKGROUNDS
+from .datasets.dataset import Concept, Prompt
+from .datasets.toybox import Truth
+
+WITHOUT = "without V*"
+"""The category of the prompts that ask for no concept: what a residual changes in their pictures is drift."""
+PLACES = ("on the beach", "in a forest")
+MOST_IMAGES = 10_000
+
+
+def prompts_of(concept: Concept, count: int | None = None) -> dict[int, Prompt]:
+    """Prompt index -> prompt: the concept's own (or `count` of them, taken category by category in turn), and two
+    without V*. An index is the prompt's place in the dataset, whatever is chosen."""
+    chosen = list(range(len(concept.prompts)))
+    if count is not None:
+        seen: dict[str | None, int] = {}
+        order = []
+        for index in chosen:
+            category = concept.prompts[index].category
+            order.append((seen.setdefault(category, 0), index))
+            seen[category] += 1
+        chosen = sorted(index for _, index in sorted(order)[:count])
+    own = {index: concept.prompts[index] for index in chosen}
+    return own | {len(concept.prompts) + i: prompt for i, prompt in enumerate(_without(concept))}
+
+
+def _without(concept: Concept) -> list[Prompt]:
+    places: tuple[str, ...] = PLACES
+    if isinstance(concept.truth, Truth):  # its world knows other places
+        places = tuple(words for name, words in BACKGROUNDS.items() if name != concept.truth.background)[:2]
+    return [Prompt(f"a photo of a {concept.macro_class} {place}", WITHOUT) for place in places]
+
+
+def asked_text(prompt: Prompt, macro_class: str, without_class: bool = False) -> str:
+    """The prompt with V*. Without the class V* stands alone; an object in the style of V* keeps its own noun."""
+    if without_class and prompt.noun is None:
+        return prompt.fill("V*")
+    return prompt.with_identifier(macro_class)
+
+
+def noise_seed(prompt: int, image: int) -> int:
+    """Of (prompt index, image index) alone: every method begins from the same noise."""
+    return MOST_IMAGES * prompt + image
