@@ -67,6 +67,7 @@ class Figure:
 COST = "lib_persres.evaluation.cost"
 TOYBOX = "lib_persres.evaluation.toybox_figures"
 SPEED = "lib_persres.evaluation.training_speed"
+TABLES = "lib_persres.evaluation.tables"
 
 FIGURES = (
     Figure(
@@ -152,6 +153,12 @@ FIGURES = (
         "<= 15",
         "seconds of the paper's training, 150 steps of 4 at 512x512, encoding included; needs CUDA",
         f"{SPEED}:figures",
+    ),
+    Figure(
+        "tables.reproduced",
+        ">= 8",
+        "orderings of the papers' tables that the Toybox shows, too, clear of their intervals",
+        f"{TABLES}:figures",
     ),
 )
 

@@ -183,21 +183,11 @@ def score(args) -> int:
 
 
 def report(args) -> int:
-    from ..evaluation.run_folder import RunFolder
-
-    RunFolder(args.folder).load()
     return _report(args.folder)
 
 
 def _report(folder: Path) -> int:
-    try:
-        from ..evaluation.report import make
-    except ModuleNotFoundError as error:
-        if error.name != "lib_persres.evaluation.report":
-            raise
-        note("There is no report yet: the scores are in " + str(folder / "scores"))
-        return 0
-    made = make(folder)
-    if made is not None:
-        print(made)
+    from ..evaluation.report import make
+
+    print(make(folder))
     return 0

@@ -1,0 +1,26 @@
+"""How many of the papers' orderings a run of the suite "toybox" reproduces."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ..commands import main
+from .report import orderings
+from .run_folder import RunFolder
+
+FOLDER = "outputs/evaluation-toybox"
+
+
+def figures() -> dict[str, tuple[int, str]]:
+    """The run is in PERSRES_EVALUATION, else in outputs/evaluation-toybox; what it lacks is done first."""
+    folder = Path(os.environ.get("PERSRES_EVALUATION") or FOLDER)
+    if main(["evaluate", "run", "--suite", "toybox", "--out", str(folder)]):
+        raise RuntimeError("the evaluation broke off")
+    run = RunFolder(folder)
+    rows = [json.loads(line) for file in sorted(folder.glob("scores/*.jsonl")) for line in file.open(encoding="utf-8")]
+    tested = orderings(rows, run.load()["suite"])
+    verdicts = [each.verdict for each in tested]
+    told = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))
+    return {"tables.reproduced": (verdicts.count("reproduced"), f"of {len(tested)}: {told}; see docs/evaluation.md")}
