@@ -95,7 +95,7 @@ def test_a_missing_or_unreadable_suite_is_told_at_the_command_line(tmp_path, cap
 def test_a_folder_without_a_run_is_told(tmp_path, capsys):
     for action in ("score", "report"):
         assert main(["evaluate", action, str(tmp_path)]) == 1
-        assert "holds no run" in capsys.readouterr().err
+        assert "no run" in capsys.readouterr().err
 
 
 def test_without_ray_the_flag_says_what_to_install(monkeypatch):

@@ -1,5 +1,7 @@
 """What a recipe's stage may ask for beyond the paper: a falling rate, high noise, learning under LAG, keeping."""
 
+from dataclasses import replace
+
 import longhand
 import pytest
 import torch
@@ -125,10 +127,21 @@ def test_each_step_of_a_localized_stage_has_masks_of_its_own(sd, photos, monkeyp
     assert any(not torch.equal(a, b) for a, b in zip(gates[:blocks], gates[blocks : 2 * blocks]))
 
 
-def test_a_localized_stage_refuses_a_template_without_the_class(sd, photos):
+def test_a_localized_stage_goes_by_the_identifier_alone_where_the_template_leaves_the_class_out(sd, photos):
+    chosen = Recipe("test", "a test's", (Stage(rank="2", localized=1),), template="a photo of a {identifier}")
+    found = {}
+    for name, recipe in (("alone", chosen), ("both", replace(chosen, template="a {identifier} {macro_class}"))):
+        trainer_ = trainer.Trainer(sd, photos, "rex", "dog", recipe, resolution=16, identifier="phol")
+        found[name] = trainer_._texts.indicator.sum().item()
+    assert 1 <= found["alone"] < found["both"]
+    learn(sd, photos, template="a photo of a {identifier}", steps=1, localized=1)
+
+
+def test_a_localized_stage_refuses_a_template_whose_class_does_not_follow_the_identifier(sd, photos):
+    template = "a {macro_class}, " + "very " * 12 + "like {identifier}"
     with pytest.raises(PersresError, match="dog"):
-        learn(sd, photos, template="a photo of a {identifier}", localized=1)
-    learn(sd, photos, template="a photo of a {identifier}", steps=1)
+        learn(sd, photos, template=template, localized=1)
+    learn(sd, photos, template=template, steps=1)
 
 
 # -- as data
