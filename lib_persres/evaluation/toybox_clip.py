@@ -7,6 +7,7 @@ that the base model never sees) and words for them; no prompt of the evaluation 
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -144,9 +145,9 @@ def contrast(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, texts
 def train(
     folder: str | os.PathLike,
     *,
-    scenes: int = 20000,
-    steps: int = 2500,
-    batch: int = 256,
+    scenes: int = 8000,
+    steps: int = 800,
+    batch: int = 128,
     width: int = 128,
     layers: int = 4,
     learning_rate: float = 1e-3,
@@ -235,3 +236,14 @@ def retrieval_accuracy(model: CLIPModel, tokenizer: Tokenizer, count: int = 256,
         "image_to_text": (similar.argmax(1) == own).float().mean().item(),
         "text_to_image": (similar.argmax(0) == own).float().mean().item(),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the Toybox's CLIP into FOLDER/model, or go on with it.")
+    parser.add_argument("folder", metavar="FOLDER")
+    model = train(parser.parse_args().folder)
+    print(json.dumps(retrieval_accuracy(model, part_of(Tokenizer.find(), words()))))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lib_persres.branch import Branches
+from lib_persres.evaluation import toybox_clip
+from lib_persres.evaluation.scores.alignment import cosines
+from lib_persres.evaluation.scores.embedders import ClipEmbedder
 from lib_persres.evaluation.toybox_concepts import CONCEPTS, METHODS, draw, learn, photograph, prompts_for, score
 from lib_persres.figures import FIGURES, Goal
 from lib_persres.lag import guidance_plan
@@ -47,6 +51,17 @@ def test_the_base_model_draws_what_is_asked(toybox, judge):
     latents = sample(toybox, context, uncond, noise_for([1, 2, 3], (4, 16, 16)), steps=25)
     seen = judge.see(toybox.decode_latents(latents))
     assert seen["colour"] == [colour for colour, _, _ in asked]
+
+
+def test_the_toyboxs_clip_finds_a_pictures_own_caption():
+    folder = CHECKPOINT.parent / "clip"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 3e6
+    embedder = ClipEmbedder.load(folder)
+    captions = {toybox_clip.full_caption(toybox_clip.scene_of(99, i)): i for i in range(40)}
+    pictures = toybox_clip.pictures(40, seed=99, workers=1)[list(captions.values())]
+    images = embedder.images([Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures])
+    found = cosines(images, embedder.texts(list(captions))).argmax(1)
+    assert (found == torch.arange(len(found))).float().mean() >= 0.7
 
 
 def test_the_judge_is_right_on_fresh_renderings(judge):
