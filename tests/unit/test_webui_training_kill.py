@@ -12,7 +12,7 @@ import torch
 from lib_persres.residual import Residual
 
 PROGRAM = Path(__file__).parent / "training_process.py"
-KILLS = int(os.environ.get("PERSRES_KILLS", "2"))
+KILLS = int(os.environ.get("PERSRES_KILLS", "1"))
 STEPS = 15 * KILLS
 
 
