@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("ldm")
 
 import longhand
+from branch_calls import output
 from longhand import inputs, make_unet, merged, relative, run
 from torch.func import functional_call
 
@@ -69,15 +70,6 @@ def lag_plan(count=1, **options):
     indicator[0, :, 2:4] = indicator[1, :, 5:8] = 1
     strength = torch.tensor([[1.0, 0.7, -0.4], [0.6, 1.0, 1.3]])[:, :count]
     return guidance_plan(strength, torch.ones(2, count, dtype=torch.bool), indicator, **options)
-
-
-def output(unet, arguments, residuals=(), plan=None):
-    with torch.no_grad():
-        if not residuals:
-            return run(unet, *arguments)
-        with Branches(unet, residuals) as branches:
-            branches.plan = plan
-            return run(unet, *arguments)
 
 
 def hooked(unet):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from host import ROOT, Host, body_of, make_data
+from routes import ROUTES
 from test_generation import LAG, REX, near, same
 from test_xyz import cells
 
@@ -29,18 +30,7 @@ def alone(tmp_path_factory, reference):
 @pytest.mark.parametrize("password", [None, "ann:wrong", "bob:secret"])
 @pytest.mark.parametrize(
     "method, path",
-    [
-        ("GET", "/persres/v1/residuals"),
-        ("POST", "/persres/v1/refresh"),
-        ("POST", "/sdapi/v1/txt2img"),
-        ("GET", "/persres/v1/train"),
-        ("POST", "/persres/v1/train"),
-        ("GET", "/persres/v1/train/x"),
-        ("GET", "/persres/v1/train/x/preview/1/lag"),
-        ("POST", "/persres/v1/train/x/stop"),
-        ("POST", "/persres/v1/train/x/move/1"),
-        ("DELETE", "/persres/v1/train/x"),
-    ],
+    [("POST", "/sdapi/v1/txt2img"), *ROUTES],
 )
 def test_without_the_password_no_route_answers(alone, method, path, password):
     right, alone.auth = alone.auth, password

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import PersresError
-from ...training.images import IMAGE_SUFFIXES, Photo, load_images
+from ...training import images
+from ...training.images import Photo, load_images
 
 CATEGORIES = (
     "identity",
@@ -123,11 +124,7 @@ def image_files(folder: Path, what: str) -> tuple[Path, ...]:
     """The image files of a folder by name; raises PersresError where it is missing or holds none."""
     if not folder.is_dir():
         raise PersresError(f"The images of {what} are missing: there is no folder {folder}.")
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    found = images.image_files(folder)
     if not found:
         raise PersresError(f"The images of {what} are missing: the folder {folder} holds no image.")
     return tuple(found)
