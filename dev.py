@@ -205,9 +205,11 @@ def commands_for(name: str, arguments: list, python: Path, webui: Path | None) -
         return [[str(python), "-m", "lib_persres.demo", *arguments]]
     if name == "figures":
         return [[str(python), "-m", "lib_persres.figures", *arguments]]
-    # pytest takes the folder "tests" from pyproject.toml where the arguments name nothing narrower
-    pytest = [str(python), "-m", "pytest", "-q", *([] if webui else ["--ignore=tests/webui"]), *arguments]
-    return [[str(python), "-m", "ruff", "check", "."], pytest]
+    ruff, pytest = [str(python), "-m", "ruff", "check", "."], [str(python), "-m", "pytest", "-q"]
+    if arguments:
+        return [ruff, [*pytest, *([] if webui else ["--ignore=tests/webui"]), *arguments]]
+    unit = [*pytest, "--ignore=tests/webui", "-n", "2", "--dist", "worksteal"]
+    return [ruff, unit, *([[*pytest, "tests/webui"]] if webui else [])]  # one WebUI, so one process
 
 
 def run(command: list, environment: dict, stdout=None) -> int:
@@ -254,6 +256,8 @@ def main(arguments: list, environment) -> int:
         return 1
     if name == "test" and not webui:
         say("tests/webui did not run: PERSRES_WEBUI does not name a WebUI checkout.")
+    if name == "test":
+        environment.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores
     status = 0
     for command in commands_for(name, arguments[1:], python, webui):
         say("running " + " ".join(command[1:]))

@@ -4,7 +4,8 @@ With the factors of those of the K concepts that change target i concatenated, i
 
     out_i = W_i x + b_i + up_i · (gate ⊙ (down_i x)),   down_i: (Σr, m_in), up_i: (m, Σr),
 
-where the gate repeats G_k, the strength and, where LAG gates the target, the mask of concept k, over its r rows.
+where the gate repeats G_k, the strength and, where LAG gates the target, the mask of concept k, over its r rows. Where
+the target is a convolution, the rows of down are kernels of its size.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .attention import Taps, concept_maps
@@ -117,12 +119,15 @@ class Branches:
             if plan is None:
                 return None
             x = args[0]
-            if len(x) != len(plan.strength):
-                raise PersresError(f"The plan is for {len(plan.strength)} rows, but {target.path} sees {len(x)}.")
-            gates = (self._gates(target.block) if target.gated else plan.strength[..., None]).to(x.dtype)
+            gates = self._gates(target.block) if target.gated else plan.strength[..., None]
+            if len(x) != len(gates):
+                gates = _of_tiles(gates, len(x), target)
             down, up, owner = self._factors(target.path, x)
-            gate = gates if len(self.residuals) == 1 else gates[:, owner]  # (b, Σr or 1, hw or 1)
-            return (_add_linear if target.is_linear else _add_conv)(x, output, down, up, gate)
+            gate = gates.to(x.dtype)
+            gate = gate if len(self.residuals) == 1 else gate[:, owner]  # (b, Σr or 1, hw or 1)
+            if target.is_linear:
+                return _add_linear(x, output, down, up, gate)
+            return _add_conv(_reduce(x, down, target.module), output, up, gate)
 
         return hook
 
@@ -152,17 +157,35 @@ class Branches:
         return self._cast[key]
 
 
-def _add_conv(x, output, down, up, gate):
-    """x: (b, m_in, h, w); gate: (b, Σr or 1, hw or 1)."""
-    b, _, h, w = x.shape
-    z = torch.matmul(down, x.flatten(2)) * gate
+def _of_tiles(gates: torch.Tensor, count: int, target: Target) -> torch.Tensor:
+    """The gates of `count` rows. A self-attention may see a picture's tiles as rows of their own, picture by picture
+    (the WebUI's Hypertile); nowhere else have rows become more."""
+    tiles, rest = divmod(count, len(gates))
+    if rest or target.gated or ".attn1." not in target.path:
+        raise PersresError(f"The plan is for {len(gates)} rows, but {target.path} sees {count}.")
+    return gates.repeat_interleave(tiles, 0)
+
+
+def _reduce(x: torch.Tensor, down: torch.Tensor, conv: nn.Module) -> torch.Tensor:
+    """down x, (b, Σr, h, w), where the convolution's own output is."""
+    if all(side == 1 for side in (*conv.kernel_size, *conv.stride)):
+        return torch.matmul(down, x.flatten(2)).unflatten(2, x.shape[2:])
+    kernel = down.unflatten(1, (-1, *conv.kernel_size))
+    return F.conv2d(x, kernel, stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
+
+
+def _add_conv(z, output, up, gate):
+    """z: (b, Σr, h, w), down x; gate: (b, Σr or 1, hw or 1)."""
+    z = z.flatten(2) * gate
     # in place on the module's own fresh output: no second (b, m, h, w) in memory
     out = output if output.is_contiguous() else output.contiguous()
-    out.view(b, -1, h * w).baddbmm_(up.to(out.dtype).expand(b, -1, -1), z.to(out.dtype))
+    out.view(*out.shape[:2], -1).baddbmm_(up.to(out.dtype).expand(len(out), -1, -1), z.to(out.dtype))
     return out
 
 
 def _add_linear(x, output, down, up, gate):
-    """x: (b, hw or n, m_in)."""
+    """x: (b, hw or n, m_in), or (b, m_in) as the time embedding's is."""
+    if x.ndim == 2:
+        return _add_linear(x[:, None], output[:, None], down, up, gate)[:, 0]
     z = torch.matmul(x, down.t()) * gate.transpose(1, 2)
     return output.baddbmm_(z.to(output.dtype), up.t().to(output.dtype).expand(x.shape[0], -1, -1))

@@ -37,6 +37,8 @@ class Metadata:
     steps: int = 0
     seed: int | None = None
     loss: dict = field(default_factory=dict)
+    truncation: float | None = None
+    """‖ΔW - up·down‖ / ‖ΔW‖ over all targets, where what was learned is no product of such factors."""
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     library_version: str = __version__
     image_hashes: list[str] = field(default_factory=list)
@@ -52,7 +54,7 @@ class Metadata:
         for name in _KINDS:
             strings.pop(name, None)  # a field that is None is absent, whatever `extra` says
             value = getattr(self, name)
-            if value is not None or name not in ("seed", "preview"):
+            if value is not None or name not in _OPTIONAL:
                 strings[name] = _encode(name, value)
         return {**strings, "format": FORMAT, "format_version": str(FORMAT_VERSION)}
 
@@ -79,7 +81,8 @@ class Metadata:
 
 
 _KINDS = {item.name: str for item in fields(Metadata) if item.name != "extra"}
-_KINDS |= {"recipe": dict, "steps": int, "seed": int, "loss": dict, "image_hashes": list}
+_KINDS |= {"recipe": dict, "steps": int, "seed": int, "loss": dict, "truncation": float, "image_hashes": list}
+_OPTIONAL = ("seed", "truncation", "preview")
 
 
 def _encode(name: str, value) -> str:

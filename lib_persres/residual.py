@@ -23,7 +23,7 @@ from torch import nn
 
 from .errors import PersresError, first_line
 from .metadata import FORMAT, Metadata
-from .targets import EVERY, canonical, parts_of
+from .targets import EMBEDDING, EVERY, canonical, parts_of
 from .unet import find_targets
 
 MAX_FILE = 1 << 30
@@ -55,7 +55,7 @@ def rank_of(rule: str | float, width: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """ΔW = up · down of one target of width m_in -> m_out.
+    """ΔW = up · down of one target of width m_in -> m_out; of a convolution, whose kernel's size is a factor of m_in.
 
     down: (r, m_in), the paper's B_i. up: (m_out, r), the paper's A_i. LoRA's paper has A and B the other way
     round, so the names here say what the factors do.
@@ -78,7 +78,7 @@ class Residual:
     """A concept's residual.
 
     factors: by the path of their target, such as "input_blocks.1.1.proj_out"; metadata.targets is the rule that picks
-    these. embeddings: learned token embeddings, by name.
+    these. embeddings: what was learned for a token, by its word: for the identifier a vector (d,) or a few (n, d).
     """
 
     factors: dict[str, Factors]
@@ -123,6 +123,12 @@ class Residual:
             raise PersresError(
                 f"{where} changes {self.metadata.targets[:40]!r}, which this extension does not know: update it."
             ) from error
+        if self.embeddings and EMBEDDING not in parts_of(rule):
+            raise PersresError(
+                f"{where} has an embedding, which is none of its targets, {rule}: it was not made rightly."
+            )
+        if EMBEDDING in parts_of(rule) and self.metadata.identifier not in self.embeddings:
+            raise PersresError(f"{where} lacks the embedding that its targets, {rule}, name: it was not made rightly.")
         there = {target.path: target.widths for target in find_targets(unet, rule)}
         for path, factors in self.factors.items():
             if path not in there:
@@ -151,6 +157,8 @@ class Residual:
         parts = parts_of(self.metadata.targets)
         if "proj_out" in parts:
             return None
+        if EVERY in parts:  # proj_out, too, but that is little of it
+            return f"LAG cannot confine {name}, which changes the whole UNet: it acts everywhere."
         return f"LAG cannot confine {name}, which changes {' and '.join(parts)}, not proj_out: it acts everywhere."
 
     def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
@@ -323,8 +331,8 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:
             raise PersresError(f"{target} has rank {rank} in down and {rank_up} in up")
         if not 1 <= rank <= min(width_in, width_out):
             raise PersresError(f"{target} has rank {rank} where 1 to {min(width_in, width_out)} is possible")
-    if not targets:
-        raise PersresError("it has no factors")
+    if not targets and not any(name.startswith(_EMBEDDING) for name in shapes):
+        raise PersresError("it has no factors and no embedding")
     return targets
 
 

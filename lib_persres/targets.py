@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from .errors import PersresError
 
-LAYERED = {"kv": ("to_k", "to_v"), "attn2": ("to_q", "to_k", "to_v", "to_out.0")}
-"""Of the cross-attention of every layer of a block."""
-PARTS = ("proj_in", *LAYERED, "proj_out")
-"""In the order in which they act: a rule's canonical order."""
-EVERY = "proj_in+attn2+proj_out"
-"""The rule that picks whatever any rule picks."""
+EMBEDDING = "embedding"
+"""The identifier's token embedding: no module of the UNet, but learned and kept like one."""
+LAYERED = {
+    "attn1": ("attn1", ("to_q", "to_k", "to_v", "to_out.0")),
+    "kv": ("attn2", ("to_k", "to_v")),
+    "attn2": ("attn2", ("to_q", "to_k", "to_v", "to_out.0")),
+}
+"""Of an attention of every layer of a block."""
+EVERY = "unet"
+"""The rule that picks every Linear and Conv2d, and so whatever any rule picks."""
+PARTS = (EMBEDDING, "proj_in", *LAYERED, "proj_out", EVERY)
+"""In a rule's canonical order."""
+_WITHIN = {"kv": ("attn2", EVERY), **{part: (EVERY,) for part in ("proj_in", "attn1", "attn2", "proj_out")}}
 
 
 def parts_of(rule: str) -> list[str]:
@@ -19,11 +26,14 @@ def parts_of(rule: str) -> list[str]:
         raise PersresError(
             f"{str(rule)[:60]!r} names no targets: they are {', '.join(PARTS)}, or several joined as kv+proj_out."
         )
-    if "attn2" in parts:
-        parts.discard("kv")
-    return [part for part in PARTS if part in parts]
+    return [part for part in PARTS if part in parts and not parts.intersection(_WITHIN.get(part, ()))]
 
 
 def canonical(rule: str) -> str:
     """The one spelling of a rule."""
     return "+".join(parts_of(rule))
+
+
+def together(rules) -> str:
+    """The rule that picks what any of these picks."""
+    return canonical("+".join(rules))

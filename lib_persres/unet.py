@@ -5,12 +5,13 @@ Blocks are found by structure, not by class, so that ldm, sgm and their forks ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
 
 from .errors import PersresError
-from .targets import LAYERED, parts_of
+from .targets import EMBEDDING, EVERY, LAYERED, parts_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Target:
-    """A module that a residual may change, a Linear or 1×1 Conv2d. path: its path in the UNet, its name in files."""
+    """A module that a residual may change, a Linear or Conv2d. path: its path in the UNet, its name in files.
+
+    block: the transformer block that it is in; None outside of any.
+    """
 
     path: str
     module: nn.Module
-    block: Block
+    block: Block | None
 
     @property
     def is_linear(self) -> bool:
@@ -46,7 +50,7 @@ class Target:
 
     @property
     def widths(self) -> tuple[int, int]:
-        """m_in, m_out."""
+        """The sides of its weight as a matrix: m_in, of a convolution times the size of its kernel, and m_out."""
         return _widths(self.module)
 
     @property
@@ -57,7 +61,7 @@ class Target:
         no mask yet, and another block's or step's would be a guess. Keys and values have tokens for pixels. What is not
         gated acts everywhere, at the strength of its row.
         """
-        return self.module is self.block.proj_out
+        return self.block is not None and self.module is self.block.proj_out
 
 
 def find_blocks(unet: nn.Module) -> list[Block]:
@@ -78,26 +82,41 @@ def find_blocks(unet: nn.Module) -> list[Block]:
 
 
 def find_targets(unet: nn.Module, rule: str) -> list[Target]:
-    """The modules that a rule picks, block by block in the order in which they act."""
+    """The modules that a rule picks, block by block in the order in which they act. None are the embedding's."""
     parts = parts_of(rule)
-    inner = next((LAYERED[part] for part in parts if part in LAYERED), ())
-    targets = []
-    for block in find_blocks(unet):
+    blocks = find_blocks(unet)
+    targets = _all_targets(unet, blocks) if EVERY in parts else []
+    for block in blocks if EVERY not in parts else ():
         layers = range(len(block.module.transformer_blocks))
         paths = [
             *(["proj_in"] if "proj_in" in parts else []),
-            *(f"transformer_blocks.{layer}.attn2.{name}" for layer in layers for name in inner),
+            *(
+                f"transformer_blocks.{layer}.{attention}.{name}"
+                for layer in layers
+                for part, (attention, names) in LAYERED.items()
+                if part in parts
+                for name in names
+            ),
             *(["proj_out"] if "proj_out" in parts else []),
         ]
         modules = dict(block.module.named_modules())
         targets += [Target(f"{block.name}.{path}", modules[path], block) for path in paths if path in modules]
-    if not targets:
+    if not targets and parts != [EMBEDDING]:
         raise PersresError(f"{type(unet).__name__} has none of the targets {rule}: use an SD1, SD2 or SDXL model.")
     return targets
+
+
+def _all_targets(unet: nn.Module, blocks: list[Block]) -> list[Target]:
+    owners = {module: block for block in blocks for module in block.module.modules()}
+    return [
+        Target(name, module, owners.get(module))
+        for name, module in unet.named_modules()
+        if hasattr(module, "in_features") or (hasattr(module, "in_channels") and hasattr(module, "kernel_size"))
+    ]
 
 
 def _widths(module: nn.Module) -> tuple[int, int]:
     # attributes and not the weight's shape: under fp8 or medvram the weight is not what it seems
     if hasattr(module, "in_features"):
         return module.in_features, module.out_features
-    return module.in_channels, module.out_channels
+    return module.in_channels // module.groups * math.prod(module.kernel_size), module.out_channels

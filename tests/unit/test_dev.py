@@ -168,11 +168,20 @@ def test_requirements_are_pinned_and_name_no_address():
                 assert "://" not in line and not line.startswith("-"), f"{name}: {line}"
 
 
-def test_tests_run_ruff_then_pytest_with_the_arguments(tmp_path):
-    ruff, pytest_ = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=None)
-    assert ruff == ["python", "-m", "ruff", "check", "."]
+def test_tests_run_ruff_then_pytest_in_two_processes_and_the_webuis_in_one(tmp_path):
+    python = ["python", "-m"]
+    ruff, unit = dev.commands_for("test", [], Path("python"), webui=None)
+    assert ruff == [*python, "ruff", "check", "."]
+    assert unit == [*python, "pytest", "-q", "--ignore=tests/webui", "-n", "2", "--dist", "worksteal"]
+    with_webui = dev.commands_for("test", [], Path("python"), webui=tmp_path)
+    assert with_webui == [ruff, unit, [*python, "pytest", "-q", "tests/webui"]]
+
+
+def test_with_arguments_there_is_one_pytest_that_has_them(tmp_path):
+    _, pytest_ = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=None)
     assert pytest_ == ["python", "-m", "pytest", "-q", "--ignore=tests/webui", "-k", "lag"]
-    assert dev.commands_for("test", [], Path("python"), webui=tmp_path)[1] == ["python", "-m", "pytest", "-q"]
+    _, pytest_ = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=tmp_path)
+    assert pytest_ == ["python", "-m", "pytest", "-q", "-k", "lag"]
 
 
 @pytest.mark.parametrize("name", ["demo", "figures"])

@@ -156,7 +156,7 @@ def test_metadata_that_a_prompt_needs_must_be_there(path, key):
         ({"down": torch.ones(1, 8), "up": torch.ones(8, 1)}, "not a residual's tensor"),
         (tensors(**{"embedding.olis": torch.ones(1, 2, 3)}), "embedding.olis"),
         (tensors(**{"embedding.olis": torch.full((4,), float("nan"))}), "embedding.olis"),
-        ({"embedding.olis": torch.ones(4)}, "no factors"),
+        ({}, "no factors and no embedding"),
     ],
 )
 def test_wrong_tensors_are_refused(path, state, reason):

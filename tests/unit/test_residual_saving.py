@@ -22,7 +22,9 @@ def test_saved_and_loaded_residual_is_bit_identical_to_its_fp16_rounding(residua
     target = "middle_block.1.proj_out"
     rough = Factors(residual.factors[target].down * 1.0001, residual.factors[target].up)
     residual.factors[target] = rough
-    residual.embeddings["olis"] = torch.ones(2, 12)
+    identifier = residual.metadata.identifier
+    residual.embeddings[identifier] = torch.ones(2, 12)
+    residual.metadata.targets = "embedding+proj_out"
     residual.save(path)
     loaded = Residual.load(path)
     assert set(loaded.factors) == set(residual.factors)
@@ -30,8 +32,28 @@ def test_saved_and_loaded_residual_is_bit_identical_to_its_fp16_rounding(residua
         assert torch.equal(loaded.factors[name].down, factors.down.half().float())
         assert torch.equal(loaded.factors[name].up, factors.up.half().float())
         assert loaded.factors[name].down.dtype == torch.float32
-    assert torch.equal(loaded.embeddings["olis"], torch.ones(2, 12)) and list(loaded.embeddings) == ["olis"]
+    assert torch.equal(loaded.embeddings[identifier], torch.ones(2, 12)) and list(loaded.embeddings) == [identifier]
     loaded.check(small_unet())
+
+
+def test_an_embedding_and_the_rule_for_targets_go_together(residual, path):
+    identifier = residual.metadata.identifier
+    residual.metadata.targets = "embedding+proj_out"
+    with pytest.raises(PersresError, match="lacks the embedding"):
+        residual.check(small_unet())
+    residual.embeddings[identifier] = torch.ones(12)
+    residual.check(small_unet())
+    residual.metadata.targets = "proj_out"
+    with pytest.raises(PersresError, match="has an embedding, which is none of its targets, proj_out"):
+        residual.check(small_unet())
+
+
+def test_a_file_may_hold_an_embedding_alone(residual, path):
+    residual.metadata.targets = "embedding"
+    Residual({}, residual.metadata, {residual.metadata.identifier: torch.ones(12)}).save(path)
+    loaded = Residual.load(path)
+    loaded.check(small_unet())
+    assert loaded.parameters_count() == 12 and not loaded.factors
 
 
 def test_metadata_survives_the_file(residual, path):

@@ -126,7 +126,8 @@ def test_inspect_shows_the_targets(sd, learned, tmp_path, capsys):
 def test_the_command_refuses_targets_that_there_are_not(tmp_path, capsys):
     words = ["--images", str(tmp_path), "--name", "rex", "--class", "dog", "--out", str(tmp_path / "rex.safetensors")]
     assert main(["train", *words, "--targets", "values"]) == 1
-    assert "'values' names no targets: they are proj_in, kv, attn2, proj_out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "'values' names no targets: they are embedding, proj_in, attn1, kv, attn2, proj_out, unet" in said
 
 
 def test_a_file_that_says_nothing_of_targets_is_of_proj_out(sd, learned, tmp_path):
