@@ -14,8 +14,8 @@ from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
 from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags, substitute
 from ..residual import Residual
+from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
-from .sampler import ddim_timesteps, noise_for, sample
 
 
 @dataclass

@@ -11,7 +11,7 @@ from ..branch import Branches
 from ..lag import guidance_plan
 from ..prompt import find_concept_tokens, parse_tags, substitute
 from ..residual import Residual
-from .sampler import noise_for, sample
+from ..sampler import noise_for, sample
 
 STEPS = 20
 GUIDANCE = 6.0
