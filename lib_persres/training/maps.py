@@ -10,7 +10,7 @@ from torch import nn
 
 from ..attention import Taps, token_maps
 from ..unet import find_blocks
-from .recipes import Stage
+from .recipe import Stage
 
 
 class MapComparison:

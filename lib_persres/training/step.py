@@ -11,7 +11,7 @@ from ..lag import Plan
 from .low_rank import LowRank
 from .maps import MapComparison
 from .objective import objective
-from .recipes import Stage
+from .recipe import Stage
 from .texts import CLASS, EMPTY, PROMPT, Texts
 from .whole import Whole
 

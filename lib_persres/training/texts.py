@@ -15,7 +15,7 @@ from ..unet import find_blocks
 from .embedding import Embedding
 from .frozen import forward_as
 from .host import Host
-from .recipes import Recipe
+from .recipe import Recipe
 
 PROMPT, EMPTY, CLASS = range(3)
 

@@ -28,7 +28,7 @@ from .maps import MapComparison
 from .objective import draw_timesteps, noised
 from .precision import check_precision
 from .prior import draw_class
-from .recipes import Recipe, Stage
+from .recipe import Recipe, Stage
 from .step import Gradients, Rows
 from .texts import CLASS, EMPTY, encode, prompts_of
 from .whole import FORMS

@@ -11,7 +11,7 @@ from lib_persres.errors import PersresError
 from lib_persres.training import step as step_module
 from lib_persres.training.embedding import Embedding
 from lib_persres.training.objective import objective
-from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 
 PROMPT = "a photo of a phol dog"

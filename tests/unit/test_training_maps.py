@@ -10,7 +10,7 @@ from lib_persres.errors import PersresError
 from lib_persres.training import step as step_module
 from lib_persres.training.maps import MapComparison
 from lib_persres.training.objective import objective
-from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 from lib_persres.unet import find_blocks
 

@@ -8,7 +8,7 @@ from lib_persres.errors import PersresError
 from lib_persres.training import prior
 from lib_persres.training import step as step_module
 from lib_persres.training.objective import objective
-from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 
 STAGE = Stage(rank="2", steps=3, batch=2, learning_rate=1e-2, prior=2, prior_weight=0.5, keep=1, keep_weight=0.1)

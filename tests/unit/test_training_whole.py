@@ -14,7 +14,7 @@ from lib_persres.lag import Plan
 from lib_persres.residual import Residual
 from lib_persres.training import step as step_module
 from lib_persres.training.objective import objective
-from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 from lib_persres.training.whole import Full, Orthogonal, nearest, rotation
 
