@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,10 +12,11 @@ from ..branch import Branches
 from ..errors import PersresError
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
-from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags, substitute
+from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
+from .words import Words
 
 
 @dataclass
@@ -70,20 +71,17 @@ def generate(
     residuals = [find_residual(tag.name) for tag in tags]
     for tag, residual in zip(tags, residuals):
         residual.check(sd.unet, tag.name)
-    if residuals:
-        text = substitute(
-            text,
-            [residual.metadata.identifier for residual in residuals],
-            [residual.metadata.macro_class for residual in residuals],
-        ).text
-    context, ids = sd.encode_prompts([text.strip()])
+    words = Words(sd, residuals, [tag.strength != 0 for tag in tags], [tag.name for tag in tags])
+    written = words.write(text.strip())
+    text = written.text
+    context, ids = words.encode(written)
     problems = []
     if not residuals and re.search(r"(?<!\w)V\d*\*", text):
         problems.append("V* stands for a concept, but the prompt has no <persres:…> tag: it was read as words.")
-    if len(sd.encode_text(text)) > 75:
+    if len(words.ids(written)) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
-    tokens = [find_tokens(sd, ids[0].tolist(), residuals, i) for i in range(len(residuals))]
+    tokens = [find_tokens(words, ids[0].tolist(), i) for i in range(len(residuals))]
     for index, (tag, residual) in enumerate(zip(tags, residuals)):
         if wanted[index] and (problem := residual.lag_problem(tag.text)):
             wanted[index] = False
@@ -95,9 +93,14 @@ def generate(
             problems.append(f"{tag.text} acts, but its V* is not in the prompt: nothing asks for the concept.")
     if other := re.search(r"<\w+:[^>]+>", text):
         problems.append(f"{other[0]} was read as words: only the WebUI knows such a tag.")
+    # under LAG a concept that nothing in the prompt asks for has no place in the picture
+    tags = [
+        tag if found.identifier_found or not gate else replace(tag, strength=0.0)
+        for tag, gate, found in zip(tags, wanted, tokens)
+    ]
     gated = [gate and bool(found.indices) for gate, found in zip(wanted, tokens)]
 
-    uncond, _ = sd.encode_prompts([negative]) if guidance != 1 else (None, None)
+    uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
     recorder = MaskRecorder() if any(gated) else None
     if not residuals:
@@ -113,15 +116,13 @@ def generate(
             latents = sample(
                 sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
             )
-    return Generated(sd.decode_latents(latents), text.strip(), list(seeds), problems, recorder, tokens)
+    return Generated(sd.decode_latents(latents), text, list(seeds), problems, recorder, tokens)
 
 
-def find_tokens(sd: StableDiffusion, ids: list[int], residuals: Sequence[Residual], index: int) -> ConceptTokens:
+def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:
     """The tokens of the index-th concept in the ids of a prompt's context."""
-    spelled = [
-        (sd.encode_text(r.metadata.identifier), sd.encode_text(r.metadata.macro_class)) for r in residuals
-    ]
-    metadata = residuals[index].metadata
+    spelled = [(words.spelled(i), words.sd.encode_text(f.macro_class)) for i, f in enumerate(words.facts)]
+    metadata = words.facts[index]
     return find_concept_tokens(
         ids,
         *spelled[index],

@@ -35,7 +35,8 @@ def test_every_recipe_trains_its_stages_into_a_file_that_fits(sd, photos, tmp_pa
     trainer.residual().save(tmp_path / "rex.safetensors")
     loaded = Residual.load(tmp_path / "rex.safetensors")
     loaded.check(sd.unet)
-    assert loaded.metadata.targets == recipe.targets and Recipe.from_dict(loaded.metadata.recipe).stages == recipe.stages
+    assert loaded.metadata.targets == recipe.targets
+    assert Recipe.from_dict(loaded.metadata.recipe).stages == recipe.stages
     assert bool(loaded.embeddings) == ("embedding" in parts_of(recipe.targets))
     assert all(torch.any(f.up) for f in loaded.factors.values())
     assert (loaded.metadata.truncation is None) == (recipe.form == "low-rank")
