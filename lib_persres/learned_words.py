@@ -39,15 +39,10 @@ def pieces(written: Substituted, learned: Sequence[bool]) -> Iterator[str | int]
     yield written.text[done:]
 
 
-def token_embedding(encoder: nn.Module) -> nn.Embedding:
-    """The table of a CLIP text encoder's tokens; the other one, of positions, is short."""
-    return max((m for m in encoder.modules() if isinstance(m, nn.Embedding)), key=lambda m: m.num_embeddings)
-
-
 @contextlib.contextmanager
-def vectors_for(encoder: nn.Module, vectors: Mapping[int, torch.Tensor]) -> Iterator[None]:
-    """The encoder reads these vectors (d,) for these ids. A negative id is nobody else's; its table is not touched."""
-    table = token_embedding(encoder)
+def vectors_for(table: nn.Embedding, vectors: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """A text encoder's table of tokens gives these vectors (d,) for these ids; its weights are not touched. A negative
+    id is nobody else's."""
     asked: list[torch.Tensor] = []
 
     def before(module, args):

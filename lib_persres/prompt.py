@@ -81,6 +81,8 @@ class ConceptTokens:
     identifier_found: bool = True
     class_found: bool = True
     """Whether at least one identifier has its macro class."""
+    own: tuple[int, ...] = ()
+    """Those of `indices` that are an identifier's; the others are a macro class's."""
     adjacent: bool = True
     """False if some macro class was taken from a few tokens further on ("V* red dog")."""
 
@@ -295,6 +297,7 @@ def find_concept_tokens(
         )
     borders = {*starts, *(at for theirs, _ in others if theirs for at in _occurrences(tokens, list(theirs)))}
     found: set[int] = set()
+    identifiers: set[int] = set()
     identifier_found = class_found = False
     adjacent = True
     for start in starts:
@@ -307,7 +310,7 @@ def find_concept_tokens(
         if rival_gaps and (gap is None or min(rival_gaps) < gap):
             continue  # the same identifier, but it stands before another concept's class
         identifier_found = True
-        found.update(range(start, after))
+        identifiers.update(range(start, after))
         if gap is not None:
             class_found = True
             adjacent = adjacent and gap == 0
@@ -320,11 +323,12 @@ def find_concept_tokens(
         word = f'"{macro_class}"' if macro_class else "its class"
         problem = f"{name} is not followed by {word}, so LAG sees only the identifier; {advice}."
     return ConceptTokens(
-        tuple(sorted(places[at] for at in found)),
+        tuple(sorted(places[at] for at in found | identifiers)),
         problem,
         identifier_found=identifier_found,
         class_found=class_found,
         adjacent=class_found and adjacent,
+        own=tuple(sorted(places[at] for at in identifiers)),
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ..branch import Branches
 from ..errors import PersresError
 from ..lag import guidance_plan
-from ..learned_words import check_width, learned_vectors, token_embedding, vectors_for
+from ..learned_words import check_width, learned_vectors, vectors_for
 from ..prompt import find_concept_tokens, parse_tags, substitute
 from ..residual import Residual
 from ..sampler import noise_for, sample
@@ -67,8 +67,8 @@ def _learned_word(host, residual: Residual) -> contextlib.AbstractContextManager
     if vectors is None:
         return contextlib.nullcontext()
     name = residual.metadata.concept or "this concept"
-    check_width(vectors, token_embedding(host.text).embedding_dim, name)
+    check_width(vectors, host.token_embedding.embedding_dim, name)
     ids = host.encode_text(residual.metadata.identifier)
     if len(ids) != 1 or len(vectors) != 1:
         raise PersresError(f"A preview of {name} needs one vector for one token, not {len(vectors)} for {len(ids)}.")
-    return vectors_for(host.text, {ids[0]: vectors[0]})
+    return vectors_for(host.token_embedding, {ids[0]: vectors[0]})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..learned_words import check_width, learned_vectors, pieces, token_embedding, vectors_for
+from ..learned_words import check_width, learned_vectors, pieces, vectors_for
 from ..prompt import Substituted, substitute
 from ..residual import Residual
 from .checkpoint import StableDiffusion
@@ -27,7 +27,7 @@ class Words:
         for index, (residual, use, name) in enumerate(zip(residuals, used, names, strict=True)):
             vectors = learned_vectors(residual)
             if use and vectors is not None:
-                check_width(vectors, token_embedding(sd.text).embedding_dim, name)
+                check_width(vectors, sd.token_embedding.embedding_dim, name)
                 self._learned[index] = [-1 - len(self._vectors) - i for i in range(len(vectors))]
                 self._vectors |= dict(zip(self._learned[index], vectors.to(sd.device)))
 
@@ -52,5 +52,5 @@ class Words:
     def encode(self, written: Substituted) -> tuple[torch.Tensor, torch.Tensor]:
         """The context (1,77,d), and the ids (1,77) it comes from."""
         ids = torch.tensor([self.sd.text.tokenizer.pad(self.ids(written))], device=self.sd.device)
-        with vectors_for(self.sd.text, self._vectors):
+        with vectors_for(self.sd.token_embedding, self._vectors):
             return self.sd.text(ids), ids

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from ..errors import PersresError
+from ..learned_words import vectors_for
 from .host import Host
 
 SCALE_OF_HALVES = 4096.0
@@ -18,7 +16,7 @@ SCALE_OF_HALVES = 4096.0
 class Embedding:
     """vector: (d,), fp32, the identifier's own or the macro class's first token's at the beginning.
 
-    Within `written` the text encoder reads it wherever the identifier stands; its table is never changed.
+    In `encode` it stands wherever the identifier does; the text encoder's own table is never changed.
     """
 
     def __init__(self, host: Host, identifier: str, macro_class: str, start: str):
@@ -30,21 +28,9 @@ class Embedding:
         row = host.token_embedding(torch.tensor([source], device=host.token_embedding.weight.device))
         self.vector = nn.Parameter(row[0].detach().float().to(host.device))
 
-    @contextlib.contextmanager
-    def written(self) -> Iterator[None]:
-        def write(module, args, output):
-            here = (args[0] == self._token).to(output.device)
-            return torch.where(here[..., None], self.vector.to(output.device, output.dtype), output)
-
-        handle = self._host.token_embedding.register_forward_hook(write)
-        try:
-            yield
-        finally:
-            handle.remove()
-
     def encode(self, prompts: list[str], *, learning: bool = False) -> torch.Tensor:
         """The prompts' contexts (b, n, d); learning: with a graph that leads to the vector."""
-        with self.written():
+        with vectors_for(self._host.token_embedding, {self._token: self.vector}):
             return self._host.encode_prompts(prompts, learning=learning)[0]
 
     def backward(self, contexts: torch.Tensor, gradient: torch.Tensor) -> None:

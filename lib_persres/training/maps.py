@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from ..attention import Taps, token_maps
+from ..prompt import ConceptTokens
 from ..unet import find_blocks
 from .recipe import Stage
 
@@ -16,19 +17,18 @@ from .recipe import Stage
 class MapComparison:
     """L_reg = λμ [μ(M^V) - μ(M^class)]² + λσ [σ²(M^V) - σ²(M^class)]² of each row of the UNet's last call.
 
-    identifier, macro_class: places of their tokens in the context; of several tokens the mean of their maps is taken.
+    tokens: the concept's in a context of this length; of several of V* or the class the mean of their maps is taken.
     In the paper's words the mean and variance are of "the 16 attention maps": stage.map_form "pooled" takes them over
     the pixels of all layers together, the maps being means over heads; "layers", the form of the paper's public code,
     takes them over the heads and pixels of each layer, and then the mean of L_reg over the layers.
     """
 
-    def __init__(
-        self, unet: nn.Module, identifier: Sequence[int], macro_class: Sequence[int], tokens: int, stage: Stage
-    ):
+    def __init__(self, unet: nn.Module, tokens: ConceptTokens, length: int, stage: Stage):
         self._unet, self._stage = unet, stage
-        self._weights = torch.zeros(2, tokens, device=next(unet.parameters()).device)
-        for row, places in enumerate((identifier, macro_class)):
-            self._weights[row, list(places)] = 1 / len(places)
+        self._weights = torch.zeros(2, length, device=next(unet.parameters()).device)
+        noun = [place for place in tokens.indices if place not in tokens.own]
+        for row, places in enumerate((list(tokens.own), noun)):
+            self._weights[row, places] = 1 / len(places)
         self._rows = 0
         self._maps: dict[tuple[str, int], torch.Tensor] = {}
 

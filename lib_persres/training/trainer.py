@@ -103,8 +103,6 @@ class Trainer:
         if EMBEDDING in parts_of(recipe.targets):
             self._embedding = Embedding(host, identifier, macro_class, recipe.start)
         self._texts = encode(host, recipe, self._facts, self._embedding)
-        self._identifier_ids = host.encode_text(identifier)
-        self._ids = host.encode_prompts(prompts_of(recipe, self._facts)[:1])[1][0].tolist()
         self._prior = None
         if class_photos and any(stage.prior for stage in recipe.stages):
             views = replace(recipe, crops=0, flips=False)
@@ -194,10 +192,7 @@ class Trainer:
             stack.enter_context(self._learned.attached())
             maps = None
             if stage.compares_maps:
-                found = self._texts.tokens.indices
-                own = [place for place in found if self._ids[place] in self._identifier_ids]
-                noun = [place for place in found if place not in own]
-                maps = MapComparison(self.host.unet, own, noun, len(self._ids), stage)
+                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.indicator.shape[-1], stage)
                 stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
             self._stage_exit = stack.pop_all()
         groups = [{"params": weights, "lr": stage.learning_rate}] if weights else []

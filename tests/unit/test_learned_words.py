@@ -11,7 +11,6 @@ import longhand
 from standalone_models import TEXT, tiny_text, tiny_vae
 
 from lib_persres.errors import PersresError
-from lib_persres.learned_words import token_embedding
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.standalone import preview
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
@@ -48,7 +47,7 @@ def learned(seed, shape=(1, WIDTH), identifier="olis", macro_class="dog", factor
 def row(sd, word, vector):
     """The model's own row of a word's one token replaced, by hand."""
     (token,) = sd.encode_text(word)
-    weight = token_embedding(sd.text).weight
+    weight = sd.token_embedding.weight
     before = weight.data.clone()
     try:
         weight.data[token] = vector
@@ -88,11 +87,11 @@ def test_the_context_is_that_of_an_encoder_whose_own_row_is_the_vector(sd, shape
 
 
 def test_the_encoder_is_as_before(sd):
-    weight = token_embedding(sd.text).weight.clone()
+    weight = sd.token_embedding.weight.clone()
     before = sd.encode_prompts([SEEN, "a cat"])[0]
     context(sd, PROMPT, learned(1))
     assert torch.equal(sd.encode_prompts([SEEN, "a cat"])[0], before)
-    assert torch.equal(token_embedding(sd.text).weight, weight)
+    assert torch.equal(sd.token_embedding.weight, weight)
     with pytest.raises(PersresError, match="V3"):
         context(sd, "a V3* dog", learned(1))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in sd.text.modules())

@@ -7,6 +7,7 @@ from test_trainer import steps
 
 from lib_persres.attention import Taps, concept_maps, token_maps
 from lib_persres.errors import PersresError
+from lib_persres.prompt import ConceptTokens
 from lib_persres.training import step as step_module
 from lib_persres.training.maps import MapComparison
 from lib_persres.training.objective import objective
@@ -53,7 +54,7 @@ def by_hand(unet, x, t, context, own, noun, stage):
 def test_it_is_equation_2_written_out(sd, form, own, noun):
     x, t, context = longhand.inputs(3)
     stage = Stage(map_mean=2.0, map_variance=5.0, map_form=form)
-    maps = MapComparison(sd.unet, own, noun, longhand.TOKENS, stage)
+    maps = MapComparison(sd.unet, ConceptTokens((*own, *noun), own=tuple(own)), longhand.TOKENS, stage)
     with maps.attached(), maps.watching(2):
         sd.unet(x, t, context)
         found = maps.loss()

@@ -24,7 +24,6 @@ class WebUIHost:
         refuse_unsupported(model)
         self.model = model
         self.unet = model.model.diffusion_model
-        self.text = model.cond_stage_model
         self.device = torch.device(devices.device)
         self.stays = not model.lowvram  # --medvram moves it for each picture
         # as loaded: what a generation's settings make of it is not what the model was trained with
