@@ -182,7 +182,7 @@ V, DOG, RED, A, W = 7, 8, 9, 10, 11
 
 def test_identifier_and_class_are_found_at_every_occurrence():
     found = P.find_concept_tokens(chunked([A, V, DOG, A, V, DOG]), [V], [DOG])
-    assert found == P.ConceptTokens((2, 3, 5, 6))
+    assert found == P.ConceptTokens((2, 3, 5, 6), own=(2, 5))
 
 
 def test_sequences_of_several_tokens_are_matched_whole():
@@ -197,7 +197,7 @@ def test_indices_count_77_for_each_chunk():
 
 def test_a_chunk_border_between_identifier_and_class_is_stepped_over():
     found = P.find_concept_tokens(chunked([A] * 74 + [V], [DOG, A]), [V], [DOG])
-    assert found == P.ConceptTokens((75, 78))
+    assert found == P.ConceptTokens((75, 78), own=(75,))
 
 
 def test_a_chunk_border_inside_the_identifier_is_stepped_over():
@@ -207,7 +207,7 @@ def test_a_chunk_border_inside_the_identifier_is_stepped_over():
 
 def test_a_class_a_few_tokens_on_is_taken_and_flagged():
     found = P.find_concept_tokens(chunked([V, RED, RED, RED, DOG]), [V], [DOG])
-    assert found == P.ConceptTokens((1, 5), adjacent=False)
+    assert found == P.ConceptTokens((1, 5), own=(1,), adjacent=False)
 
 
 def test_a_class_out_of_reach_leaves_the_identifier_alone():
@@ -229,7 +229,7 @@ def test_a_class_behind_another_identifier_is_not_taken():
 
 def test_one_occurrence_with_its_class_is_enough():
     found = P.find_concept_tokens(chunked([V, DOG, A, A, A, A, A, V]), [V], [DOG])
-    assert found == P.ConceptTokens((1, 2, 8))
+    assert found == P.ConceptTokens((1, 2, 8), own=(1, 8))
 
 
 def test_a_missing_identifier_is_said():
