@@ -68,6 +68,12 @@ def _add_run(actions) -> None:
     what.add_argument("--root", metavar="DIR", type=Path, help="where the dataset is")
     what.add_argument("--class", dest="macro_class", metavar="NOUN", help="of the thing in a folder of photos")
     what.add_argument("--prompts", metavar="FILE", type=Path, help="other prompts, one a line with {}")
+    what.add_argument(
+        "--nouns",
+        metavar="FILE",
+        type=Path,
+        help="where the suite chooses macro classes: its nouns, one a line, such as WordNet's index.noun",
+    )
     what.add_argument("--only", nargs="+", default=[], metavar="CONCEPT", help="only these concepts now")
     _add_embedders(what)
     how = made.add_argument_group("how")
@@ -114,6 +120,7 @@ def run(args) -> int:
         execute,
         scorer=scorer,
         only=args.only,
+        nouns=args.nouns,
         command=shlex.join(["python", "-m", "lib_persres", *_words()]),
         told=note,
         batch=args.batch,
