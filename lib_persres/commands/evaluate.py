@@ -27,7 +27,8 @@ examples:
   python -m lib_persres evaluate run --suite toybox-quick --out quick
       the small Toybox model, in some minutes
   python -m lib_persres evaluate run --suite paper --out paper --checkpoint sd-v1-4.safetensors \\
-      --dataset customconcept101 --root CustomConcept101 --clip clip-vit-base-patch32 --dino dino-vits16
+      --dataset customconcept101 --root CustomConcept101 --clip clip-vit-base-patch32 --dino dino-vits16 \\
+      --nouns wordnet/index.noun
       the paper's protocol; with --ray auto on a Ray cluster
   python -m lib_persres evaluate score quick
   python -m lib_persres evaluate report quick
@@ -161,7 +162,7 @@ def make_scorer(args, kind: str):
     from ..evaluation.scoring import Scorer
 
     clip = args.clip or (SHIPPED_CLIP if kind == "toybox" and SHIPPED_CLIP.is_dir() else None)
-    judge = None
+    judge, threads = None, 1 if kind == "toybox" and not (args.clip or args.dino) else None
     if kind == "toybox":
         from ..toybox.judge import Judge
 
@@ -176,8 +177,9 @@ def make_scorer(args, kind: str):
             clip=ClipEmbedder.load(clip, device) if clip else None,
             dino=DinoEmbedder.load(args.dino, device) if args.dino else None,
             judge=judge,
+            threads=threads,
         )
-    return Scorer(judge=judge)
+    return Scorer(judge=judge, threads=threads)
 
 
 def score(args) -> int:

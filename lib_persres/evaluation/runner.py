@@ -133,7 +133,8 @@ def score(
 ) -> None:
     """Write each concept's scores from its pictures."""
     for concept, methods in concepts:
-        write_rows(run.scores(concept.name), score_concept(run, suite, concept, methods, scorer))
+        with scorer.at_work():
+            write_rows(run.scores(concept.name), score_concept(run, suite, concept, methods, scorer))
         told(f"scored {concept.name}")
 
 
@@ -146,7 +147,8 @@ def score_pairs(
 ) -> None:
     """Write each pair's scores from its pictures."""
     for pair, methods in pairs:
-        write_rows(run.pair(pair.name) / "scores.jsonl", score_pair(run, suite, pair, methods, scorer))
+        with scorer.at_work():
+            write_rows(run.pair(pair.name) / "scores.jsonl", score_pair(run, suite, pair, methods, scorer))
         told(f"scored {pair.name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,25 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Scorer:
-    """What is used; None is left out. judge: sees the Toybox's truth."""
+    """What is used; None is left out. judge: sees the Toybox's truth. threads: torch's while scoring; None leaves them.
+
+    The Toybox's models are so small that one thread is the fastest, and that two are ten times slower where another
+    process wants the cores.
+    """
 
     clip: ClipEmbedder | None = None
     dino: DinoEmbedder | None = None
     judge: Judge | None = None
+    threads: int | None = None
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def embedders(self) -> Iterator[tuple[str, object]]:
         for name, embedder in (("clip", self.clip), ("dino", self.dino)):

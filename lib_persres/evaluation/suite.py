@@ -47,9 +47,9 @@ class Nouns:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two concepts in one picture: the dataset's first `count` pairs, each with its first `prompts` prompts."""
+    """Two concepts in one picture: the dataset's first `count` pairs with their first `prompts` prompts; None: all."""
 
-    count: int
+    count: int | None
     prompts: int | None
     methods: tuple[str, ...]
 
@@ -224,7 +224,7 @@ def _pairs(part: _Fields, methods: tuple[Method, ...]) -> Pairs:
     """Drawn by the methods that it names, or by all that every concept has; a pair is read with its own classes."""
     plain = [m for m in methods if not (m.needs_nearest or (m.training and m.training.without_class))]
     named = part.take("methods", list, [m.name for m in plain if m.concepts is None])
-    made = Pairs(part.count("count"), part.count("prompts", None), tuple(dict.fromkeys(map(str, named))))
+    made = Pairs(part.count("count", None), part.count("prompts", None), tuple(dict.fromkeys(map(str, named))))
     part.done()
     if wrong := [name for name in made.methods if name not in {m.name for m in plain}]:
         raise PersresError(

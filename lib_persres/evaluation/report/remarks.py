@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from .folder import Piece, Run
+import re
+
+from .folder import Run
 
 NAMED = 3
+_OWN = re.compile(r'"[^"]*"|<[^>]*>')
+"""What differs in a sentence from concept to concept: names and words in quotes, tags."""
 
 
 def problems(run: Run) -> list[str]:
-    """A sentence for each problem, with the first pieces that met it."""
-    found: dict[str, list[str]] = {}
+    """Equal sentences as one, as the first piece told it, with the first of those that met it."""
+    found: dict[str, tuple[str, list[str]]] = {}
     for piece in [*run.pieces, *run.pair_pieces]:
-        for problem in piece.cost.get("problems") or []:
-            found.setdefault(_general(str(problem), piece), []).append(f"{piece.concept}, {piece.training}")
-    return [f"A problem met by {_some(names)}: {problem}" for problem, names in found.items()]
-
-
-def _general(problem: str, piece: Piece) -> str:
-    """The sentence without the name of the concept that it is of, so that concepts' equal sentences are equal."""
-    for name in piece.concept.split("+"):
-        problem = problem.replace(f'of concept "{name}"', "of the concept").replace(f"<persres:{name}:", "<persres:…:")
-    return problem
+        name = f"{piece.concept}, {piece.training}"
+        for problem in map(str, piece.cost.get("problems") or []):
+            names = found.setdefault(_OWN.sub("", problem), (problem, []))[1]
+            if name not in names:
+                names.append(name)
+    return [f"A problem met by {_some(names)}: {problem}" for problem, names in found.values()]
 
 
 def _some(names: list[str]) -> str:
