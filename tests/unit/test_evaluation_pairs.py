@@ -7,7 +7,7 @@ import torch
 from evaluation_bench import TINY, Evaluation, Means
 
 from lib_persres.errors import PersresError
-from lib_persres.evaluation import drawing, pair_pieces
+from lib_persres.evaluation import drawing
 from lib_persres.evaluation.datasets import toybox as dataset
 from lib_persres.evaluation.datasets.dataset import Concept, Pair, Prompt
 from lib_persres.evaluation.datasets.toybox import Expected, Truth
@@ -122,9 +122,7 @@ def test_a_finished_pair_is_not_drawn_again_and_scores_are_made_anew(whole, eval
     assert (run.pair(PAIR) / "scores.jsonl").read_bytes() == before
 
 
-def test_a_pair_whose_training_failed_is_named_and_the_rest_is_done(evaluation, tmp_path, monkeypatch):
-    real = pair_pieces.PairPiece.do
-
+def test_a_pair_whose_training_failed_is_named_and_the_rest_is_done(evaluation, tmp_path):
     def execute(jobs, report):
         for job in jobs:
             if job.name == "luna/residual":
@@ -135,7 +133,6 @@ def test_a_pair_whose_training_failed_is_named_and_the_rest_is_done(evaluation, 
     with pytest.raises(PersresError, match="2 of 9 pieces could not be done, such as luna/residual: it failed."):
         evaluation.perform(tmp_path / "run", execute, pair_suite())
     assert (tmp_path / "run" / "pairs" / PAIR / "base" / "piece.json").is_file()
-    monkeypatch.setattr(pair_pieces.PairPiece, "do", real)
     run = evaluation.perform(tmp_path / "run", run_here, pair_suite())
     assert len(rows_of(run)) == 6
 
@@ -148,7 +145,7 @@ def test_the_report_has_a_table_and_a_sheet_of_pairs(whole, monkeypatch):
     assert "| residual+lag | 1 |" in section and "CLIP image, second" in section and "sheet-pair.jpg" in section
     assert (run.root / "report" / "sheet-pair.jpg").is_file()
     assert (run.root / "report" / "pairs.csv").read_text().count("\n") == 7
-    assert PAIR not in (run.root / "report" / "summary.csv").read_text()
+    assert PAIR not in (run.root / "report" / "scores.csv").read_text()
     assert "of 3 concepts" in text  # a pair is no concept
 
 

@@ -37,7 +37,7 @@ def test_a_part_of_the_quick_suite_runs_to_its_report(tmp_path, monkeypatch, cap
     assert len(asked) == 2 * 3 + 1
     for row in asked:
         assert 0 <= row["clip_text"] <= 2.5 and -1 <= row["clip_image"] <= 1
-        assert row["identity"] in (0, 1) and 0 <= row["background_copied"] <= 1
+        assert row["identity"] in (0, 1) and -1 <= row["background_copied"] <= 1
     report = (tmp_path / "run" / "report" / "report.md").read_text()
     for heading in ("Table 1", "Table 4", "The nearest nouns", "Two concepts in one picture", "Contact sheets"):
         assert f"## {heading}" in report
