@@ -22,6 +22,16 @@ def concept_maps(q: torch.Tensor, k: torch.Tensor, indicator: torch.Tensor, head
     return torch.matmul(indicator.to(weights.dtype), weights.mean(1).transpose(-1, -2))
 
 
+def token_maps(q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, heads: int) -> torch.Tensor:
+    """The maps of K weighted sums of tokens, each head's its own: (b, heads, K, hw), in fp32, with their gradient.
+
+    q, k: as `concept_maps` takes them. weights: (K, n).
+    """
+    q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2).float() for t in (q, k))
+    maps = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).softmax(-1)
+    return torch.matmul(weights, maps.transpose(-1, -2))
+
+
 class Taps:
     """Hooks that see q and k of the blocks' cross-attentions as the model computes them.
 

@@ -315,7 +315,7 @@ def find_concept_tokens(
 
     problem = None
     if not identifier_found:
-        problem = f"{name} is not in the prompt, so LAG cannot see where it is; {advice}."
+        problem = f"{name} is not in the prompt, so LAG leaves the residual out; {advice}."
     elif noun and not class_found:
         word = f'"{macro_class}"' if macro_class else "its class"
         problem = f"{name} is not followed by {word}, so LAG sees only the identifier; {advice}."

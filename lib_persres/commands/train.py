@@ -94,7 +94,8 @@ def add_parser(commands) -> None:
         "--targets",
         metavar="RULE",
         help="what of each block learns: proj_out, proj_in, kv (keys and values), attn2 (all of its cross-attention), "
-        "or several as kv+proj_out; LAG confines proj_out alone",
+        "attn1 (its self-attention), unet, embedding (V*'s own vector), or several as kv+proj_out; "
+        "LAG confines proj_out alone",
     )
     values.add_argument("--crops", type=at_least(0), help="random crops of each photo, beside its centre")
     values.add_argument(
@@ -105,6 +106,12 @@ def add_parser(commands) -> None:
     )
     values.add_argument(
         "--template", help='the prompt to learn with (default: "a photo of a {identifier} {macro_class}")'
+    )
+    values.add_argument(
+        "--class-images",
+        nargs="+",
+        metavar="PATH",
+        help="other things of the class, for recipes that keep the class (default: the model draws some first)",
     )
     tinkering = parser.add_argument_group("tinkering")
     tinkering.add_argument(
@@ -143,7 +150,13 @@ def run(args) -> int:
     out = output_file(args.out, args.name)
     check_name(out.stem)
     checkpoint = checkpoint_path(args.checkpoint)
-    recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")].changed(
+    recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")]
+    if len(recipe.stages) > 1 and (args.steps or args.lr or args.batch or args.targets):
+        raise PersresError(
+            f"The recipe {recipe.name} has {len(recipe.stages)} stages with steps, batches, rates and targets of their "
+            "own: leave out --steps, --batch, --lr and --targets."
+        )
+    recipe = recipe.changed(
         steps=args.steps,
         batch=args.batch,
         learning_rate=args.lr,
@@ -162,7 +175,10 @@ def run(args) -> int:
 
     for stage in recipe.stages:
         rank_of(stage.rank, 320)
-    photos = load_images(args.images[0] if len(args.images) == 1 else args.images)
+    photos = load_images(_paths(args.images))
+    class_photos = load_images(_paths(args.class_images)) if args.class_images else None
+    if class_photos and not any(stage.prior for stage in recipe.stages):
+        raise PersresError(f"The recipe {recipe.name} has no use for --class-images: take one that keeps the class.")
     make_folder(out.parent)
 
     sd = load_model(checkpoint, args.device, args.dtype)
@@ -186,6 +202,7 @@ def run(args) -> int:
             identifier=identifier,
             precision=args.precision,
             checkpointing=args.checkpointing,
+            class_photos=class_photos,
             progress=training.progress,
             should_stop=training.should_stop,
             tell=note,
@@ -219,6 +236,10 @@ def _add_picture(sd, residual, out: Path, prompt: str, resolution: int, number: 
         note("The file has no picture.")
     except Exception as error:
         note(f"warning: No picture could be drawn for the file: {first_line(error)}.")
+
+
+def _paths(given: list[str]) -> str | list[str]:
+    return given[0] if len(given) == 1 else given
 
 
 def output_file(out: str, name: str) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..errors import PersresError
-from ..training.recipes import RECIPES, Recipe
+from ..training.recipe import Recipe
+from ..training.recipes import RECIPES
 
 BASE = "base"
 """The name of the untrained model's pieces and method."""

@@ -90,16 +90,17 @@ class _Work:
         return Residual.load(file)
 
     def trainer(self, training: Training) -> Trainer:
-        concept = self.piece.concept
+        concept, recipe = self.piece.concept, training.made_recipe()
         return Trainer(
             self.sd,
             concept.load(),
             concept.name,
             self.piece.macro_class(training.noun),
-            training.made_recipe(),
+            recipe,
             resolution=self.drawing.side,
             seed=training.seed,
             identifier=self.identifier,
+            class_photos=concept.load_class() if any(stage.prior for stage in recipe.stages) else None,
         )
 
     # -- sampling

@@ -17,7 +17,8 @@ from ..toybox.render import render
 from ..toybox.world import BACKGROUNDS, SIZE, SKINS, random_scene
 from ..training.images import Photo, load_images
 from ..training.loop import train
-from ..training.recipes import RECIPES, Recipe
+from ..training.recipe import Recipe
+from ..training.recipes import RECIPES
 from .scores.masked import background_distance
 
 

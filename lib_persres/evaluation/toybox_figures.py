@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from ..attention import Taps, concept_maps
 from ..prompt import IDENTIFIERS
+from ..sampler import noise_for, sample
 from ..standalone.checkpoint import StableDiffusion, load
-from ..standalone.sampler import noise_for, sample
 from ..toybox import CHECKPOINT
 from ..toybox.judge import Judge
 from ..toybox.render import render

@@ -33,7 +33,7 @@ from ..standalone.tokenizer import Tokenizer
 from ..training.images import Photo
 from ..training.objective import noised
 from ..training.precision import PRECISIONS
-from ..training.recipes import Recipe, Stage
+from ..training.recipe import Recipe, Stage
 from ..training.trainer import Trainer
 
 PHOTOS = 5

@@ -63,11 +63,15 @@ class StableDiffusion:
         images = torch.cat([self.vae.decode(part / self.scale_factor) for part in parts])
         return ((images + 1) / 2).clamp(0, 1)
 
-    @torch.no_grad()
-    def encode_prompts(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts -> context (b,77,d) for the UNet, and the ids (b,77) it comes from."""
+    def encode_prompts(self, texts: list[str], learning: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts -> context (b,77,d) for the UNet, and the ids (b,77) it comes from. learning: with its graph."""
         ids = self.text.tokenize(texts)
-        return self.text(ids), ids
+        with torch.set_grad_enabled(learning):
+            return self.text(ids), ids
+
+    @property
+    def token_embedding(self) -> torch.nn.Embedding:
+        return self.text.transformer.get_input_embeddings()
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text, without start, end or padding."""

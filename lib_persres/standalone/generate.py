@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,10 +12,11 @@ from ..branch import Branches
 from ..errors import PersresError
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
-from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags, substitute
+from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags
 from ..residual import Residual
+from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
-from .sampler import ddim_timesteps, noise_for, sample
+from .words import Words
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Prepared:
     """A prompt as it is drawn. context: (1,77,d). gated: for each concept, whether LAG confines it."""
 
     text: str
+    words: Words
     tags: list[Tag]
     residuals: list[Residual]
     tokens: list[ConceptTokens]
@@ -85,20 +87,17 @@ def prepare(
     residuals = [find_residual(tag.name) for tag in tags]
     for tag, residual in zip(tags, residuals):
         residual.check(sd.unet, tag.name)
-    if residuals:
-        text = substitute(
-            text,
-            [residual.metadata.identifier for residual in residuals],
-            [residual.metadata.macro_class for residual in residuals],
-        ).text
-    context, ids = sd.encode_prompts([text.strip()])
+    words = Words(sd, residuals, [tag.strength != 0 for tag in tags], [tag.name for tag in tags])
+    written = words.write(text.strip())
+    text = written.text
+    context, ids = words.encode(written)
     problems = []
     if not residuals and re.search(r"(?<!\w)V\d*\*", text):
         problems.append("V* stands for a concept, but the prompt has no <persres:…> tag: it was read as words.")
-    if len(sd.encode_text(text)) > 75:
+    if len(words.ids(written)) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
-    tokens = [find_tokens(sd, ids[0].tolist(), residuals, i) for i in range(len(residuals))]
+    tokens = [find_tokens(words, ids[0].tolist(), i) for i in range(len(residuals))]
     for index, (tag, residual) in enumerate(zip(tags, residuals)):
         if wanted[index] and (problem := residual.lag_problem(tag.text)):
             wanted[index] = False
@@ -110,8 +109,13 @@ def prepare(
             problems.append(f"{tag.text} acts, but its V* is not in the prompt: nothing asks for the concept.")
     if other := re.search(r"<\w+:[^>]+>", text):
         problems.append(f"{other[0]} was read as words: only the WebUI knows such a tag.")
+    # under LAG a concept that nothing in the prompt asks for has no place in the picture
+    tags = [
+        tag if found.identifier_found or not gate else replace(tag, strength=0.0)
+        for tag, gate, found in zip(tags, wanted, tokens)
+    ]
     gated = [gate and bool(found.indices) for gate, found in zip(wanted, tokens)]
-    return Prepared(text.strip(), tags, residuals, tokens, gated, context, problems)
+    return Prepared(text, words, tags, residuals, tokens, gated, context, problems)
 
 
 def draw(
@@ -127,7 +131,7 @@ def draw(
     unconditional: str,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[torch.Tensor, MaskRecorder | None]:
-    """The pictures (b,3,H,W), one for each seed. parts: one prompt for all, or one for each, all with the same tags."""
+    """The pictures (b,3,H,W), one for each seed. parts: one prompt for all, or one for each, of the same concepts."""
     factor = sd.vae.factor
     multiple = factor * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
     if width % multiple or height % multiple or min(width, height) < multiple:
@@ -137,15 +141,16 @@ def draw(
     check_unconditional(unconditional)
     if not seeds:
         raise PersresError("There is nothing to draw: give at least one seed.")
-    tags, residuals = parts[0].tags, parts[0].residuals
+    residuals = parts[0].residuals
     context = torch.cat([part.context for part in parts])
-    uncond, _ = sd.encode_prompts([negative]) if guidance != 1 else (None, None)
+    words = parts[0].words
+    uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
     recorder = MaskRecorder() if any(gate for part in parts for gate in part.gated) else None
     if not residuals:
         latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
     else:
-        plans = _Plans(sd, tags, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
+        plans = _Plans(sd, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
         total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
         with Branches(sd.unet, residuals) as branches:
 
@@ -158,12 +163,10 @@ def draw(
     return sd.decode_latents(latents), recorder
 
 
-def find_tokens(sd: StableDiffusion, ids: list[int], residuals: Sequence[Residual], index: int) -> ConceptTokens:
+def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:
     """The tokens of the index-th concept in the ids of a prompt's context."""
-    spelled = [
-        (sd.encode_text(r.metadata.identifier), sd.encode_text(r.metadata.macro_class)) for r in residuals
-    ]
-    metadata = residuals[index].metadata
+    spelled = [(words.spelled(i), words.sd.encode_text(f.macro_class)) for i, f in enumerate(words.facts)]
+    metadata = words.facts[index]
     return find_concept_tokens(
         ids,
         *spelled[index],
@@ -178,12 +181,12 @@ def find_tokens(sd: StableDiffusion, ids: list[int], residuals: Sequence[Residua
 class _Plans:
     """The plan of each step: tags may start late or end early."""
 
-    def __init__(self, sd, tags: list[Tag], parts, images, mask, unconditional, guided, recorder):
-        self.tags, self.images, self.device = tags, images, sd.device
-        rows = list(parts) if len(parts) > 1 else list(parts) * images
-        self.gated = torch.tensor([part.gated for part in rows], device=sd.device)
-        self.indicator = torch.zeros(images, len(tags), sd.text.tokenizer.length, device=sd.device)
-        for row, part in enumerate(rows):
+    def __init__(self, sd, parts: Sequence[Prepared], images, mask, unconditional, guided, recorder):
+        self.rows, self.device = list(parts) if len(parts) > 1 else list(parts) * images, sd.device
+        concepts = len(parts[0].tags)
+        self.gated = torch.tensor([part.gated for part in self.rows], device=sd.device)
+        self.indicator = torch.zeros(images, concepts, sd.text.tokenizer.length, device=sd.device)
+        for row, part in enumerate(self.rows):
             for index, found in enumerate(part.tokens):
                 self.indicator[row, index, list(found.indices)] = 1
         self.options = {
@@ -194,8 +197,10 @@ class _Plans:
         self._made: dict[tuple, Plan] = {}
 
     def at(self, part: float) -> Plan:
-        strengths = tuple(tag.strength if tag.start <= part < tag.end else 0.0 for tag in self.tags)
+        strengths = tuple(
+            tuple(tag.strength if tag.start <= part < tag.end else 0.0 for tag in row.tags) for row in self.rows
+        )
         if strengths not in self._made:
-            strength = torch.tensor([strengths] * self.images, device=self.device)
+            strength = torch.tensor(strengths, device=self.device)
             self._made[strengths] = guidance_plan(strength, self.gated, self.indicator, **self.options)
         return self._made[strengths]

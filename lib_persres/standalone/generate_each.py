@@ -26,13 +26,14 @@ def generate_each(
     mask: str = "median",
     unconditional: str = "mirror",
 ) -> list[Generated]:
-    """For each prompt the picture of its seed, as `generate` draws it. The prompts must have the same tags."""
+    """For each prompt the picture of its seed, as `generate` draws it. All have tags of the same concepts."""
     if len(prompts) != len(seeds):
         raise PersresError(f"{len(prompts)} prompts need a seed each, not {len(seeds)}.")
     known = {prompt: prepare(sd, prompt, find_residual, lag) for prompt in prompts}
     parts = [known[prompt] for prompt in prompts]
-    if any(part.tags != parts[0].tags for part in parts):
-        raise PersresError("Prompts that are drawn together must have the same <persres:…> tags.")
+    named = [[tag.name for tag in part.tags] for part in parts]
+    if any(names != named[0] for names in named):
+        raise PersresError("Prompts that are drawn together must have <persres:…> tags of the same concepts.")
     images, recorder = draw(sd, parts, seeds, width, height, negative, steps, guidance, mask, unconditional, None)
     return [
         Generated(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
 
 from ..branch import Branches
+from ..errors import PersresError
 from ..lag import guidance_plan
+from ..learned_words import check_width, learned_vectors, token_embedding, vectors_for
 from ..prompt import find_concept_tokens, parse_tags, substitute
 from ..residual import Residual
-from .sampler import noise_for, sample
+from ..sampler import noise_for, sample
 
 STEPS = 20
 GUIDANCE = 6.0
@@ -29,11 +32,12 @@ def draw(
 ) -> list[Image.Image]:
     """A picture of a prompt with V* without and one with LAG, from the noise of one seed; lag: which, in order.
 
-    host: that of a trainer, which also has `decode_latents` (z -> images in [0, 1]).
+    host: that of a trainer, which also has `decode_latents` (z -> images in [0, 1]) and `text`, its text encoder.
     """
     metadata = residual.metadata
     text = substitute(parse_tags(prompt)[0], [metadata.identifier], [metadata.macro_class]).text.strip()
-    contexts, ids = host.encode_prompts([text, ""])
+    with _learned_word(host, residual):
+        contexts, ids = host.encode_prompts([text, ""])
     found = find_concept_tokens(
         ids[0].tolist(), host.encode_text(metadata.identifier), host.encode_text(metadata.macro_class)
     )
@@ -43,7 +47,10 @@ def draw(
     indicator[..., list(found.indices)] = 1
     # the images of one batch: a gate that is open, or the mask
     gated = torch.tensor([[each and bool(found.indices)] for each in lag], device=device)
-    plan = guidance_plan(torch.ones(count, 1, device=device), gated, indicator)
+    # as in a generation: LAG leaves out what it could confine and the prompt does not ask for
+    absent = not found.identifier_found and residual.lag_problem("") is None
+    strength = torch.tensor([[0.0 if each and absent else 1.0] for each in lag], device=device)
+    plan = guidance_plan(strength, gated, indicator)
     factor = getattr(getattr(host, "vae", None), "factor", 8)
     noise = noise_for([seed], (4, side // factor, side // factor)).repeat(count, 1, 1, 1)
     with Branches(host.unet, [residual]) as branches:
@@ -52,3 +59,16 @@ def draw(
     with torch.no_grad():
         pixels = (host.decode_latents(latents).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
+
+
+def _learned_word(host, residual: Residual) -> contextlib.AbstractContextManager:
+    """The learned vector in the place of the identifier's own: a host is given text, so there is one for one."""
+    vectors = learned_vectors(residual)
+    if vectors is None:
+        return contextlib.nullcontext()
+    name = residual.metadata.concept or "this concept"
+    check_width(vectors, token_embedding(host.text).embedding_dim, name)
+    ids = host.encode_text(residual.metadata.identifier)
+    if len(ids) != 1 or len(vectors) != 1:
+        raise PersresError(f"A preview of {name} needs one vector for one token, not {len(vectors)} for {len(ids)}.")
+    return vectors_for(host.text, {ids[0]: vectors[0]})

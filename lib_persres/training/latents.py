@@ -9,7 +9,7 @@ import torch
 
 from .host import Host
 from .images import Photo, crop_views
-from .recipes import Recipe
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)

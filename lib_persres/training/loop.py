@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..residual import Residual
 from .host import Host
 from .images import Photo
-from .recipes import Recipe
+from .recipe import Recipe
 from .trainer import Trainer
 
 

@@ -1,125 +1,109 @@
-"""Recipes: named training configurations, as data.
+"""The recipes that come along. Rates, steps and batches of another paper's method are its own, by the source beside it.
 
-A recipe is a list of stages, each with its targets, rank rule, learning rate, steps and batch. What a recipe holds is
-what the residual's file keeps, so a training can be done again from its file.
+The rank of a full form is that of the factors in its file: 64 is about 100 MB of an SD1 UNet.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from .recipe import Recipe, Stage
 
-from ..errors import PersresError
-from ..targets import canonical
+_ATTENTIONS = "attn1+attn2"
 
-TARGETS = ("proj_out", "proj_in", "kv", "kv+proj_out", "proj_in+kv+proj_out")
-"""The rules for targets that a form offers: the paper's ablations. A stage may have any other, too."""
+# Pang et al. 2024, section 5.1 and their public code's defaults
+_ALIGN = Stage("embedding", "64", 60, 8, 1e-3, map_mean=0.1)
+_REFINE = Stage("attn2", "64", 100, 8, 2e-5, map_mean=2.0, map_variance=5.0)
+_CAPTURE = Stage("unet", "64", 500, 8, 2e-6, map_mean=2.0, map_variance=5.0)
 
-
-@dataclass(frozen=True)
-class Stage:
-    """targets: which modules learn, see `targets`. rank: a rule for `residual.rank_of`, such as "0.05m" or "8".
-
-    The paper has none of these: decay, the learning rate falls linearly to 0. t_power, timesteps are drawn with density
-    ∝ t^t_power: above 0 high noise counts more, where layouts are decided. localized, so many of the batch's rows learn
-    under LAG, where the concept's median mask is. keep, so many rows more have the empty prompt, with which the
-    residual is to predict what the base model does; their error counts keep_weight times.
-    """
-
-    targets: str = "proj_out"
-    rank: str = "0.05m"
-    steps: int = 150
-    batch: int = 4
-    learning_rate: float = 1e-3
-    decay: bool = False
-    t_power: float = 0.0
-    localized: int = 0
-    keep: int = 0
-    keep_weight: float = 1.0
-
-    def __post_init__(self):
-        object.__setattr__(self, "targets", canonical(self.targets))
-        for name in ("steps", "batch"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise PersresError(f"A stage's {name} must be a whole number of at least 1.")
-        if not 0 < self.learning_rate < 1:
-            raise PersresError(f"A learning rate must lie between 0 and 1, not {self.learning_rate}.")
-        for name, most in (("t_power", 10), ("keep_weight", 100)):
-            if not isinstance(getattr(self, name), (int, float)) or not 0 <= getattr(self, name) <= most:
-                raise PersresError(f"A stage's {name} must lie between 0 and {most}, not {getattr(self, name)}.")
-        for name in ("localized", "keep"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise PersresError(f"A stage's {name} must be a number of rows, not {getattr(self, name)}.")
-        if self.localized > self.batch:
-            raise PersresError(f"A stage of batch {self.batch} cannot have {self.localized} localized rows.")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A training configuration.
-
-    template: the fixed prompt; {identifier} and {macro_class} are filled in. crops, flips: further views of each
-    image (see `images.crop_views`); flips would teach an asymmetric concept its mirror image. resolution: side of the
-    views in pixels; None is the model's own.
-    """
-
-    name: str
-    about: str
-    stages: tuple[Stage, ...] = (Stage(),)
-    template: str = "a photo of a {identifier} {macro_class}"
-    crops: int = 4
-    flips: bool = False
-    resolution: int | None = None
-
-    def prompt(self, identifier: str, macro_class: str) -> str:
-        try:
-            return self.template.format(identifier=identifier, macro_class=macro_class)
-        except (KeyError, IndexError, ValueError) as error:
-            raise PersresError(
-                f"The template {self.template!r} can hold {{identifier}} and {{macro_class}} in braces, nothing else."
-            ) from error
-
-    @property
-    def steps(self) -> int:
-        return sum(stage.steps for stage in self.stages)
-
-    def to_dict(self) -> dict:
-        return {**asdict(self), "stages": [asdict(stage) for stage in self.stages]}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Recipe:
-        try:
-            stages = tuple(Stage(**stage) for stage in values["stages"])
-            return cls(**{**values, "stages": stages})
-        except (KeyError, TypeError) as error:
-            raise PersresError(f"This is not a recipe: {error}.") from error
-
-    def changed(self, **values) -> Recipe:
-        """With other values; those of a stage are set in every stage. None leaves a value as it is."""
-        values = {name: value for name, value in values.items() if value is not None}
-        in_stage = {name: values.pop(name) for name in list(values) if name in Stage.__dataclass_fields__}
-        stages = tuple(replace(stage, **in_stage) for stage in self.stages)
-        return replace(self, stages=stages, **values)
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("paper", "The paper's: 150 steps of 4 images at 1e-3, rank 0.05 m, for SD1, SD2 and SDXL."),
-        Recipe(
-            "toybox",
-            "For the Toybox's small widths: rank 16, 600 steps at 2e-2 and falling, half of it under LAG.",
-            (
-                Stage(
-                    rank="16",
-                    steps=600,
-                    learning_rate=2e-2,
-                    decay=True,
-                    t_power=1.0,
-                    localized=2,
-                    keep=1,
-                    keep_weight=0.15,
-                ),
+_ALL = (
+    Recipe("paper", "The paper's: 150 steps of 4 images at 1e-3, rank 0.05 m, for SD1, SD2 and SDXL."),
+    Recipe(
+        "toybox",
+        "For the Toybox's small widths: rank 16, 600 steps at 2e-2 and falling, half of it under LAG.",
+        (
+            Stage(
+                rank="16",
+                steps=600,
+                learning_rate=2e-2,
+                decay=True,
+                t_power=1.0,
+                localized=2,
+                keep=1,
+                keep_weight=0.15,
             ),
         ),
-    )
-}
+    ),
+    Recipe(
+        "attndreambooth",
+        "AttnDreamBooth: the word, then where it looks, then the whole UNet. Obeys long prompts well; slow.",
+        (_ALIGN, _REFINE, _CAPTURE),
+        form="full",
+        start="class",
+    ),
+    Recipe(
+        "attndreambooth-fast",
+        "AttnDreamBooth with a third stage of 100 steps at 1e-5 instead of 500 at 2e-6.",
+        (_ALIGN, _REFINE, Stage("unet", "64", 100, 8, 1e-5, map_mean=2.0, map_variance=5.0)),
+        form="full",
+        start="class",
+    ),
+    Recipe(
+        "attn-residual",
+        "AttnDreamBooth's stages with residuals: the word, keys and values, then proj_out. Small, and LAG confines it.",
+        (
+            Stage("embedding", steps=60, batch=8, map_mean=0.1),
+            Stage("kv", steps=50, batch=8, map_mean=2.0, map_variance=5.0),
+            Stage("proj_out", steps=150, map_mean=2.0, map_variance=5.0),
+        ),
+        start="class",
+    ),
+    # Gal et al. 2023 as diffusers' example trains it: 3000 steps of 4 at 5e-4 a picture
+    Recipe(
+        "textual-inversion",
+        "Textual Inversion: the word alone. A file of a few KB; catches a style or a kind rather than one thing.",
+        (Stage("embedding", steps=3000, learning_rate=2e-3),),
+        start="class",
+    ),
+    # Ruiz et al. 2023 as diffusers' example trains it: with prior preservation 800 steps, else 400, at 5e-6
+    Recipe(
+        "dreambooth",
+        "DreamBooth with prior preservation: the whole UNet, beside class pictures. Faithful; slow, needs memory.",
+        (Stage("unet", "64", 800, 1, 5e-6, prior=1),),
+        form="full",
+    ),
+    Recipe(
+        "dreambooth-plain",
+        "DreamBooth without prior preservation: faster, and the class may come to look like the concept.",
+        (Stage("unet", "64", 400, 1, 5e-6),),
+        form="full",
+    ),
+    # Kumari et al. 2023: 250 steps of 8 at 8e-5, the weights of keys and values, and 200 pictures of the class
+    Recipe(
+        "custom-diffusion",
+        "Custom Diffusion: keys, values and the word, beside class pictures. Obeys prompts; less like the thing.",
+        (Stage("embedding+kv", "64", 250, 8, 8e-5, prior=8),),
+        form="full",
+    ),
+    # Pang et al. 2024, appendix A
+    Recipe(
+        "ti+db",
+        "Textual Inversion and DreamBooth at once: the word and the whole UNet.",
+        (Stage("embedding+unet", "64", 660, 8, 2e-6),),
+        form="full",
+        start="class",
+    ),
+    # Qiu et al. 2023: Cayley's rotations in 4 blocks, as their public code trains them for a subject
+    Recipe(
+        "oft",
+        "OFT: rotations of the attentions' inputs, which keep angles between neurons. Stable; a large file.",
+        (Stage(_ATTENTIONS, "64", 1000, 1, 6e-5, prior=1),),
+        form="orthogonal",
+    ),
+    # Hu et al. 2022 as diffusers' example trains it for a subject: rank 4, 500 steps of 1 at 1e-4
+    Recipe(
+        "lora",
+        "LoRA of rank 4 on all attentions: small and well known; LAG cannot confine it.",
+        (Stage(_ATTENTIONS, "4", 500, 1, 1e-4),),
+    ),
+)
+
+RECIPES = {recipe.name: recipe for recipe in _ALL}

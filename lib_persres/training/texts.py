@@ -1,4 +1,4 @@
-"""The two texts of a training, the fixed prompt and the empty one, whose keys and values never change."""
+"""A training's texts: the fixed prompt, the empty one, and the class's; their keys and values are computed once."""
 
 from __future__ import annotations
 
@@ -8,22 +8,36 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..prompt import ConceptTokens
+from ..errors import PersresError
+from ..metadata import Metadata
+from ..prompt import ConceptTokens, find_concept_tokens
 from ..unet import find_blocks
+from .embedding import Embedding
 from .frozen import forward_as
+from .host import Host
+from .recipe import Recipe
+
+PROMPT, EMPTY, CLASS = range(3)
 
 
 class Texts:
-    """contexts: (2, n, d), of the prompt and the empty text. indicator: (1, 1, n), the concept's tokens in the first.
+    """contexts: (2 or 3, n, d), of the prompt, the empty text and, where a stage has rows of the class, its prompt.
+    indicator: (1, 1, n), the concept's tokens in the first.
 
-    rows: (b,), which of the two each row of the UNet's next call has; None: others.
+    rows: (b,), which of them each row of the UNet's next call has; None: others.
     """
 
     def __init__(self, contexts: torch.Tensor, tokens: ConceptTokens):
-        self.contexts = contexts
+        self.tokens = tokens
         self.indicator = torch.zeros(1, 1, contexts.shape[1], device=contexts.device)
         self.indicator[..., list(tokens.indices)] = 1
         self.rows: torch.Tensor | None = None
+        self.set(contexts)
+
+    def set(self, contexts: torch.Tensor) -> None:
+        """Other contexts of the same texts; what was computed of the last is forgotten."""
+        self.contexts = contexts
+        self._known: dict[nn.Module, torch.Tensor] = {}
 
     @contextlib.contextmanager
     def fixed_in(self, unet: nn.Module) -> Iterator[None]:
@@ -36,15 +50,48 @@ class Texts:
             yield
 
     def _looked_up(self, module: nn.Module):
-        known: list[torch.Tensor] = []
-
         def forward(context):
             if self.rows is None:
                 return own(context)
-            if not known:
+            if self.contexts.requires_grad:  # they learn: computed for each pass, but for each text once
+                return own(self.contexts.to(context.dtype))[self.rows]
+            if module not in self._known:
                 with torch.no_grad():
-                    known.append(own(self.contexts.to(context.dtype)))
-            return known[0][self.rows]
+                    self._known[module] = own(self.contexts.to(context.dtype))
+            return self._known[module][self.rows]
 
         own = module.forward
         return forward
+
+
+def prompts_of(recipe: Recipe, facts: Metadata) -> list[str]:
+    """The training's texts in the order of PROMPT, EMPTY, CLASS."""
+    prompts = [recipe.prompt(facts.identifier, facts.macro_class), ""]
+    if any(stage.prior for stage in recipe.stages):
+        if "{macro_class}" not in recipe.template:
+            raise PersresError(f"Recipe {recipe.name} has rows of the class, but its template leaves the class out.")
+        prompts.append(recipe.class_prompt(facts.macro_class))
+    return prompts
+
+
+def encode(host: Host, recipe: Recipe, facts: Metadata, embedding: Embedding | None) -> Texts:
+    """Raises PersresError where a stage needs the concept's tokens and they are not there."""
+    prompts = prompts_of(recipe, facts)
+    contexts, ids = host.encode_prompts(prompts)
+    if embedding is not None:
+        contexts = embedding.encode(prompts)
+    found = find_concept_tokens(
+        ids[PROMPT].tolist(),
+        host.encode_text(facts.identifier),
+        host.encode_text(facts.macro_class),
+        identifier=facts.identifier,
+        macro_class=facts.macro_class,
+        concept=facts.concept,
+    )
+    # a template without the class is one's choice: LAG then goes by the identifier alone
+    chosen = found.identifier_found and "{macro_class}" not in recipe.template
+    if found.problem and not chosen and any(stage.localized for stage in recipe.stages):
+        raise PersresError(f"This recipe learns where LAG sees the concept: {found.problem}")
+    if not found.class_found and any(stage.compares_maps for stage in recipe.stages):
+        raise PersresError(f"Recipe {recipe.name} compares the maps of V* and its class, which is not in its template.")
+    return Texts(contexts.to(host.device), found)

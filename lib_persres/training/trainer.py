@@ -13,22 +13,27 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..branch import Branches
 from ..errors import PersresError, first_line
-from ..prompt import check_identifier, choose_identifier, find_concept_tokens
-from ..residual import Factors, Metadata, Residual
+from ..prompt import check_identifier, choose_identifier
+from ..residual import Metadata, Residual
+from ..targets import EMBEDDING, parts_of
 from .computing import Computing
+from .embedding import Embedding
 from .graph import Graph, recorded
 from .host import Host
 from .images import Photo
-from .latents import encode_photos
+from .latents import Latents, encode_photos
+from .low_rank import LowRank
+from .maps import MapComparison
 from .objective import draw_timesteps, noised
 from .precision import check_precision
-from .recipes import Recipe, Stage
+from .prior import draw_class
+from .recipe import Recipe, Stage
 from .step import Gradients, Rows
-from .texts import Texts
+from .texts import CLASS, EMPTY, encode, prompts_of
+from .whole import FORMS
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class Trainer:
@@ -39,10 +44,11 @@ class Trainer:
                 trainer.step()
         trainer.residual().save(path)
 
-    Within `with` the UNet is frozen and carries the branch, which acts in `step` alone; what was there comes back at
+    Within `with` the UNet is frozen and carries what learns, which acts in `step` alone; what was there comes back at
     its end, and it may be entered again. `save_state` and `load_state` continue a training in another process, to the
     same result.
 
+    class_photos: other things of the class, for a recipe with prior rows; None: the model draws them itself, first.
     micro_batch: so many rows go through the UNet at a time, their gradients are added up; None: all. shrink: where the
     memory is not enough, halve it instead of giving up. precision: a name of `precision.PRECISIONS`, what the UNet
     computes in; None: as its weights are. checkpointing: keep less for the backward pass and compute it again.
@@ -65,6 +71,7 @@ class Trainer:
         shrink: bool = False,
         precision: str | None = None,
         checkpointing: bool = False,
+        class_photos: Sequence[Photo] | None = None,
     ):
         check_precision(precision)
         if not photos:
@@ -74,8 +81,6 @@ class Trainer:
         if identifier is None:
             identifier = choose_identifier(host.encode_text)
         check_identifier(identifier, host.encode_text)
-        if len({(stage.targets, stage.rank) for stage in recipe.stages}) > 1:
-            raise PersresError(f"The stages of recipe {recipe.name} must agree in targets and rank.")
         self.host, self.recipe, self.micro_batch, self.shrink = host, recipe, micro_batch, shrink
         self.losses: list[float] = []
         self.notes: list[str] = []
@@ -85,8 +90,8 @@ class Trainer:
             macro_class=macro_class,
             base_family=host.family,
             base_hash=host.hash,  # read now: a checkpoint that is moved meanwhile must not cost the training
-            targets=recipe.stages[0].targets,
-            rank=str(recipe.stages[0].rank),
+            targets=recipe.targets,
+            rank=recipe.rank,
             recipe=recipe.changed(resolution=resolution).to_dict(),
             seed=seed,
             library_version=__version__,
@@ -94,14 +99,20 @@ class Trainer:
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._latents = encode_photos(host, photos, recipe, resolution, seed)
-        self._texts = self._encode_prompts(recipe.prompt(identifier, macro_class))
-        first = recipe.stages[0]
-        start = Residual.initialise(host.unet, first.rank, self._generator, targets=first.targets)
-        self._factors = {
-            name: Factors(*(torch.nn.Parameter(part.to(host.device)) for part in (f.down, f.up)))
-            for name, f in start.factors.items()
-        }
-        self._weights = [weight for f in self._factors.values() for weight in (f.down, f.up)]
+        self._embedding = None
+        if EMBEDDING in parts_of(recipe.targets):
+            self._embedding = Embedding(host, identifier, macro_class, recipe.start)
+        self._texts = encode(host, recipe, self._facts, self._embedding)
+        self._identifier_ids = host.encode_text(identifier)
+        self._ids = host.encode_prompts(prompts_of(recipe, self._facts)[:1])[1][0].tolist()
+        self._prior = None
+        if class_photos and any(stage.prior for stage in recipe.stages):
+            views = replace(recipe, crops=0, flips=False)
+            self._prior = encode_photos(host, class_photos, views, resolution, seed)
+        if recipe.form == "low-rank":
+            self._learned = LowRank(host.unet, recipe.targets, recipe.rank, self._generator, host.device)
+        else:
+            self._learned = FORMS[recipe.form](host.unet, recipe.targets, recipe.rank, host.device)
         self._alphas = host.alphas_cumprod.to(host.device)
         z, t = self._latents.mean[:1], torch.tensor([len(self._alphas) // 2], device=host.device)
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
@@ -114,29 +125,14 @@ class Trainer:
             checkpointing=checkpointing,
             notes=self.notes,
         )
-        self._branches = Branches(host.unet, [Residual(self._factors)])
         self._optimizer: tuple[int, torch.optim.Adam] | None = None
+        self._resumed: tuple[int, dict] | None = None
         self._gradients: tuple[int, Gradients] | None = None
+        self._weights: list[torch.nn.Parameter] = []
         self._graph: Graph | None = None
         self._graph_tried = False
         self._exit: contextlib.ExitStack | None = None
-
-    def _encode_prompts(self, prompt: str) -> Texts:
-        facts, host = self._facts, self.host
-        contexts, ids = host.encode_prompts([prompt, ""])
-        found = find_concept_tokens(
-            ids[0].tolist(),
-            host.encode_text(facts.identifier),
-            host.encode_text(facts.macro_class),
-            identifier=facts.identifier,
-            macro_class=facts.macro_class,
-            concept=facts.concept,
-        )
-        # a template without the class is one's choice: LAG then goes by the identifier alone
-        chosen = found.identifier_found and "{macro_class}" not in self.recipe.template
-        if found.problem and not chosen and any(stage.localized for stage in self.recipe.stages):
-            raise PersresError(f"This recipe learns where LAG sees the concept: {found.problem}")
-        return Texts(contexts.to(host.device), found)
+        self._stage_exit = contextlib.ExitStack()
 
     # -- how far it is
 
@@ -158,6 +154,14 @@ class Trainer:
             step -= stage.steps
         raise PersresError(f"All {self.recipe.steps} steps are done.")
 
+    @property
+    def stage(self) -> tuple[int, int, Stage]:
+        """The stage that is at work, or the last: its number from 1, the steps of it that are done, and itself."""
+        if self.finished:
+            return len(self.recipe.stages), self.recipe.stages[-1].steps, self.recipe.stages[-1]
+        index, step, stage = self._position()
+        return index + 1, step, stage
+
     # -- learning
 
     def __enter__(self) -> Trainer:
@@ -165,35 +169,74 @@ class Trainer:
             computing = stack.enter_context(self._computing)
             # fp16 gradients of a small loss underflow: scaled up before, down after the backward pass
             self._loss_scale = 1024.0 if computing.dtype == torch.float16 else 1.0
-            stack.enter_context(self._branches)
-            stack.callback(self._forget)
+            stack.callback(self._leave_stage)
             self._exit = stack.pop_all()
+            if self._prior is None and any(stage.prior for stage in self.recipe.stages):
+                self._draw_prior()
         return self
 
     def __exit__(self, *_) -> None:
         self._exit.close()
         self._exit = None
 
-    def _forget(self) -> None:
+    def _draw_prior(self) -> None:
+        count, shape = self.recipe.class_images, tuple(self._latents.mean.shape[1:])
+        contexts = self._texts.contexts.detach()[[CLASS, EMPTY]]
+        with self._computing.step():
+            self._prior = draw_class(self.host, contexts, count, shape, self._facts.seed)
+        self.notes.append(f"The model drew {count} pictures of its own {self._facts.macro_class} to keep the class.")
+
+    def _enter_stage(self, index: int, stage: Stage) -> None:
+        """What the stage learns learns, what it does not is fixed."""
+        self._leave_stage()
+        with contextlib.ExitStack() as stack:
+            weights = self._learned.weights(stage.targets)
+            stack.enter_context(self._learned.attached())
+            maps = None
+            if stage.compares_maps:
+                found = self._texts.tokens.indices
+                own = [place for place in found if self._ids[place] in self._identifier_ids]
+                noun = [place for place in found if place not in own]
+                maps = MapComparison(self.host.unet, own, noun, len(self._ids), stage)
+                stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
+            self._stage_exit = stack.pop_all()
+        groups = [{"params": weights, "lr": stage.learning_rate}] if weights else []
+        if self._embedding is not None:
+            self._encode_again()
+            if stage.learns_embedding:
+                groups.append({"params": [self._embedding.vector], "lr": stage.embedding_rate or stage.learning_rate})
+        self._weights = [weight for group in groups for weight in group["params"]]
+        if self._optimizer is None or self._optimizer[0] != index:
+            self._optimizer = index, torch.optim.Adam(groups)
+            if self._resumed is not None and self._resumed[0] == index:
+                self._optimizer[1].load_state_dict(self._resumed[1])
+            self._resumed = None
+        rows = Rows(stage, self.host.device)
+        made = Gradients(self.host.unet, self._learned, self._texts, rows, self._loss_scale, maps)
+        self._gradients = index, made
+
+    def _leave_stage(self) -> None:
         self._gradients, self._graph, self._graph_tried = None, None, False
+        self._stage_exit.close()
+
+    def _encode_again(self) -> None:
+        """The texts with the embedding as it is now, without a graph."""
+        contexts = self._embedding.encode(prompts_of(self.recipe, self._facts))
+        self._texts.set(contexts.detach().to(self.host.device))
 
     def step(self) -> float:
         """One step of the optimizer; its loss. Raises PersresError where the loss is no longer finite."""
         if self._exit is None:
             raise PersresError("A trainer steps only within its own `with`.")
         index, step, stage = self._position()
-        if self._optimizer is None or self._optimizer[0] != index:
-            self._optimizer = index, torch.optim.Adam(self._weights, lr=stage.learning_rate)
         if self._gradients is None or self._gradients[0] != index:
-            self._forget()
-            rows = Rows(stage, self.host.device)
-            self._gradients = index, Gradients(self.host.unet, self._branches, self._texts, rows, self._loss_scale)
+            self._enter_stage(index, stage)
         optimizer = self._optimizer[1]
         batch = self._draw(stage)
         while True:
             try:
                 with self._computing.step():
-                    loss = self._compute(self._gradients[1], batch)
+                    loss = self._compute(self._gradients[1], stage, batch)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 rows = min(self.micro_batch or len(batch[0]), len(batch[0]))
@@ -214,25 +257,29 @@ class Trainer:
                 f"The loss is no longer finite at step {step + 1} of the stage: lower the learning rate "
                 f"({stage.learning_rate})."
             )
-        rate = stage.learning_rate * (1 - step / stage.steps if stage.decay else 1)
-        optimizer.param_groups[0]["lr"] = rate
+        for group in optimizer.param_groups:
+            group.setdefault("whole_lr", group["lr"])
+            group["lr"] = group["whole_lr"] * (1 - step / stage.steps if stage.decay else 1)
         optimizer.step()
         self.losses.append(loss)
         return loss
 
     def _draw(self, stage: Stage) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """z_t, t and the noise of the batch's rows and of those with the empty prompt."""
-        rows = stage.batch + stage.keep
-        z = self._latents.draw(rows, self._generator)
-        t = draw_timesteps(rows, len(self._alphas), stage.t_power, self._generator).to(self.host.device)
+        """z_t, t and the noise of the batch's rows, those of the class and those with the empty prompt."""
+        z = self._latents.draw(stage.batch + stage.keep, self._generator)
+        if stage.prior:
+            prior = self._prior.draw(stage.prior, self._generator)
+            z = torch.cat([z[: stage.batch], prior, z[stage.batch :]])
+        t = draw_timesteps(len(z), len(self._alphas), stage.t_power, self._generator).to(self.host.device)
         noise = torch.randn(z.shape, generator=self._generator).to(self.host.device)
         return noised(z, t, noise, self._alphas), t, noise
 
-    def _compute(self, gradients: Gradients, batch: tuple[torch.Tensor, ...]) -> float:
-        """The loss of the batch; its gradients are in the factors' `grad`."""
+    def _compute(self, gradients: Gradients, stage: Stage, batch: tuple[torch.Tensor, ...]) -> float:
+        """The loss of the batch; its gradients are in the weights' `grad`."""
         rows = len(batch[0])
         size = min(self.micro_batch or rows, rows)
-        whole = size == rows
+        # the graph of an embedding leads through the text encoder, too
+        whole = size == rows and not stage.learns_embedding
         if whole and not self._graph_tried and self.host.device.type == "cuda" and self.host.stays:
             self._graph_tried = True
             self._graph = recorded(lambda *b: gradients(slice(0, rows), *b), batch, self._weights, self.notes)
@@ -241,8 +288,13 @@ class Trainer:
         else:
             for weight in self._weights:
                 weight.grad = None
+            if stage.learns_embedding:
+                contexts = self._embedding.encode(prompts_of(self.recipe, self._facts), learning=True)
+                self._texts.set(contexts.detach().to(self.host.device).requires_grad_())
             parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
             loss = sum(gradients(part, *(tensor[part] for tensor in batch)).item() for part in parts)
+            if stage.learns_embedding:
+                self._embedding.backward(contexts, self._texts.contexts.grad)
         for weight in self._weights:
             weight.grad.div_(self._loss_scale)
         return loss
@@ -251,20 +303,28 @@ class Trainer:
 
     def residual(self) -> Residual:
         """What was learned until now, on the CPU; its metadata say after how many steps."""
-        factors = {
-            name: Factors(*(part.detach().to("cpu", copy=True) for part in (f.down, f.up)))
-            for name, f in self._factors.items()
-        }
-        metadata = replace(self._facts, steps=self.done, loss=_summary(self.losses), created=_moment())
-        return Residual(factors, metadata)
+        factors, truncation = self._learned.factors()
+        facts = {"steps": self.done, "loss": _summary(self.losses), "created": _moment(), "truncation": truncation}
+        embeddings = {}
+        if self._embedding is not None:
+            embeddings[self._facts.identifier] = self._embedding.vector.detach().to("cpu", copy=True)
+        return Residual(factors, replace(self._facts, **facts), embeddings)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Everything learned."""
+        own = {} if self._embedding is None else {EMBEDDING: self._embedding.vector}
+        return {**self._learned.tensors(), **own}
 
     def save_state(self, path: Path) -> None:
         """Write all that `load_state` needs to continue; the file is whole or not there."""
-        optimizer = self._optimizer and (self._optimizer[0], self._optimizer[1].state_dict())
+        optimizer = self._resumed
+        if self._optimizer is not None:
+            optimizer = self._optimizer[0], self._optimizer[1].state_dict()
         state = {
             "version": STATE_VERSION,
             "facts": self._facts.to_strings(),
-            "factors": {name: (f.down.detach(), f.up.detach()) for name, f in self._factors.items()},
+            "learned": {name: tensor.detach() for name, tensor in self._tensors().items()},
+            "prior": self._prior and self._prior.mean,
             "optimizer": optimizer,
             "generator": self._generator.get_state(),
             "losses": self.losses,
@@ -296,16 +356,14 @@ class Trainer:
             if changed:
                 raise PersresError(f"it is of another training ({', '.join(changed)} differ)")
             with torch.no_grad():
-                for name, (down, up) in state["factors"].items():
-                    self._factors[name].down.copy_(down)
-                    self._factors[name].up.copy_(up)
+                for name, tensor in self._tensors().items():
+                    tensor.copy_(state["learned"][name])
+            if self._prior is None and state["prior"] is not None:
+                drawn = state["prior"].to(self.host.device)
+                self._prior = Latents(drawn, torch.zeros_like(drawn))
             self._generator.set_state(state["generator"])
             self.losses = list(state["losses"])
-            self._optimizer = None
-            if state["optimizer"] is not None:
-                index, adam = state["optimizer"]
-                self._optimizer = index, torch.optim.Adam(self._weights)
-                self._optimizer[1].load_state_dict(adam)
+            self._optimizer, self._resumed = None, state["optimizer"]
         except Exception as error:  # what torch.load raises on a damaged file is of no one family
             raise PersresError(f"{path} cannot be continued: {first_line(error)}.") from error
 

@@ -10,7 +10,7 @@ import contextlib
 import functools
 
 import gradio as gr
-from modules import processing, sd_samplers, sd_unet, shared
+from modules import processing, sd_hijack, sd_samplers, sd_unet, shared
 
 from ..errors import PersresError
 from ..overlay import overlay
@@ -20,8 +20,11 @@ from .infotext import PerImage, note, write_infotext
 from .prompts import Concept, parts_of, read_concepts, write_identifiers
 from .sampling import Sampling, Stage
 from .settings import Settings
+from .vocabulary import Vocabulary, unreadable
 
 ATTRIBUTE = "persres_job"
+WRAPPED = ("setup_conds", "sample")
+"""The calls of p in which a job has something to do, by the names of its own methods."""
 
 
 class Job:
@@ -38,6 +41,7 @@ class Job:
         self.overlays: list = []
         """(image, infotext, seed) of each mask overlay."""
         self._stages: dict[bool, Stage] = {}
+        self._vocabulary = Vocabulary(self._unreadable)
         self._hires = False
         self._sampling: Sampling | None = None
         self._masks = None
@@ -82,17 +86,24 @@ class Job:
         Both passes are read with the first, since under lowvram their conds are made together.
         """
         if not hires:
-            self._stages = {}
+            self._stages, self._vocabulary.words = {}, {}
         self._hires = hires
         for which, given, stripped, negative in self._prompts():
             if which in self._stages:
                 continue
             images = [read_concepts(prompt, self.shelf.load, self.tell) for prompt in given]
             self._note(images)
-            self._stages[which] = Stage(images, self.settings, which)
-            for texts in (stripped, negative):
-                for index, concepts in enumerate(images[: len(texts)]):
-                    texts[index] = write_identifiers(texts[index], concepts, self.tell)
+            self._stages[which] = stage = Stage(images, self.settings, which)
+            for index, concepts in enumerate(images):
+                words = [stage.word(concept) for concept in concepts]
+                self._vocabulary.words |= {word: c.loaded for word, c in zip(words, concepts) if word}
+                for texts in (stripped, negative):
+                    if index < len(texts):
+                        texts[index] = write_identifiers(texts[index], concepts, self.tell, words)
+            for loaded in stage.loaded:
+                if sentence := unreadable(loaded):
+                    self._problem(sentence, loaded)
+        self._vocabulary.renew()
         write_infotext(self)
         if any(stage.loaded for stage in self._stages.values()):
             wrap(self.p)
@@ -118,14 +129,33 @@ class Job:
             else:
                 self.hashes[concept.tag.name] = concept.loaded.short_hash
 
+    # -- conds
+
+    def setup_conds(self, original, *args, **kwargs):
+        """`p.setup_conds`, in which the WebUI knows the learned words."""
+        try:
+            with self._vocabulary.lent():
+                return original(*args, **kwargs)
+        finally:
+            comments = sd_hijack.model_hijack.comments  # the old emphasis lists the embeddings that it used
+            comments[:] = map(self._vocabulary.named, comments)
+
+    def _unreadable(self, sentence: str, loaded: Loaded) -> None:
+        """A learned word is not for the model; what else the file has may be."""
+        if loaded.residual.factors:
+            self.tell(sentence)
+        else:
+            self._problem(sentence, loaded)
+
     # -- sampling
 
     def sample(self, original, *args, **kwargs):
-        """`p.sample` with the branches at hand; they are gone after it, however it ends."""
+        """`p.sample` with the branches and words at hand; they are gone after it, however it ends."""
         self._sampling = Sampling(self._problem)
         self._masks = None
         try:
-            result = original(*args, **kwargs)
+            with self._vocabulary.lent():
+                result = original(*args, **kwargs)
             self._masks = self._sampling.take_masks()
             return result
         finally:
@@ -158,6 +188,7 @@ class Job:
                 raise PersresError("another extension changed the number of prompts.")
             at = params.denoiser.step, params.denoiser.total_steps or 0
             self._hires = hires
+            self._vocabulary.renew()
             self._sampling.evaluate(shared.sd_model, stage, texts, cond, uncond, *at)
         except Exception as error:
             # the WebUI would go on with what the last evaluation left
@@ -213,21 +244,27 @@ def _context(cond):
 
 
 def wrap(p) -> None:
-    """Let the job of p see the beginning and the end of `p.sample`."""
-    if getattr(p.sample, "persres", None) is p:
+    """Let the job of p see the beginning and the end of some of its calls."""
+    if all(getattr(getattr(p, name), "persres", None) is p for name in WRAPPED):
         return
     unwrap(p)
-    original = p.sample
+    for name in WRAPPED:
+        _wrap(p, name)
+
+
+def _wrap(p, name: str) -> None:
+    original = getattr(p, name)
 
     @functools.wraps(original)
-    def sample(*args, **kwargs):
+    def call(*args, **kwargs):
         job = Job.of(p)
-        return original(*args, **kwargs) if job is None else job.sample(original, *args, **kwargs)
+        return original(*args, **kwargs) if job is None else getattr(job, name)(original, *args, **kwargs)
 
-    sample.persres = p
-    p.sample = sample
+    call.persres = p
+    setattr(p, name, call)
 
 
 def unwrap(p) -> None:
-    if hasattr(p.__dict__.get("sample"), "persres"):
-        del p.sample
+    for name in WRAPPED:
+        if hasattr(p.__dict__.get(name), "persres"):
+            delattr(p, name)

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from modules import extra_networks, prompt_parser
 
 from ..errors import PersresError
+from ..learned_words import pieces
 from ..prompt import NETWORK, ConceptTokens, Tag, find_concept_tokens, read_tag, substitute
 from .files import Loaded
+
+FARTHEST = 1000
+"""More than a word has vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +55,22 @@ def read_concepts(prompt: str, load: Callable[[str], Loaded], problem: Callable[
     return list(concepts.values())
 
 
-def write_identifiers(prompt: str, concepts: Sequence[Concept], problem: Callable[[str], None]) -> str:
-    """The prompt with the identifiers where V* stood; a concept without a residual leaves only its class word."""
+def write_identifiers(
+    prompt: str, concepts: Sequence[Concept], problem: Callable[[str], None], words: Sequence[str]
+) -> str:
+    """The prompt with the identifiers where V* stood; a concept without a residual leaves only its class word.
+
+    words: for each concept the learned word that stands in its identifier's place, or "".
+    """
     if not concepts:
         return prompt  # without a tag V* is a word like any other
     try:
-        return substitute(prompt, [c.identifier for c in concepts], [c.macro_class for c in concepts]).text
+        written = substitute(prompt, [c.identifier for c in concepts], [c.macro_class for c in concepts])
     except PersresError as error:
         problem(str(error))
         return prompt
+    parts = pieces(written, [bool(word) for word in words])
+    return "".join(part if isinstance(part, str) else words[part] for part in parts)
 
 
 @dataclass(frozen=True)
@@ -88,16 +99,32 @@ class Tokens:
         self.model = cond_stage_model
         self._found: dict[tuple, ConceptTokens] = {}
 
-    def find(self, text: str, concepts: Sequence[Concept], index: int) -> ConceptTokens:
-        """The tokens of the index-th of an image's concepts. An index into the context is 77·chunk + k."""
+    def find(self, text: str, concepts: Sequence[Concept], index: int, words: Sequence[str]) -> ConceptTokens:
+        """The tokens of the index-th of an image's concepts. An index into the context is 77·chunk + k.
+
+        words: as in `write_identifiers`. The vectors of a word have ids of their own here, below zero.
+        """
         if not concepts[index].identifier:
             problem = f"The file of {concepts[index].loaded.name} names no identifier, so LAG cannot see where it is."
             return ConceptTokens((), problem, identifier_found=False, class_found=False)
-        key = (text, index, *((c.identifier, c.macro_class) for c in concepts))
+        key = (text, index, *words, *((c.identifier, c.macro_class) for c in concepts))
         if key not in self._found:
             chunks = self.model.process_texts([text])[0][0]
-            ids = [int(token) for chunk in chunks for token in chunk.tokens]
-            spelled = [(self._ids(c.identifier), self._ids(c.macro_class)) for c in concepts]
+            ids: list[int] = []
+            learned = {word: [-1 - FARTHEST * place] for place, word in enumerate(dict.fromkeys(words)) if word}
+            for chunk in chunks:
+                start = len(ids) + 1  # a chunk's first token is no word's
+                ids += [int(token) for token in chunk.tokens]
+                for offset, embedding in chunk.fixes:
+                    if embedding.name in learned:
+                        first = learned[embedding.name][0]
+                        learned[embedding.name] = [first - number for number in range(int(embedding.vectors))]
+                        place = slice(start + offset, start + offset + int(embedding.vectors))
+                        ids[place] = learned[embedding.name]
+            spelled = [
+                (learned.get(word) or self._ids(c.identifier), self._ids(c.macro_class))
+                for c, word in zip(concepts, words, strict=True)
+            ]
             concept = concepts[index]
             self._found[key] = find_concept_tokens(
                 ids,

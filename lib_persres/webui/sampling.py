@@ -14,6 +14,7 @@ from .files import Loaded
 from .prompts import Concept, Texts, Tokens
 from .rows import Row, Rows
 from .settings import Settings
+from .vocabulary import word_of
 
 
 class Stage:
@@ -38,6 +39,10 @@ class Stage:
     def strength_at(self, concept: Concept, done: float) -> float:
         """done: the part of this pass's evaluations that lies behind."""
         return self.strength(concept) if concept.tag.start <= done < concept.tag.end else 0.0
+
+    def word(self, concept: Concept) -> str:
+        """The learned word in the place of the concept's identifier; "" where there is none, or the tag is off."""
+        return "" if concept.loaded is None or self.strength(concept) == 0 else word_of(concept.loaded)
 
     def wants_lag(self, concept: Concept) -> bool:
         return self.settings.lag if concept.tag.lag is None else concept.tag.lag
@@ -117,7 +122,8 @@ class Sampling:
         self._strength[image, k] = stage.strength_at(concept, done)
         concepts = [c for c in stage.images[image] if c.loaded is not None]
         place = concepts.index(concept)
-        found = {text: self._tokens.find(text, concepts, place) for part in parts for _, text in part.schedule}
+        words = [stage.word(c) for c in concepts]
+        found = {text: self._tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule}
         named = any(tokens.indices for tokens in found.values())
         lag = stage.wants_lag(concept)
         if lag and (problem := concept.loaded.residual.lag_problem(concept.tag.text)):
@@ -129,6 +135,8 @@ class Sampling:
             self.problem(next(filter(None, problems)), None)
         elif not named:
             self.problem(f"{concept.tag.text} acts, but its V* is not in the prompt.", None)
+        if lag and concept.identifier and not any(tokens.identifier_found for tokens in found.values()):
+            self._strength[image, k] = 0.0  # nothing asks for it: the base model
         self._gated[image, k] = lag and named
         for number, part in enumerate(parts):
             self._indices[image, number, k] = found[part.at(self._step)].indices

@@ -10,7 +10,8 @@ from typing import Any
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..training.precision import PRECISIONS
-from ..training.recipes import RECIPES, TARGETS, Recipe
+from ..training.recipe import TARGETS, Recipe
+from ..training.recipes import RECIPES
 from .training.request import Request
 
 AUTOMATIC = "automatic"

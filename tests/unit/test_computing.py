@@ -9,7 +9,7 @@ from test_trainer import RECIPE, make, steps, weights
 
 from lib_persres.errors import PersresError
 from lib_persres.training import computing, graph
-from lib_persres.training.recipes import TARGETS, Recipe
+from lib_persres.training.recipe import TARGETS, Recipe
 from lib_persres.training.texts import Texts
 
 

@@ -238,8 +238,8 @@ def test_a_missing_identifier_is_said():
     )
     assert found.indices == () and not found.identifier_found and not found.class_found
     assert found.problem == (
-        '"V2*" (token "sks") of concept "rex" is not in the prompt, so LAG cannot see where '
-        'it is; write "V2* dog".'
+        '"V2*" (token "sks") of concept "rex" is not in the prompt, so LAG leaves the residual '
+        'out; write "V2* dog".'
     )
 
 

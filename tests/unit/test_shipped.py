@@ -15,8 +15,8 @@ from lib_persres.evaluation.toybox_concepts import CONCEPTS, METHODS, draw, lear
 from lib_persres.figures import FIGURES, Goal
 from lib_persres.lag import guidance_plan
 from lib_persres.residual import Residual
+from lib_persres.sampler import noise_for, sample
 from lib_persres.standalone.checkpoint import load
-from lib_persres.standalone.sampler import noise_for, sample
 from lib_persres.toybox import CHECKPOINT
 from lib_persres.toybox.judge import WEIGHTS, Judge
 from lib_persres.toybox.train_judge import held_out_accuracy

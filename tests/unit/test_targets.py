@@ -15,7 +15,7 @@ from lib_persres.errors import PersresError
 from lib_persres.lag import Plan, guidance_plan
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.targets import EVERY, PARTS, canonical
-from lib_persres.training.recipes import TARGETS, Stage
+from lib_persres.training.recipe import TARGETS, Stage
 from lib_persres.unet import find_targets
 
 KINDS = {

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("ldm")
 
-from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 
 RULE = "proj_in+attn2+proj_out"

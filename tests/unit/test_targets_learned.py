@@ -9,7 +9,7 @@ import torch
 from lib_persres.commands import main
 from lib_persres.residual import Residual
 from lib_persres.standalone.generate import generate
-from lib_persres.training.recipes import TARGETS, Recipe, Stage
+from lib_persres.training.recipe import TARGETS, Recipe, Stage
 from lib_persres.training.trainer import Trainer
 from lib_persres.unet import find_targets
 

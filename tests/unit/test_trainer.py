@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib_persres.errors import PersresError
-from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 
 STAGES = (

@@ -9,7 +9,7 @@ from lib_persres.residual import Residual
 from lib_persres.training.latents import Latents, encode_photos
 from lib_persres.training.loop import train
 from lib_persres.training.objective import noised, objective
-from lib_persres.training.recipes import Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
 
 
 def recipe(steps=4, batch=2, rank="2", rate=1e-2, crops=1, **more):

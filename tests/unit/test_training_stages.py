@@ -12,7 +12,8 @@ from lib_persres.lag import Plan
 from lib_persres.training import step, trainer
 from lib_persres.training.loop import train
 from lib_persres.training.objective import draw_timesteps, objective
-from lib_persres.training.recipes import RECIPES, Recipe, Stage
+from lib_persres.training.recipe import Recipe, Stage
+from lib_persres.training.recipes import RECIPES
 
 
 def learn(sd, photos, *, template="a photo of a {identifier} {macro_class}", **stage):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.recipes import RECIPES, TARGETS
+from lib_persres.training.recipe import TARGETS
+from lib_persres.training.recipes import RECIPES
 from lib_persres.webui import training_form as form
 from lib_persres.webui import training_pictures as pictures
 from lib_persres.webui.training.request import Request

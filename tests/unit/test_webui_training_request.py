@@ -7,7 +7,8 @@ import pytest
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.recipes import RECIPES, TARGETS, Recipe
+from lib_persres.training.recipe import TARGETS, Recipe
+from lib_persres.training.recipes import RECIPES
 from lib_persres.webui.training import photos
 from lib_persres.webui.training.job import curve
 from lib_persres.webui.training.request import Request

@@ -17,6 +17,7 @@ from host import ROOT, Host, Result, body_of, make_data
 from PIL import Image
 from requests_without import REQUESTS
 from test_generation import LAG, REX, near, same
+from test_learned_words import agree, learned, private
 
 BASE = "a photo of a olis dog"
 HIRES = {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -270,4 +271,8 @@ def test_medvram_and_lowvram(host, small, reference):
     for parameters in ({}, HIRES, REFINER, {**HIRES, "hr_prompt": "a V* cat <persres:mia>"}):
         check_lag(small, lambda prompt, args: small.generate(prompt, args, **parameters).images)  # noqa: B023
         assert near(small.image(REX, LAG, **parameters), host.image(REX, LAG, **parameters))
+    learned(small, "ana", 1)
+    for parameters in ({}, HIRES, REFINER):
+        agree(small, "a V* dog", **parameters)
+    assert private(small.get("/probe/embeddings")) == []
     assert same(small.image("a photo of a dog"), reference["plain"][0])

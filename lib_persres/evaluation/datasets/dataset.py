@@ -71,6 +71,10 @@ class Concept:
         """Its photos, read now."""
         return load_images(self.images)
 
+    def load_class(self) -> list[Photo] | None:
+        """Other things of its class, None where the dataset has none."""
+        return load_images(self.class_images) if self.class_images and self.class_images.is_dir() else None
+
 
 @dataclass(frozen=True)
 class Pair:

@@ -14,7 +14,7 @@ KINDS = ("toybox", "customconcept101", "dreambooth", "attndreambooth", "folder")
 def open_dataset(kind: str, root: Path, macro_class: str | None = None, prompts: Path | None = None) -> Dataset:
     """root: for the Toybox a folder to draw its photos into. macro_class: of a plain folder's thing."""
     if kind == "toybox":
-        return toybox.read(root)
+        return toybox.read(root, class_images=toybox.CLASS_IMAGES)
     if kind == "customconcept101":
         return customconcept101.read(root)
     if kind == "dreambooth":

@@ -24,6 +24,7 @@ class WebUIHost:
         refuse_unsupported(model)
         self.model = model
         self.unet = model.model.diffusion_model
+        self.text = model.cond_stage_model
         self.device = torch.device(devices.device)
         self.stays = not model.lowvram  # --medvram moves it for each picture
         # as loaded: what a generation's settings make of it is not what the model was trained with
@@ -64,16 +65,21 @@ class WebUIHost:
             images = [self.model.decode_first_stage(part.to(self.device, dtype)).float() for part in z.split(1)]
         return ((torch.cat(images) + 1) / 2).clamp(0, 1)
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_prompts(self, prompts: list[str], learning: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts -> contexts (b,n,d), and the ids (b,n) that they come from, of all chunks in a row."""
         encoder = self.model.cond_stage_model
-        contexts = self.model.get_learned_conditioning(prompts)
+        with torch.set_grad_enabled(learning):
+            contexts = self.model.get_learned_conditioning(prompts)
         chunks = [[chunk.tokens for chunk in line] for line in encoder.process_texts(prompts)[0]]
         most = max(len(line) for line in chunks)
         empty = encoder.empty_chunk().tokens
         ids = [sum(line + [empty] * (most - len(line)), []) for line in chunks]
         return contexts, torch.tensor(ids)
+
+    @property
+    def token_embedding(self) -> torch.nn.Embedding:
+        own = self.model.cond_stage_model.wrapped.transformer.text_model.embeddings.token_embedding
+        return getattr(own, "wrapped", own)  # the WebUI's layer for the users' embeddings is around it
 
     def encode_text(self, text: str) -> list[int]:
         return [int(token) for token in self.model.cond_stage_model.tokenize([text])[0]]

@@ -11,7 +11,8 @@ from ...metadata import Metadata
 from ...residual import rank_of
 from ...training.names import check_class, check_name
 from ...training.precision import PRECISIONS
-from ...training.recipes import RECIPES, Recipe
+from ...training.recipe import Recipe
+from ...training.recipes import RECIPES
 
 OF_RECIPE = ("steps", "batch", "learning_rate", "rank", "targets", "crops", "flips", "template")
 WHOLE = {

@@ -18,7 +18,7 @@ from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
 from ...training.host import Host
 from ...training.names import free_identifier
-from ...training.recipes import Recipe
+from ...training.recipe import Recipe
 from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
 from ..files import SUFFIX, Shelf

@@ -135,6 +135,8 @@ def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     assert "template" in refusal(template="a {thing}")
     assert "learning rate" in refusal(lr="7")
     assert "rank" in refusal(rank="many")
+    assert "3 stages with steps" in refusal(recipe="attndreambooth", steps="5")
+    assert "no use for --class-images" in refusal(**{"class-images": photos})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
     assert main(["train", "--images", str(photos), "--name", "rex", "--class", "dog", "--steps", "0"]) == 2
 

@@ -13,7 +13,7 @@ from command_runs import train
 from PIL import Image
 
 from lib_persres.residual import Residual
-from lib_persres.training.recipes import TARGETS
+from lib_persres.training.recipe import TARGETS
 
 
 def test_the_file_has_a_picture_that_was_drawn_and_not_a_photo(residual, checkpoint, photos, tmp_path, capsys):
@@ -57,3 +57,20 @@ def test_precision_checkpointing_and_targets_reach_the_trainer(checkpoint, photo
     assert seen == [("float32", True, TARGETS[-1])]
     assert train(checkpoint, photos, tmp_path, "--targets", "everything") == 1
     assert train(checkpoint, photos, tmp_path, "--precision", "int4") == 2
+
+
+def test_class_images_reach_the_trainer(checkpoint, photos, tmp_path, monkeypatch):
+    from lib_persres.training.trainer import Trainer
+
+    seen, original = [], Trainer.__init__
+
+    def spy(self, *args, **options):
+        seen.append(len(options["class_photos"]))
+        original(self, *args, **options)
+
+    monkeypatch.setattr(Trainer, "__init__", spy)
+    more = ["--recipe", "dreambooth", "--class-images", str(photos), "--rank", "2", "--no-preview"]
+    assert train(checkpoint, photos, tmp_path, *more) == 0
+    assert seen == [len(list(photos.iterdir()))]
+    metadata = Residual.load(tmp_path / "rex.safetensors").metadata
+    assert metadata.targets == "unet" and 0 < metadata.truncation < 1

@@ -2,7 +2,7 @@
 
 import torch
 
-from lib_persres.errors import PersresError
+from .errors import PersresError
 
 
 def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:

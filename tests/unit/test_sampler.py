@@ -8,8 +8,8 @@ pytest.importorskip("ldm")
 from standalone_models import tiny_unet
 
 from lib_persres.errors import PersresError
+from lib_persres.sampler import ddim_timesteps, noise_for, sample
 from lib_persres.standalone.checkpoint import alphas_cumprod
-from lib_persres.standalone.sampler import ddim_timesteps, noise_for, sample
 
 
 def model(unet):

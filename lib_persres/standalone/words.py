@@ -1,0 +1,56 @@
+"""Prompts as the text encoder reads them where concepts have learned words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..learned_words import check_width, learned_vectors, pieces, token_embedding, vectors_for
+from ..prompt import Substituted, substitute
+from ..residual import Residual
+from .checkpoint import StableDiffusion
+
+
+class Words:
+    """The words of a prompt's concepts, in their order.
+
+    used: whether a concept's learned word takes its identifier's place. Each learned vector has an id of its own, below
+    zero, so that concepts with the same identifier stay two.
+    """
+
+    def __init__(self, sd: StableDiffusion, residuals: Sequence[Residual], used: Sequence[bool], names: Sequence[str]):
+        self.sd = sd
+        self.facts = [residual.metadata for residual in residuals]
+        self._vectors: dict[int, torch.Tensor] = {}
+        self._learned: dict[int, list[int]] = {}
+        for index, (residual, use, name) in enumerate(zip(residuals, used, names, strict=True)):
+            vectors = learned_vectors(residual)
+            if use and vectors is not None:
+                check_width(vectors, token_embedding(sd.text).embedding_dim, name)
+                self._learned[index] = [-1 - len(self._vectors) - i for i in range(len(vectors))]
+                self._vectors |= dict(zip(self._learned[index], vectors.to(sd.device)))
+
+    def write(self, prompt: str) -> Substituted:
+        """The prompt with the identifiers for V*; without concepts V* is a word like any other."""
+        if not self.facts:
+            return Substituted(prompt, [])
+        return substitute(prompt, [f.identifier for f in self.facts], [f.macro_class for f in self.facts])
+
+    def ids(self, written: Substituted) -> list[int]:
+        """Without start, end and padding, and of any length."""
+        found: list[int] = []
+        for piece in pieces(written, [index in self._learned for index in range(len(self.facts))]):
+            found += self.sd.encode_text(piece) if isinstance(piece, str) else self._learned[piece]
+        return found
+
+    def spelled(self, index: int) -> list[int]:
+        """The ids that stand for a concept."""
+        return self._learned.get(index) or self.sd.encode_text(self.facts[index].identifier)
+
+    @torch.no_grad()
+    def encode(self, written: Substituted) -> tuple[torch.Tensor, torch.Tensor]:
+        """The context (1,77,d), and the ids (1,77) it comes from."""
+        ids = torch.tensor([self.sd.text.tokenizer.pad(self.ids(written))], device=self.sd.device)
+        with vectors_for(self.sd.text, self._vectors):
+            return self.sd.text(ids), ids

@@ -1,0 +1,59 @@
+"""What a stage learns, as factors: ΔW = up·down, added by the branches that draw with it later."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ..branch import Branches
+from ..lag import Plan
+from ..residual import Factors, Residual
+from ..unet import find_targets
+
+
+class LowRank:
+    """The factors of every target of a rule. Within `attached` they act while `plan` is set."""
+
+    def __init__(self, unet: nn.Module, rule: str, rank: str, generator: torch.Generator, device: torch.device):
+        start = Residual.initialise(unet, rank, generator, targets=rule)
+        self._unet = unet
+        self._factors = {
+            name: Factors(*(nn.Parameter(part.to(device)) for part in (f.down, f.up)))
+            for name, f in start.factors.items()
+        }
+        self._branches = Branches(unet, [Residual(self._factors)])
+
+    @property
+    def plan(self) -> Plan | None:
+        return self._branches.plan
+
+    @plan.setter
+    def plan(self, plan: Plan | None) -> None:
+        self._branches.plan = plan
+
+    def weights(self, rule: str) -> list[nn.Parameter]:
+        """The parameters of a rule's targets; the others' stay as they are from now on."""
+        paths = {target.path for target in find_targets(self._unet, rule)}
+        for path, f in self._factors.items():
+            for part in (f.down, f.up):
+                part.requires_grad_(path in paths)
+        return [part for path, f in self._factors.items() if path in paths for part in (f.down, f.up)]
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        with self._branches:
+            yield
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything learned, by name."""
+        return {f"{path}.{side}": getattr(f, side) for path, f in self._factors.items() for side in ("down", "up")}
+
+    def factors(self) -> tuple[dict[str, Factors], float | None]:
+        """What the file holds, on the CPU, and None: nothing is truncated."""
+        return {
+            path: Factors(*(part.detach().to("cpu", copy=True) for part in (f.down, f.up)))
+            for path, f in self._factors.items()
+        }, None

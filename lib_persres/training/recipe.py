@@ -1,0 +1,171 @@
+"""What a recipe is: a named training configuration, as data.
+
+A recipe is a list of stages, each with its targets, rank rule, learning rate, steps and batch. What a recipe holds is
+what the residual's file keeps, so a training can be done again from its file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from ..errors import PersresError
+from ..targets import EMBEDDING, LAYERED, canonical, parts_of, together
+
+TARGETS = ("proj_out", "proj_in", "kv", "kv+proj_out", "proj_in+kv+proj_out")
+"""The rules for targets that a form offers: the paper's ablations. A stage may have any other, too."""
+
+FORMS = ("low-rank", "full", "orthogonal")
+"""What a change of a target is: two factors, a matrix of its own, or a rotation of the target's input (OFT)."""
+MAP_FORMS = ("pooled", "layers")
+"""The readings of AttnDreamBooth's equation 2, see `maps`."""
+STARTS = ("identifier", "class")
+"""Whose vector a learned embedding begins with."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """targets: what learns, see `targets`. rank: a rule for `residual.rank_of`, such as "0.05m" or "8"; of a form that
+    is not low-rank, that of the factors to which its file is truncated. embedding_rate: of the embedding where it is
+    among the targets; None is learning_rate.
+
+    prior: so many rows more have pictures of the class and the prompt without the identifier (prior preservation,
+    regularization images); their error counts prior_weight times. map_mean, map_variance: λμ and λσ of AttnDreamBooth's
+    equation 2, in the reading map_form.
+
+    None of the papers has these: decay, the learning rate falls linearly to 0. t_power, timesteps are drawn with
+    density ∝ t^t_power: above 0 high noise counts more, where layouts are decided. localized, so many of the batch's
+    rows learn under LAG, where the concept's median mask is. keep, so many rows more have the empty prompt, with which
+    the residual is to predict what the base model does; their error counts keep_weight times.
+    """
+
+    targets: str = "proj_out"
+    rank: str = "0.05m"
+    steps: int = 150
+    batch: int = 4
+    learning_rate: float = 1e-3
+    embedding_rate: float | None = None
+    prior: int = 0
+    prior_weight: float = 1.0
+    map_mean: float = 0.0
+    map_variance: float = 0.0
+    map_form: str = "pooled"
+    decay: bool = False
+    t_power: float = 0.0
+    localized: int = 0
+    keep: int = 0
+    keep_weight: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "targets", canonical(self.targets))
+        for name in ("steps", "batch"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise PersresError(f"A stage's {name} must be a whole number of at least 1.")
+        for rate in (self.learning_rate, self.embedding_rate):
+            if rate is not None and not 0 < rate < 1:
+                raise PersresError(f"A learning rate must lie between 0 and 1, not {rate}.")
+        limits = {"t_power": 10, "keep_weight": 100, "prior_weight": 100, "map_mean": 1e6, "map_variance": 1e6}
+        for name, most in limits.items():
+            if not isinstance(getattr(self, name), (int, float)) or not 0 <= getattr(self, name) <= most:
+                raise PersresError(f"A stage's {name} must lie between 0 and {most:g}, not {getattr(self, name)}.")
+        for name in ("localized", "keep", "prior"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise PersresError(f"A stage's {name} must be a number of rows, not {getattr(self, name)}.")
+        if self.localized > self.batch:
+            raise PersresError(f"A stage of batch {self.batch} cannot have {self.localized} localized rows.")
+        if self.map_form not in MAP_FORMS:
+            raise PersresError(f"A stage's map_form can be {' or '.join(MAP_FORMS)}, not {self.map_form!r}.")
+
+    @property
+    def learns_embedding(self) -> bool:
+        return EMBEDDING in parts_of(self.targets)
+
+    @property
+    def compares_maps(self) -> bool:
+        return self.map_mean > 0 or self.map_variance > 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training configuration.
+
+    template: the fixed prompt; {identifier} and {macro_class} are filled in. crops, flips: further views of each
+    image (see `images.crop_views`); flips would teach an asymmetric concept its mirror image. resolution: side of the
+    views in pixels; None is the model's own. form: one of FORMS. start: one of STARTS. class_images: so many pictures
+    of the class the model draws for a stage with `prior` where none are given.
+    """
+
+    name: str
+    about: str
+    stages: tuple[Stage, ...] = (Stage(),)
+    template: str = "a photo of a {identifier} {macro_class}"
+    crops: int = 4
+    flips: bool = False
+    resolution: int | None = None
+    form: str = "low-rank"
+    start: str = "identifier"
+    class_images: int = 64
+
+    def __post_init__(self):
+        for name, known in (("form", FORMS), ("start", STARTS)):
+            if getattr(self, name) not in known:
+                raise PersresError(f"A recipe's {name} can be {', '.join(known)}, not {getattr(self, name)!r}.")
+        if not self.stages:
+            raise PersresError(f"The recipe {self.name} has no stages.")
+        if len({str(stage.rank) for stage in self.stages}) > 1:
+            raise PersresError(f"The stages of recipe {self.name} must agree in their rank.")
+        if self.form != "low-rank" and any(stage.localized for stage in self.stages):
+            raise PersresError(f"Recipe {self.name} learns {self.form} changes, which LAG cannot confine.")
+        if self.form == "orthogonal" and {*parts_of(self.targets)} - {EMBEDDING, *LAYERED}:
+            raise PersresError(f"Recipe {self.name} rotates inputs of attentions alone: attn1, kv and attn2.")
+
+    @property
+    def targets(self) -> str:
+        """The rule of all that any stage learns."""
+        return together(stage.targets for stage in self.stages)
+
+    @property
+    def rank(self) -> str:
+        return str(self.stages[0].rank)
+
+    def prompt(self, identifier: str, macro_class: str) -> str:
+        try:
+            return self.template.format(identifier=identifier, macro_class=macro_class)
+        except (KeyError, IndexError, ValueError) as error:
+            raise PersresError(
+                f"The template {self.template!r} can hold {{identifier}} and {{macro_class}} in braces, nothing else."
+            ) from error
+
+    def class_prompt(self, macro_class: str) -> str:
+        """The prompt without the identifier."""
+        return " ".join(self.prompt("", macro_class).split())
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "stages": [asdict(stage) for stage in self.stages]}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Recipe:
+        try:
+            stages = tuple(Stage(**stage) for stage in values["stages"])
+            return cls(**{**values, "stages": stages})
+        except (KeyError, TypeError) as error:
+            raise PersresError(f"This is not a recipe: {error}.") from error
+
+    def changed(self, **values) -> Recipe:
+        """With other values; those of a stage are set in every stage. None leaves a value as it is.
+
+        stages: those of another list, as `Stage`s or as their dicts. leave_out: the number of a stage, from 1.
+        """
+        values = {name: value for name, value in values.items() if value is not None}
+        out = values.pop("leave_out", None)
+        if out is not None and (type(out) is not int or not 1 <= out <= len(self.stages) or len(self.stages) == 1):
+            raise PersresError(f"Recipe {self.name} of {len(self.stages)} stages has none to leave out at {out!r}.")
+        if "stages" in values:
+            made = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in values.pop("stages"))
+            return replace(self, stages=made).changed(**values)
+        in_stage = {name: values.pop(name) for name in list(values) if name in Stage.__dataclass_fields__}
+        stages = tuple(replace(s, **in_stage) for i, s in enumerate(self.stages) if i + 1 != out)
+        return replace(self, stages=stages, **values)
