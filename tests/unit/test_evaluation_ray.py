@@ -78,8 +78,8 @@ def test_a_killed_node_loses_nothing_and_nothing_is_done_twice(tmp_path, monkeyp
     cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
     over = threading.Event()
     try:
-        second = cluster.add_node(**small)
-        cluster.wait_for_nodes()
+        second = cluster.add_node(wait=False, **small)
+        cluster.wait_for_nodes(timeout=300)  # Ray's own 30 s are too few on a busy machine
         ray.init(address=cluster.address, log_to_driver=False)
         assert ray.cluster_resources()["CPU"] == 2
         killed = {}
@@ -90,11 +90,13 @@ def test_a_killed_node_loses_nothing_and_nothing_is_done_twice(tmp_path, monkeyp
             while len(killed) < 2 and time.monotonic() < end and not over.wait(0.02):
                 logs = (tmp_path / "run" / "pieces" / "rex").glob("*/log.jsonl")
                 killed.update((log.parent.name, pid) for log in logs if (pid := training(log)))
-            if len(killed) == 2:
-                cluster.remove_node(second, allow_graceful=False)
-            while all(map(alive, killed.values())) and time.monotonic() < end and not over.wait(0.02):
-                pass  # its worker lives on for a moment
-            (tmp_path / "run" / GO).touch()
+            try:
+                if len(killed) == 2:
+                    cluster.remove_node(second, allow_graceful=False)
+                while all(map(alive, killed.values())) and time.monotonic() < end and not over.wait(0.02):
+                    pass  # its worker lives on for a moment
+            finally:
+                (tmp_path / "run" / GO).touch()
 
         threading.Thread(target=kill, daemon=True).start()
 
