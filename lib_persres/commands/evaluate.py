@@ -27,7 +27,8 @@ examples:
   python -m lib_persres evaluate run --suite toybox-quick --out quick
       the small Toybox model, in some minutes
   python -m lib_persres evaluate run --suite paper --out paper --checkpoint sd-v1-4.safetensors \\
-      --dataset customconcept101 --root CustomConcept101 --clip clip-vit-base-patch32 --dino dino-vits16
+      --dataset customconcept101 --root CustomConcept101 --clip clip-vit-base-patch32 --dino dino-vits16 \\
+      --nouns wordnet/index.noun
       the paper's protocol; with --ray auto on a Ray cluster
   python -m lib_persres evaluate score quick
   python -m lib_persres evaluate report quick
@@ -68,6 +69,12 @@ def _add_run(actions) -> None:
     what.add_argument("--root", metavar="DIR", type=Path, help="where the dataset is")
     what.add_argument("--class", dest="macro_class", metavar="NOUN", help="of the thing in a folder of photos")
     what.add_argument("--prompts", metavar="FILE", type=Path, help="other prompts, one a line with {}")
+    what.add_argument(
+        "--nouns",
+        metavar="FILE",
+        type=Path,
+        help="where the suite chooses macro classes: its nouns, one a line, such as WordNet's index.noun",
+    )
     what.add_argument("--only", nargs="+", default=[], metavar="CONCEPT", help="only these concepts now")
     _add_embedders(what)
     how = made.add_argument_group("how")
@@ -114,6 +121,7 @@ def run(args) -> int:
         execute,
         scorer=scorer,
         only=args.only,
+        nouns=args.nouns,
         command=shlex.join(["python", "-m", "lib_persres", *_words()]),
         told=note,
         batch=args.batch,
@@ -154,7 +162,7 @@ def make_scorer(args, kind: str):
     from ..evaluation.scoring import Scorer
 
     clip = args.clip or (SHIPPED_CLIP if kind == "toybox" and SHIPPED_CLIP.is_dir() else None)
-    judge = None
+    judge, threads = None, 1 if kind == "toybox" and not (args.clip or args.dino) else None
     if kind == "toybox":
         from ..toybox.judge import Judge
 
@@ -169,8 +177,9 @@ def make_scorer(args, kind: str):
             clip=ClipEmbedder.load(clip, device) if clip else None,
             dino=DinoEmbedder.load(args.dino, device) if args.dino else None,
             judge=judge,
+            threads=threads,
         )
-    return Scorer(judge=judge)
+    return Scorer(judge=judge, threads=threads)
 
 
 def score(args) -> int:

@@ -11,12 +11,16 @@ from ..training.recipes import RECIPES
 BASE = "base"
 """The name of the untrained model's pieces and method."""
 
+GIVEN, NEAREST = "given", "nearest"
+"""The macro class that the dataset gives, and the noun whose text is nearest to the photos in CLIP (Table 4)."""
+
 
 @dataclass(frozen=True)
 class Training:
     """How a concept is learned. changes: values for `Recipe.changed`.
 
     without_class: neither the training's template nor the prompts of its pictures hold the macro class (Table 3).
+    noun: the macro class that it is trained with, GIVEN or NEAREST.
     """
 
     name: str
@@ -24,6 +28,7 @@ class Training:
     changes: dict = field(default_factory=dict)
     seed: int = 0
     without_class: bool = False
+    noun: str = GIVEN
 
     def made_recipe(self) -> Recipe:
         if self.recipe not in RECIPES:
@@ -43,18 +48,26 @@ class Training:
 
 @dataclass(frozen=True)
 class Method:
-    """A column of a report. training: None is the base model. concepts: only the first so many; None: all."""
+    """A column of a report. training: None is the base model. concepts: only the first so many; None: all.
+
+    noun: the macro class in the prompts, GIVEN or NEAREST.
+    """
 
     name: str
     training: Training | None
     lag: bool = False
     about: str = ""
     concepts: int | None = None
+    noun: str = GIVEN
 
     @property
     def piece(self) -> str:
         """The name of the piece that makes its pictures: methods of one training share it."""
         return self.training.name if self.training else BASE
+
+    @property
+    def needs_nearest(self) -> bool:
+        return NEAREST in (self.noun, self.training.noun if self.training else GIVEN)
 
     def to_dict(self) -> dict:
         return asdict(self)

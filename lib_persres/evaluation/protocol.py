@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+from ..prompt import choose_identifier
 from ..toybox.world import BACKGROUNDS
-from .datasets.dataset import Concept, Prompt
+from .datasets.dataset import Concept, Pair, Prompt
 from .datasets.toybox import Truth
 
 WITHOUT = "without V*"
@@ -45,3 +48,28 @@ def asked_text(prompt: Prompt, macro_class: str, without_class: bool = False) ->
 def noise_seed(prompt: int, image: int) -> int:
     """Of (prompt index, image index) alone: every method begins from the same noise."""
     return MOST_IMAGES * prompt + image
+
+
+def identifier_numbers(pairs: Iterable[Pair]) -> dict[str, int]:
+    """Concept -> which of the free identifiers it is trained with, where it is not the first (0).
+
+    The two of a pair stand in one prompt, so theirs differ; all other concepts share the first, as every method does.
+    """
+    pairs = list(pairs)
+    names = {pair.name: [concept.name for concept in pair.concepts] for pair in pairs}
+    numbers: dict[str, int] = {}
+    for pair in pairs:
+        for concept in pair.concepts:
+            if concept.name not in numbers:
+                partners = {other.name for p in pairs for other in p.concepts if concept.name in names[p.name]}
+                taken = {numbers[name] for name in partners if name in numbers}
+                numbers[concept.name] = next(n for n in range(len(taken) + 1) if n not in taken)
+    return {name: number for name, number in numbers.items() if number}
+
+
+def identifier_of(encode: Callable[[str], list[int]], number: int) -> str:
+    """The free identifier of that number."""
+    taken: list[str] = []
+    for _ in range(number):
+        taken.append(choose_identifier(encode, taken))
+    return choose_identifier(encode, taken)

@@ -31,6 +31,15 @@ class RunFolder:
     def piece(self, concept: str, training: str) -> Path:
         return self.root / "pieces" / concept / training
 
+    def pair(self, pair: str) -> Path:
+        """A pair's folder: its scores, and its pieces as those of a concept."""
+        return self.root / "pairs" / pair
+
+    @property
+    def classes_file(self) -> Path:
+        """The nouns that were chosen as macro classes."""
+        return self.root / "classes.json"
+
     def scores(self, concept: str) -> Path:
         return self.root / "scores" / f"{concept}.jsonl"
 

@@ -10,16 +10,20 @@ from pathlib import Path
 from .. import __version__
 from ..errors import PersresError
 from ..residual import file_hash
-from .datasets.dataset import Concept, Dataset
+from .classes import nearest_classes
+from .datasets.dataset import Concept, Dataset, Pair
 from .datasets.named import open_dataset
+from .jobs import Job
 from .methods import Method
-from .pieces import Piece
+from .pair_scoring import score_pair
+from .planning import concepts_of, methods_of_pairs, pairs_of, plan, plan_pairs
+from .protocol import identifier_numbers
 from .run_folder import RunFolder, locked, write_rows
 from .scoring import Scorer, score_concept
 from .suite import Suite
 from .workers import Report
 
-Execute = Callable[[list[Piece], Report], None]
+Execute = Callable[[list[Job], Report], None]
 """Does pieces, in any order, and reports each."""
 Told = Callable[[str], None]
 
@@ -53,38 +57,6 @@ class Source:
         return cls(facts["kind"], run.root / facts["root"], facts.get("class"), Path(prompts) if prompts else None)
 
 
-def concepts_of(
-    suite: Suite, dataset: Dataset, only: Collection[str] = ()
-) -> list[tuple[Concept, tuple[Method, ...]]]:
-    """The suite's concepts, each with the methods that it is drawn by. only: of these names."""
-    chosen = [
-        (concept, suite.methods_of(index))
-        for index, concept in enumerate(dataset.concepts[: suite.concepts])
-        if suite.methods_of(index)
-    ]
-    names = [concept.name for concept, _ in chosen]
-    if wrong := [name for name in only if name not in names]:
-        raise PersresError(f"The suite {suite.name} has no concept {wrong[0]!r} here; it has: {', '.join(names)}.")
-    return [(concept, methods) for concept, methods in chosen if not only or concept.name in only]
-
-
-def plan(
-    run: RunFolder, suite: Suite, concepts: list[tuple[Concept, tuple[Method, ...]]], checkpoint: Path, **options
-) -> list[Piece]:
-    """A piece for each concept and training. options: those of `Piece`."""
-    pieces = []
-    for concept, methods in concepts:
-        parts: dict[str, list[Method]] = {}
-        for method in methods:
-            parts.setdefault(method.piece, []).append(method)
-        for own in parts.values():
-            training = own[0].training
-            pieces.append(
-                Piece(run.root, concept, training, tuple(own), suite.sampling, checkpoint=checkpoint, **options)
-            )
-    return pieces
-
-
 def perform(
     run: RunFolder,
     suite: Suite,
@@ -95,12 +67,19 @@ def perform(
     scorer: Scorer,
     only: Collection[str] = (),
     command: str = "",
+    nouns: Path | None = None,
     told: Told = lambda line: None,
     **options,
 ) -> None:
-    """Do and score a run, or what is missing of it. PersresError, at the end, where pieces could not be done."""
+    """Do and score a run, or what is missing of it. PersresError, at the end, where pieces could not be done.
+
+    nouns: a file of those among which a suite's nearest classes are found.
+    """
     dataset = source.open()
     concepts = concepts_of(suite, dataset, only)
+    pairs = pairs_of(suite, dataset)
+    identifiers = identifier_numbers(pairs)
+    drawn_pairs = methods_of_pairs(suite, pairs, concepts)
     with locked(run.root, wait=False):
         run.begin(
             {
@@ -112,26 +91,35 @@ def perform(
                 "version": __version__,
             }
         )
-        pieces = plan(run, suite, concepts, checkpoint, **options)
-        missing = [piece for piece in pieces if not piece.done]
-        told(f"{len(pieces)} pieces, {len(pieces) - len(missing)} of them done before")
-        done, problems = len(pieces) - len(missing), {}
+        choosing = [concept for concept, methods in concepts if any(method.needs_nearest for method in methods)]
+        nearest = nearest_classes(run, suite.nouns, choosing, scorer.clip, nouns, told) if choosing else {}
+        pieces = plan(run, suite, concepts, checkpoint, nearest=nearest, identifiers=identifiers, **options)
+        later = plan_pairs(run, suite, drawn_pairs, checkpoint, identifiers=identifiers, **options)
+        every = [*pieces, *later]
+        done, problems = sum(job.done for job in every), {}
+        told(f"{len(every)} pieces, {done} of them done before")
 
         def report(name: str, problem: str | None) -> None:
             nonlocal done
             done += problem is None
             if problem is not None:
                 problems[name] = problem
-            told(f"[{done}/{len(pieces)}] {name}" + (f": {problem}" if problem else ""))
+            told(f"[{done}/{len(every)}] {name}" + (f": {problem}" if problem else ""))
 
-        if missing:
-            execute(missing, report)
-        whole = {piece.concept.name for piece in pieces} - {name.split("/")[0] for name in problems}
-        score(run, suite, [(c, m) for c, m in concepts if c.name in whole], scorer, told)
+        for wave in (pieces, later):  # a pair needs what its two concepts have learned
+            missing = [job for job in wave if not job.done]
+            for job in missing:
+                if not job.ready:
+                    report(job.name, "the trainings of its concepts are not done.")
+            if missing := [job for job in missing if job.ready]:
+                execute(missing, report)
+        failed = {name.split("/")[0] for name in problems}
+        score(run, suite, [(c, m) for c, m in concepts if c.name not in failed], scorer, told)
+        score_pairs(run, suite, [(p, m) for p, m in drawn_pairs if p.name not in failed], scorer, told)
     if problems:
         name, problem = next(iter(problems.items()))
         raise PersresError(
-            f"{len(problems)} of {len(pieces)} pieces could not be done, such as {name}: {problem} "
+            f"{len(problems)} of {len(every)} pieces could not be done, such as {name}: {problem} "
             "What is done is kept: the same command tries the others again."
         )
 
@@ -145,19 +133,39 @@ def score(
 ) -> None:
     """Write each concept's scores from its pictures."""
     for concept, methods in concepts:
-        write_rows(run.scores(concept.name), score_concept(run, suite, concept, methods, scorer))
+        with scorer.at_work():
+            write_rows(run.scores(concept.name), score_concept(run, suite, concept, methods, scorer))
         told(f"scored {concept.name}")
+
+
+def score_pairs(
+    run: RunFolder,
+    suite: Suite,
+    pairs: list[tuple[Pair, tuple[Method, ...]]],
+    scorer: Scorer,
+    told: Told = lambda line: None,
+) -> None:
+    """Write each pair's scores from its pictures."""
+    for pair, methods in pairs:
+        with scorer.at_work():
+            write_rows(run.pair(pair.name) / "scores.jsonl", score_pair(run, suite, pair, methods, scorer))
+        told(f"scored {pair.name}")
 
 
 def rescore(run: RunFolder, scorer: Scorer, told: Told = lambda line: None) -> None:
     """The scores of all concepts whose pieces are done, anew, without sampling."""
     facts = run.load()
     suite, source = Suite.from_dict(facts["suite"], str(run.run_file)), Source.from_dict(facts["dataset"], run)
-    whole = []
-    for concept, methods in concepts_of(suite, source.open()):
-        folders = {run.piece(concept.name, method.piece) for method in methods}
-        if all((folder / "piece.json").is_file() for folder in folders):
-            whole.append((concept, methods))
+    dataset = source.open()
+    concepts = concepts_of(suite, dataset)
+    whole = [(c, methods) for c, methods in concepts if _done({run.piece(c.name, m.piece) for m in methods})]
     if not whole:
         raise PersresError(f"{run.root} has no finished concept to score: run the evaluation first.")
     score(run, suite, whole, scorer, told)
+    pairs = methods_of_pairs(suite, pairs_of(suite, dataset), concepts)
+    whole = [(p, methods) for p, methods in pairs if _done({run.pair(p.name) / m.piece for m in methods})]
+    score_pairs(run, suite, whole, scorer, told)
+
+
+def _done(folders: Collection[Path]) -> bool:
+    return all((folder / "piece.json").is_file() for folder in folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,25 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Scorer:
-    """What is used; None is left out. judge: sees the Toybox's truth."""
+    """What is used; None is left out. judge: sees the Toybox's truth. threads: torch's while scoring; None leaves them.
+
+    The Toybox's models are so small that one thread is the fastest, and that two are ten times slower where another
+    process wants the cores.
+    """
 
     clip: ClipEmbedder | None = None
     dino: DinoEmbedder | None = None
     judge: Judge | None = None
+    threads: int | None = None
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def embedders(self) -> Iterator[tuple[str, object]]:
         for name, embedder in (("clip", self.clip), ("dino", self.dino)):
@@ -77,12 +92,7 @@ class _Scoring:
     def images(self, method: Method, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
         out = []
         for key in keys:
-            path = self.folder(method) / f"{picture_name(*key)}.png"
-            try:
-                with Image.open(path) as image:
-                    out.append(image.convert("RGB"))
-            except (OSError, ValueError) as error:
-                raise PersresError(f"The picture {path} cannot be scored: run the evaluation again first.") from error
+            out.append(opened(self.folder(method) / f"{picture_name(*key)}.png"))
         return out
 
     def rows(self) -> list[dict]:
@@ -116,6 +126,7 @@ class _Scoring:
         """judged: what the judge sees in these pictures, and where any method drew a thing; None without a judge."""
         images = self.images(method, keys)
         rows = [self._row(method, key) for key in keys]
+        # the given class, whatever noun a method was trained with or drew: all are compared with what was asked for
         texts = [self.prompts[index].without_identifier(self.concept.macro_class) for index, _ in keys]
         columns: dict[str, torch.Tensor] = {}
         for name, embedder in self.scorer.embedders():
@@ -127,7 +138,7 @@ class _Scoring:
             self._see(method, keys, images, *judged, columns, rows)
         for row, text, at in zip(rows, texts, range(len(rows))):
             row["text"] = text
-            row |= {name: _number(values[at]) for name, values in columns.items()}
+            row |= {name: number(values[at]) for name, values in columns.items()}
         return rows
 
     def _see(self, method: Method, keys, images, seen, things, columns, rows) -> None:
@@ -166,7 +177,7 @@ class _Scoring:
             pictures, base = (to_pictures(self.images(m, [key])) for m in (method, self.base))
             prompt: Prompt = self.prompts[key[0]]
             rows.append(
-                {**self._row(method, key), "text": prompt.text, "drift": _number(drift(pictures, base)[0])}
+                {**self._row(method, key), "text": prompt.text, "drift": number(drift(pictures, base)[0])}
             )
         return rows
 
@@ -183,6 +194,15 @@ class _Scoring:
         }
 
 
-def _number(value: torch.Tensor) -> float | None:
+def opened(path: Path) -> Image.Image:
+    """A picture of the run."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise PersresError(f"The picture {path} cannot be scored: run the evaluation again first.") from error
+
+
+def number(value: torch.Tensor) -> float | None:
     number = float(value)
     return round(number, 6) if math.isfinite(number) else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PersresError
-from .methods import BASE, Method, Training
+from .methods import BASE, GIVEN, NEAREST, Method, Training
 
 FOLDER = Path(__file__).parent / "suites"
 SCORES = ("image", "text")
@@ -35,6 +35,26 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Nouns:
+    """What NEAREST is chosen from. source: the nouns, a file of them, or None where the command line names the file.
+
+    other: never the macro class that the dataset gives.
+    """
+
+    source: tuple[str, ...] | str | None
+    other: bool
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two concepts in one picture: the dataset's first `count` pairs with their first `prompts` prompts; None: all."""
+
+    count: int | None
+    prompts: int | None
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Suite:
     """concepts: only the first so many of the dataset; None: all. raw: the file's content."""
 
@@ -44,6 +64,8 @@ class Suite:
     orderings: tuple[Claim, ...]
     sampling: Sampling
     concepts: int | None
+    nouns: Nouns | None
+    pairs: Pairs | None
     raw: dict
 
     def methods_of(self, index: int) -> tuple[Method, ...]:
@@ -65,13 +87,16 @@ class Suite:
     @classmethod
     def from_dict(cls, raw: dict, where: str = "The suite") -> Suite:
         top = _Fields(raw, where)
+        methods = _methods(top)
         made = cls(
             name=top.take("name", str),
             about=top.take("about", str, ""),
-            methods=_methods(top),
+            methods=methods,
             orderings=tuple(map(_claim, top.parts("orderings", []))),
             sampling=_sampling(top.part("sampling")),
             concepts=top.part("concepts", {}).only("main"),
+            nouns=_nouns(top.part("nouns")) if "nouns" in raw else None,
+            pairs=_pairs(top.part("pairs"), methods) if "pairs" in raw else None,
             raw=raw,
         )
         top.done()
@@ -143,7 +168,8 @@ def _methods(top: _Fields) -> tuple[Method, ...]:
             concepts = ablations
         if isinstance(concepts, str) or (concepts is not None and concepts < 1):
             raise PersresError(f"{item.where}: 'concepts' must be a number, \"ablations\" or null, not {concepts!r}.")
-        out.append(Method(name, training, item.take("lag", bool, False), item.take("about", str, ""), concepts))
+        lag, about = item.take("lag", bool, False), item.take("about", str, "")
+        out.append(Method(name, training, lag, about, concepts, _noun(item)))
         item.done()
     return tuple(out)
 
@@ -164,6 +190,7 @@ def _training(item: _Fields, known: dict[str, Training]) -> Training | None:
         part.take("changes", dict, {}),
         part.count("seed", 0, low=0),
         part.take("without_class", bool, False),
+        _noun(part),
     )
     part.done()
     if training.name in known and known[training.name] != training:
@@ -173,6 +200,37 @@ def _training(item: _Fields, known: dict[str, Training]) -> Training | None:
     except PersresError as error:
         raise PersresError(f"{item.where}: {error}") from error
     return known.setdefault(training.name, training)
+
+
+def _noun(part: _Fields) -> str:
+    value = part.take("class", str, GIVEN)
+    if value not in (GIVEN, NEAREST):
+        raise PersresError(f"{part.where}: 'class' must be {GIVEN!r} or {NEAREST!r}, not {value!r:.40}.")
+    return value
+
+
+def _nouns(part: _Fields) -> Nouns:
+    source = part.take("from", (list, str, type(None)), None)
+    if isinstance(source, list):
+        source = tuple(dict.fromkeys(map(str, source)))
+    made = Nouns(source, part.take("other", bool, False))
+    part.done()
+    if not source and source is not None:
+        raise PersresError(f"{part.where}: 'from' must be a list of nouns, a file of them, or null.")
+    return made
+
+
+def _pairs(part: _Fields, methods: tuple[Method, ...]) -> Pairs:
+    """Drawn by the methods that it names, or by all that every concept has; a pair is read with its own classes."""
+    plain = [m for m in methods if not (m.needs_nearest or (m.training and m.training.without_class))]
+    named = part.take("methods", list, [m.name for m in plain if m.concepts is None])
+    made = Pairs(part.count("count", None), part.count("prompts", None), tuple(dict.fromkeys(map(str, named))))
+    part.done()
+    if wrong := [name for name in made.methods if name not in {m.name for m in plain}]:
+        raise PersresError(
+            f"{part.where} names the method {wrong[0]!r}, which is none of the suite's that draw with the given class."
+        )
+    return made
 
 
 def _sampling(part: _Fields) -> Sampling:
@@ -210,6 +268,11 @@ def _check(suite: Suite, where: str) -> None:
         raise PersresError(f"{where}: two methods are called {twice[0]!r}.")
     if any(method.training and method.training.name == BASE for method in suite.methods):
         raise PersresError(f"{where}: a training cannot be called {BASE!r}, which is the model without one.")
+    for method in suite.methods:
+        if method.needs_nearest and suite.nouns is None:
+            raise PersresError(f"{where}: the method {method.name!r} needs 'nouns' to find its class among.")
+        if method.needs_nearest and method.training and method.training.without_class:
+            raise PersresError(f"{where}: the method {method.name!r} has no class, so it cannot have the nearest.")
     for claim in suite.orderings:
         for name in (claim.higher, claim.lower):
             if name not in found:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 
 from ..errors import PersresError
-from .pieces import Piece, work
+from .jobs import Job, work
 
 MOST_DEATHS = 3
 """Workers that may die of one piece before it is given up: it then needs more memory than there is."""
@@ -20,13 +20,13 @@ Report = Callable[[str, str | None], None]
 """(a piece's name, None or what went wrong)"""
 
 
-def run_here(pieces: Iterable[Piece], report: Report) -> None:
+def run_here(pieces: Iterable[Job], report: Report) -> None:
     """One after the other, in this process."""
     for piece in pieces:
         report(piece.name, tried(piece))
 
 
-def run_local(pieces: Iterable[Piece], count: int, report: Report) -> None:
+def run_local(pieces: Iterable[Job], count: int, report: Report) -> None:
     """By `count` processes. A worker that dies costs its piece's unfinished step: another goes on with the piece."""
     queue = deque(pieces)
     deaths: dict[str, int] = {}
@@ -64,7 +64,7 @@ def run_local(pieces: Iterable[Piece], count: int, report: Report) -> None:
 class _Worker:
     """A process that does one piece after the other, and the piece that it has."""
 
-    def __init__(self, piece: Piece):
+    def __init__(self, piece: Job):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -72,7 +72,7 @@ class _Worker:
         theirs.close()
         self.give(piece)
 
-    def give(self, piece: Piece) -> None:
+    def give(self, piece: Job) -> None:
         self.piece = piece
         try:
             self.connection.send(piece)
@@ -108,7 +108,7 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def tried(piece: Piece) -> str | None:
+def tried(piece: Job) -> str | None:
     """Do it; what went wrong in one sentence, or a fault of ours with its traceback."""
     try:
         work(piece)

@@ -55,15 +55,31 @@ def generate(
     find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
     mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
     """
-    factor = sd.vae.factor
-    multiple = factor * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
-    if width % multiple or height % multiple or min(width, height) < multiple:
-        raise PersresError(f"The picture's sides must be multiples of {multiple}, not {width}×{height}.")
-    if mask not in MASKS:
-        raise PersresError(f"There is no mask {mask!r}; the masks are: {', '.join(MASKS)}.")
-    check_unconditional(unconditional)
-    if not seeds:
-        raise PersresError("There is nothing to draw: give at least one seed.")
+    made = prepare(sd, prompt, find_residual, lag)
+    images, recorder = draw(
+        sd, [made], seeds, width, height, negative, steps, guidance, mask, unconditional, progress
+    )
+    return Generated(images, made.text, list(seeds), made.problems, recorder, made.tokens)
+
+
+@dataclass
+class Prepared:
+    """A prompt as it is drawn. context: (1,77,d). gated: for each concept, whether LAG confines it."""
+
+    text: str
+    words: Words
+    tags: list[Tag]
+    residuals: list[Residual]
+    tokens: list[ConceptTokens]
+    gated: list[bool]
+    context: torch.Tensor
+    problems: list[str]
+
+
+def prepare(
+    sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Residual] | None, lag: bool
+) -> Prepared:
+    """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it."""
     text, tags = parse_tags(prompt)
     tags = list({tag.name: tag for tag in tags}.values())
     if tags and find_residual is None:
@@ -99,14 +115,42 @@ def generate(
         for tag, gate, found in zip(tags, wanted, tokens)
     ]
     gated = [gate and bool(found.indices) for gate, found in zip(wanted, tokens)]
+    return Prepared(text, words, tags, residuals, tokens, gated, context, problems)
 
+
+def draw(
+    sd: StableDiffusion,
+    parts: Sequence[Prepared],
+    seeds: Sequence[int],
+    width: int,
+    height: int,
+    negative: str,
+    steps: int,
+    guidance: float,
+    mask: str,
+    unconditional: str,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[torch.Tensor, MaskRecorder | None]:
+    """The pictures (b,3,H,W), one for each seed. parts: one prompt for all, or one for each, of the same concepts."""
+    factor = sd.vae.factor
+    multiple = factor * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
+    if width % multiple or height % multiple or min(width, height) < multiple:
+        raise PersresError(f"The picture's sides must be multiples of {multiple}, not {width}×{height}.")
+    if mask not in MASKS:
+        raise PersresError(f"There is no mask {mask!r}; the masks are: {', '.join(MASKS)}.")
+    check_unconditional(unconditional)
+    if not seeds:
+        raise PersresError("There is nothing to draw: give at least one seed.")
+    residuals = parts[0].residuals
+    context = torch.cat([part.context for part in parts])
+    words = parts[0].words
     uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
-    recorder = MaskRecorder() if any(gated) else None
+    recorder = MaskRecorder() if any(gate for part in parts for gate in part.gated) else None
     if not residuals:
         latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
     else:
-        plans = _Plans(sd, tags, gated, tokens, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
+        plans = _Plans(sd, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
         total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
         with Branches(sd.unet, residuals) as branches:
 
@@ -116,7 +160,7 @@ def generate(
             latents = sample(
                 sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
             )
-    return Generated(sd.decode_latents(latents), text, list(seeds), problems, recorder, tokens)
+    return sd.decode_latents(latents), recorder
 
 
 def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:
@@ -137,12 +181,14 @@ def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:
 class _Plans:
     """The plan of each step: tags may start late or end early."""
 
-    def __init__(self, sd, tags: list[Tag], gated, tokens, images, mask, unconditional, guided, recorder):
-        self.tags, self.images, self.device = tags, images, sd.device
-        self.gated = torch.tensor([gated] * images, device=sd.device)
-        self.indicator = torch.zeros(images, len(tags), sd.text.tokenizer.length, device=sd.device)
-        for index, found in enumerate(tokens):
-            self.indicator[:, index, list(found.indices)] = 1
+    def __init__(self, sd, parts: Sequence[Prepared], images, mask, unconditional, guided, recorder):
+        self.rows, self.device = list(parts) if len(parts) > 1 else list(parts) * images, sd.device
+        concepts = len(parts[0].tags)
+        self.gated = torch.tensor([part.gated for part in self.rows], device=sd.device)
+        self.indicator = torch.zeros(images, concepts, sd.text.tokenizer.length, device=sd.device)
+        for row, part in enumerate(self.rows):
+            for index, found in enumerate(part.tokens):
+                self.indicator[row, index, list(found.indices)] = 1
         self.options = {
             "unconditional": unconditional if guided else None,
             "mask": mask,
@@ -151,8 +197,10 @@ class _Plans:
         self._made: dict[tuple, Plan] = {}
 
     def at(self, part: float) -> Plan:
-        strengths = tuple(tag.strength if tag.start <= part < tag.end else 0.0 for tag in self.tags)
+        strengths = tuple(
+            tuple(tag.strength if tag.start <= part < tag.end else 0.0 for tag in row.tags) for row in self.rows
+        )
         if strengths not in self._made:
-            strength = torch.tensor([strengths] * self.images, device=self.device)
+            strength = torch.tensor(strengths, device=self.device)
             self._made[strengths] = guidance_plan(strength, self.gated, self.indicator, **self.options)
         return self._made[strengths]

@@ -85,4 +85,4 @@ def events(run: RunFolder, piece: str) -> list[dict]:
 def drawn(run: RunFolder, piece: str) -> list[tuple]:
     """(method, prompt, image) of each picture in the order of drawing; one that was drawn twice comes twice."""
     rows = [row for row in events(run, piece) if row["event"] == "drawn"]
-    return [(row["method"], row["prompt"], image) for row in rows for image in row["images"]]
+    return [(row["method"], *picture) for row in rows for picture in row["pictures"]]

@@ -1,7 +1,9 @@
 """A Ray cluster of two nodes of which one is killed in mid-run: nothing is lost, nothing is done twice."""
 
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +12,36 @@ ray = pytest.importorskip("ray", reason="Ray is an optional extra")
 from evaluation_bench import Evaluation, drawn, events, tiny_suite  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from lib_persres.evaluation import pieces  # noqa: E402
 from lib_persres.evaluation.ray_workers import run_ray  # noqa: E402
+from lib_persres.evaluation.run_folder import Log  # noqa: E402
 
-STEPS = 900
+STEPS = 300
+HELD_AT = 150
 TRAININGS = ("one", "two", "three")
+LONGEST = 900
+"""Seconds to wait for two nodes at work; then the test fails instead of waiting on."""
+GO = "killed"
+"""The file in the run's folder for which every training waits: the kill falls into two of them, however fast or slow
+the machine is."""
+
+
+class Held(pieces.Piece):
+    """A piece whose training does not go past its middle before the kill."""
+
+    def do(self, sd):
+        real, go = pieces.Trainer.step, self.root / GO
+
+        def step(trainer):
+            while trainer.done >= HELD_AT and not go.exists():
+                time.sleep(0.02)
+            return real(trainer)
+
+        pieces.Trainer.step = step
+        try:
+            super().do(sd)
+        finally:
+            pieces.Trainer.step = real
 
 
 def several() -> dict:
@@ -28,41 +56,63 @@ def several() -> dict:
     return raw
 
 
+def training(log: Path) -> int | None:
+    """The process that has kept a state of its training and is still at it."""
+    kept = Log(log).events("kept")
+    return kept[-1]["pid"] if kept and not Log(log).events("trained") else None
+
+
+def alive(pid: int) -> bool:
+    """A dead process that nobody has waited for is dead, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_killed_node_loses_nothing_and_nothing_is_done_twice(tmp_path, monkeypatch):
     evaluation = Evaluation(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", ":".join(__import__("sys").path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(__import__("sys").path))
     monkeypatch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
     small = {"object_store_memory": 80_000_000, "num_cpus": 1}
     cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    over = threading.Event()
     try:
-        second = cluster.add_node(**small)
-        cluster.wait_for_nodes()
+        second = cluster.add_node(wait=False, **small)
+        cluster.wait_for_nodes(timeout=300)  # Ray's own 30 s are too few on a busy machine
         ray.init(address=cluster.address, log_to_driver=False)
         assert ray.cluster_resources()["CPU"] == 2
-        killed = []
+        killed = {}
 
         def kill():
             """The second node, as soon as two trainings have kept a state: one of them is its."""
-            while not killed:
-                logs = list((tmp_path / "run" / "pieces" / "rex").glob("*/log.jsonl"))
-                begun = [log for log in logs if '"kept"' in log.read_text() and '"trained"' not in log.read_text()]
-                if len(begun) == 2:
-                    killed.append([log.parent.name for log in begun])
+            end = time.monotonic() + LONGEST
+            while len(killed) < 2 and time.monotonic() < end and not over.wait(0.02):
+                logs = (tmp_path / "run" / "pieces" / "rex").glob("*/log.jsonl")
+                killed.update((log.parent.name, pid) for log in logs if (pid := training(log)))
+            try:
+                if len(killed) == 2:
                     cluster.remove_node(second, allow_graceful=False)
-                time.sleep(0.01)
+                while all(map(alive, killed.values())) and time.monotonic() < end and not over.wait(0.02):
+                    pass  # its worker lives on for a moment
+            finally:
+                (tmp_path / "run" / GO).touch()
 
         threading.Thread(target=kill, daemon=True).start()
-        run = evaluation.perform(
-            tmp_path / "run", lambda pieces, report: run_ray(pieces, cluster.address, report), several(), threads=1
-        )
-        assert killed and ray.cluster_resources()["CPU"] == 1
+
+        def execute(jobs, report):
+            run_ray([Held(**vars(job)) for job in jobs], cluster.address, report)
+
+        run = evaluation.perform(tmp_path / "run", execute, several(), threads=1)
+        assert len(killed) == 2 and ray.cluster_resources()["CPU"] == 1
     finally:
+        over.set()
         ray.shutdown()
         cluster.shutdown()
     begun = {name: [e["at"] for e in events(run, f"rex/{name}") if e["event"] == "training"] for name in TRAININGS}
     print("killed while", killed, "; trainings began at", begun)
     again = [name for name, at in begun.items() if len(at) > 1]
-    assert len(again) == 1 and again[0] in killed[0]  # the dead node's piece, and no other
+    assert len(again) == 1 and again[0] in killed  # the dead node's piece, and no other
     assert begun[again[0]][1] >= 100  # and it went on where its last state was
     for name in TRAININGS:
         assert len([e for e in events(run, f"rex/{name}") if e["event"] == "trained"]) == 1

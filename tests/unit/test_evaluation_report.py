@@ -1,6 +1,7 @@
 """The report of a made-up run folder: closed-form numbers, the papers' rows marked as theirs, what is missing said."""
 
 import csv
+import json
 import re
 from html.parser import HTMLParser
 
@@ -194,6 +195,23 @@ def test_methods_without_scores_and_problems_are_named(tmp_path, no_plots):
     markdown, _ = texts(folder)
     assert "Without scores so far: rank-1." in markdown
     assert "rex, residual: the loss is not finite" in markdown
+
+
+def test_equal_problems_of_several_concepts_are_told_once(tmp_path, no_plots):
+    concepts = ("rex", "pip", "luna", "otto", "stella")
+    folder = write_run(tmp_path, [r | {"concept": name} for name in concepts for r in rows_of(("rex",))])
+    for name in concepts:
+        told = [f'"V*" (token "olis") of concept "{name}" is not followed by "ball".', "the memory is full"]
+        file = folder / "pieces" / name / "residual" / "piece.json"
+        file.write_text(json.dumps({"problems": told if name != "pip" else told[:1]}), encoding="utf-8")
+    markdown, _ = texts(folder)
+    lines = [line.replace("\\", "") for line in markdown.splitlines() if "problem met" in line]
+    # as the first of them told it, and in the folder's order, which is by name
+    assert lines == [
+        "A problem met by luna, residual; otto, residual; pip, residual; and 2 more: "
+        '"V*" (token "olis") of concept "luna" is not followed by "ball".',
+        "A problem met by luna, residual; otto, residual; rex, residual; and 1 more: the memory is full",
+    ]
 
 
 def test_a_picture_scored_twice_counts_once(tmp_path, no_plots):

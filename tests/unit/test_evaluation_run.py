@@ -11,7 +11,7 @@ import torch
 from evaluation_bench import Evaluation, Means, drawn, events, files, tiny_suite
 
 from lib_persres.errors import PersresError
-from lib_persres.evaluation import pieces
+from lib_persres.evaluation import drawing, pieces
 from lib_persres.evaluation.protocol import noise_seed
 from lib_persres.evaluation.runner import rescore
 from lib_persres.evaluation.scoring import Scorer
@@ -62,13 +62,14 @@ def test_every_picture_is_drawn_once_and_scored(whole):
 def test_every_method_begins_from_the_same_noise(evaluation, tmp_path, monkeypatch):
     seen = {}
 
-    def generate(sd, prompt, find, **options):
+    def generate_each(sd, prompts, find, **options):
         method = "base" if find is None else "residual+lag" if options["lag"] else "residual"
-        seen.setdefault(method, []).append((prompt.partition(">")[2] or prompt, tuple(options["seeds"])))
-        return real(sd, prompt, find, **options)
+        texts = [prompt.partition(">")[2] or prompt for prompt in prompts]
+        seen.setdefault(method, []).extend(zip(texts, options["seeds"]))
+        return real(sd, prompts, find, **options)
 
-    real = pieces.generate
-    monkeypatch.setattr(pieces, "generate", generate)
+    real = drawing.generate_each
+    monkeypatch.setattr(drawing, "generate_each", generate_each)
     evaluation.perform(tmp_path / "run", run_here)
     seeds = {method: [seed for _, seed in calls] for method, calls in seen.items()}
     assert seeds["base"] == seeds["residual"] == seeds["residual+lag"]
@@ -118,7 +119,7 @@ def test_a_run_stopped_in_training_goes_on_at_its_last_state(evaluation, whole, 
 @pytest.mark.parametrize("after", [1, 11, 20])
 def test_a_run_stopped_in_sampling_draws_no_picture_twice(evaluation, whole, tmp_path, monkeypatch, after):
     left = [after]
-    real = pieces.write_picture
+    real = drawing.write_picture
 
     def stopping(path, image):
         if not left[0]:
@@ -127,7 +128,7 @@ def test_a_run_stopped_in_sampling_draws_no_picture_twice(evaluation, whole, tmp
         real(path, image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "write_picture", stopping)
+        patch.setattr(drawing, "write_picture", stopping)
         with pytest.raises(Stopped):
             evaluation.perform(tmp_path / "run", run_here)
     run = evaluation.perform(tmp_path / "run", run_here)
@@ -163,7 +164,7 @@ def test_a_dead_worker_costs_its_unfinished_steps_alone(evaluation, tmp_path):
 
 
 def test_scores_made_again_without_sampling_are_the_same(whole, monkeypatch):
-    monkeypatch.setattr(pieces, "generate", lambda *a, **o: pytest.fail("it samples"))
+    monkeypatch.setattr(drawing, "generate_each", lambda *a, **o: pytest.fail("it samples"))
     before = whole.scores("rex").read_bytes()
     whole.scores("rex").unlink()
     rescore(whole, Scorer(clip=Means()))

@@ -30,6 +30,11 @@ class Run:
     pieces: list[Piece]
     said: list[str] = field(default_factory=list)
     """What is odd about the folder, a sentence each."""
+    pair_rows: list[dict] = field(default_factory=list)
+    """The rows of the pairs' pictures; "concept" is the pair's name."""
+    pair_pieces: list[Piece] = field(default_factory=list)
+    classes: dict[str, dict] = field(default_factory=dict)
+    """Concept -> its given class, the nearest noun and their cosine, where a method asked for it."""
 
     @property
     def suite(self) -> dict:
@@ -49,7 +54,14 @@ class Run:
     def picture(self, concept: str, method: str, prompt: int, image: int) -> Path | None:
         """The file of a picture, None where it is not there."""
         name = f"{prompt:03d}-{image:03d}.png"
-        return next(iter(sorted((self.folder / "pieces" / concept).glob(f"*/{_literal(method)}/{name}"))), None)
+        return self._found(self.folder / "pieces" / concept, method, name)
+
+    def pair_picture(self, pair: str, method: str, prompt: int, image: int) -> Path | None:
+        return self._found(self.folder / "pairs" / pair, method, f"{prompt:03d}-{image:03d}.png")
+
+    @staticmethod
+    def _found(folder: Path, method: str, name: str) -> Path | None:
+        return next(iter(sorted(folder.glob(f"*/{_literal(method)}/{name}"))), None)
 
     def references(self, concept: str) -> list[Path]:
         """The concept's photos, if they are where the run says."""
@@ -71,14 +83,22 @@ def read(folder: Path) -> Run:
     rows, said = _rows(files)
     if not rows:
         raise PersresError(f"{folder} has no scores yet: make them with `evaluate score {folder}`.")
+    pieces = _pieces(folder / "pieces")
+    if not pieces:
+        said.append("The folder has no finished piece, so seconds and memory are not known.")
+    pair_rows, odd = _rows(sorted((folder / "pairs").glob("*/scores.jsonl")))
+    chosen = folder / "classes.json"
+    classes = _json(chosen, "the nouns are not known").get("concepts", {}) if chosen.exists() else {}
+    return Run(folder, settings, rows, pieces, said + odd, pair_rows, _pieces(folder / "pairs"), classes)
+
+
+def _pieces(folder: Path) -> list[Piece]:
     pieces = []
-    for file in sorted((folder / "pieces").glob("*/*/piece.json")):
+    for file in sorted(folder.glob("*/*/piece.json")):
         cost = _json(file, f"the piece {file.parent} is not whole")
         methods = sorted(entry.name for entry in file.parent.iterdir() if entry.is_dir())
         pieces.append(Piece(file.parent.parent.name, file.parent.name, tuple(methods), cost))
-    if not pieces:
-        said.append("The folder has no finished piece, so seconds and memory are not known.")
-    return Run(folder, settings, rows, pieces, said)
+    return pieces
 
 
 def _rows(files: list[Path]) -> tuple[list[dict], list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import PersresError
-from . import as_csv, plots, sheets, tables
+from . import as_csv, pairs, plots, remarks, sheets, tables
 from .as_html import as_html
 from .as_markdown import as_markdown
 from .columns import COLUMNS, counted
@@ -31,6 +31,8 @@ def make(folder: Path) -> Path:
         blocks = _blocks(run, out)
         title = f"Evaluation: {run.suite.get('name', 'a suite')} on {_dataset(run)}"
         _replace(out / "scores.csv", lambda path: as_csv.write_scores(path, run.rows))
+        if run.pair_rows:
+            _replace(out / "pairs.csv", lambda path: as_csv.write_scores(path, run.pair_rows))
         summary = as_csv.summarise(run.rows, [m["name"] for m in run.methods])
         _replace(out / "summary.csv", lambda path: as_csv.write_summary(path, summary))
         for name, text in (("report.md", as_markdown(title, blocks)), ("report.html", as_html(title, blocks))):
@@ -47,6 +49,7 @@ def _blocks(run: Run, out: Path) -> list[Block]:
         *_orderings(tested),
         *_papers(run),
         *_all_methods(run),
+        *_pairs(run, out),
         *_plots(run, out),
         *_sheets(run, out),
         *_closing(run),
@@ -75,12 +78,7 @@ def _opening(run: Run, tested: list[Tested]) -> list[Block]:
     silent = [m["name"] for m in run.methods if m["name"] not in {row["method"] for row in rows}]
     if silent:
         notes.append(f"Without scores so far: {', '.join(silent)}.")
-    problems = [
-        f"{piece.concept}, {piece.training}: {problem}"
-        for piece in run.pieces
-        for problem in piece.cost.get("problems") or []
-    ]
-    return [*blocks, *map(Text, notes), *(Text(f"A problem met: {problem}") for problem in problems)]
+    return [*blocks, *map(Text, [*notes, *remarks.problems(run)])]
 
 
 def _orderings(tested: list[Tested]) -> list[Block]:
@@ -95,7 +93,17 @@ def _papers(run: Run) -> list[Block]:
     for name, title in tables.TITLES.items():
         table = tables.published_table(name, run)
         blocks += [Heading(title), table] if table else []
-    return blocks
+    nouns = tables.nouns_table(run)
+    return [*blocks, *([Heading("The nearest nouns of Table 4"), nouns] if nouns else [])]
+
+
+def _pairs(run: Run, out: Path) -> list[Block]:
+    table = pairs.table(run)
+    if table is None:
+        return []
+    blocks: list[Block] = [Heading("Two concepts in one picture"), table]
+    caption = _picture(out / "sheet-pair.jpg", lambda path: pairs.sheet(run, path))
+    return [*blocks, *([Figure("sheet-pair.jpg", caption)] if caption else [])]
 
 
 def _all_methods(run: Run) -> list[Block]:

@@ -55,7 +55,7 @@ def sheet(run: Run, concept: str, path: Path) -> str | None:
     left_out = methods[METHODS:]
     methods, grid = methods[:METHODS], grid[:METHODS]
     references = run.references(concept)[: max(len(methods), 3)]
-    _draw(prompts, methods, grid, references).save(path, quality=90)
+    draw_page(prompts, methods, grid, references).save(path, quality=90)
     said = f"{concept}: " + ("its photos above; " if references else "(its photos were not found) ")
     said += "a prompt in each row, a method in each column, every row from the same noise."
     if left_out:
@@ -63,7 +63,7 @@ def sheet(run: Run, concept: str, path: Path) -> str | None:
     return said
 
 
-def _draw(
+def draw_page(
     prompts: Sequence[tuple[int, str]], methods: Sequence[str], grid: Sequence[Sequence[Path | None]],
     references: Sequence[Path],
 ) -> Image.Image:  # fmt: skip

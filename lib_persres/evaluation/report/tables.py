@@ -77,6 +77,23 @@ def published_table(name: str, run: Run) -> Table | None:
     )
 
 
+def nouns_table(run: Run) -> Table | None:
+    """Which nouns stood for the concepts in Table 4; None where none were chosen."""
+    lines: list[list[Cell]] = [
+        [name, facts["given"], facts["nearest"], Number(facts["similarity"])] for name, facts in run.classes.items()
+    ]
+    if not lines:
+        return None
+    other = (run.suite.get("nouns") or {}).get("other")
+    return Table(
+        ["concept", "given class", "nearest noun", "cosine"],
+        lines,
+        "The noun whose CLIP text embedding is nearest to the mean CLIP image embedding of the concept's photos"
+        f"{', of those that are not the given class' if other else ''}. CLIP text compares with the given class, "
+        "whatever noun a method was trained with or drew.",
+    )
+
+
 def method_means(rows: Sequence[Mapping], columns: Sequence[Column], **where) -> dict[tuple[str, str], Interval]:
     """(method, column) -> mean over concepts."""
     found = {}
