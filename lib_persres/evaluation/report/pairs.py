@@ -34,12 +34,11 @@ COLUMNS = {
 def table(run: Run) -> Table | None:
     """Every method that drew pairs; None where none did."""
     columns = [COLUMNS[c.name] for c in present(run.pair_rows, tuple(COLUMNS))]
-    names = list(dict.fromkeys(row["method"] for row in run.pair_rows))
     if not columns:
         return None
     means = method_means(run.pair_rows, columns)
     lines = []
-    for method in [m["name"] for m in run.methods if m["name"] in names]:
+    for method in _methods(run):
         count = len({row["concept"] for row in run.pair_rows if row["method"] == method})
         found = [means.get((method, c.name)) for c in columns]
         numbers = [None if value is None else Number.of(value, c.digits) for value, c in zip(found, columns)]
@@ -57,7 +56,7 @@ def sheet(run: Run, path: Path) -> str | None:
             texts.setdefault(row["prompt"], str(row.get("text", "")))
     prompts = sorted(texts.items())[:PROMPTS]
     methods, grid = [], []
-    for method in [m["name"] for m in run.methods][:METHODS]:
+    for method in _methods(run)[:METHODS]:
         files = [run.pair_picture(pair, method, index, 0) for index, _ in prompts]
         if any(files):
             methods.append(method)
@@ -67,3 +66,9 @@ def sheet(run: Run, path: Path) -> str | None:
     photos = [run.references(name)[:2] for name in pair.split("+")[:2]]
     draw_page(prompts, methods, grid, sum(photos, [])).save(path, quality=90)
     return f"{pair}: photos of the two above; a prompt in each row, a method in each column, each row from one noise."
+
+
+def _methods(run: Run) -> list[str]:
+    """Those that drew pairs, in the suite's order."""
+    drawn = {row["method"] for row in run.pair_rows}
+    return [method["name"] for method in run.methods if method["name"] in drawn]
