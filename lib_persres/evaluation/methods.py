@@ -20,7 +20,7 @@ class Training:
     """How a concept is learned. changes: values for `Recipe.changed`.
 
     without_class: neither the training's template nor the prompts of its pictures hold the macro class (Table 3).
-    noun: the macro class that it is trained with, GIVEN or NEAREST.
+    noun: the macro class that it is trained with, GIVEN or NEAREST. photos: only the first so many; None: all.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Training:
     seed: int = 0
     without_class: bool = False
     noun: str = GIVEN
+    photos: int | None = None
 
     def made_recipe(self) -> Recipe:
         if self.recipe not in RECIPES:

@@ -93,7 +93,7 @@ class _Work:
         concept, recipe = self.piece.concept, training.made_recipe()
         return Trainer(
             self.sd,
-            concept.load(),
+            concept.load()[: training.photos],
             concept.name,
             self.piece.macro_class(training.noun),
             recipe,

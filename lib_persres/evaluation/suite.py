@@ -191,6 +191,7 @@ def _training(item: _Fields, known: dict[str, Training]) -> Training | None:
         part.count("seed", 0, low=0),
         part.take("without_class", bool, False),
         _noun(part),
+        part.count("photos", None),
     )
     part.done()
     if training.name in known and known[training.name] != training:

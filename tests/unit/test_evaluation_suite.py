@@ -16,7 +16,7 @@ from lib_persres.evaluation.suite import Suite, names
 
 
 def test_the_shipped_suites_are_sound():
-    assert names() == ["paper", "toybox", "toybox-quick"]
+    assert names() == ["paper", "toybox", "toybox-quick", "toybox-recipes"]
     for name in names():
         suite = Suite.read(name)
         assert suite.name == name and {"base", "residual", "residual+lag"} <= {m.name for m in suite.methods}
@@ -33,7 +33,7 @@ def test_the_papers_suite_samples_as_the_paper_does():
 
 def test_methods_of_one_training_share_its_piece_and_ablations_have_fewer_concepts():
     suite = Suite.read("toybox")
-    assert [m.name for m in suite.methods if m.piece == "residual"] == ["residual", "residual+lag"]
+    assert [m.name for m in suite.methods if m.piece == "residual"] == ["residual", "residual+lag", "class-sample-nn"]
     assert [m.name for m in suite.methods_of(4)] == ["base", "residual", "residual+lag"]
     assert len(suite.methods_of(0)) == len(suite.methods) > 9
     no_class = next(m for m in suite.methods if m.name == "no-class").training
