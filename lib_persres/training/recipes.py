@@ -1,6 +1,6 @@
 """The recipes that come along. Rates, steps and batches of another paper's method are its own, by the source beside it.
 
-The rank of a full form is that of the factors in its file: 64 is about 100 MB of an SD1 UNet.
+The rank of a full form is that of the factors in its file: 64 is 135 MB of an SD1 UNet.
 """
 
 from __future__ import annotations
