@@ -90,7 +90,7 @@ function persresTrainingDraw() {
     persresTrainingPart("said", said, () => persresElement("p", {class: "persres-refused", role: "status"}, said));
     persresTrainingPart("head", job && [job.id, job.concept, job.macro_class, job.state], () => persresTrainingHead(job));
     persresTrainingPart("progress", job && [job.id, job.state, job.done, job.total, job.eta, job.steps_per_second,
-        job.memory], () => persresTrainingProgress(job));
+        job.memory, job.drawing, job.stage], () => persresTrainingProgress(job));
     persresTrainingPart("message", job && job.message, () => persresElement("p", {
         class: job.state == "failed" ? "persres-refused" : "persres-note", role: "status"}, job.message));
     persresTrainingPart("buttons", job && [job.id, job.state, job.done > 0, job.done < job.total, job.total > 0, job.prompt,
@@ -143,9 +143,19 @@ function persresDuration(seconds) {
     return minutes >= 60 ? `${Math.floor(minutes / 60)}:${pad(minutes % 60)}:${pad(whole % 60)}` : `${minutes}:${pad(whole % 60)}`;
 }
 
+/** How far it is: as pictures of the class, a stage's steps, or all steps. */
+function persresTrainingPlace(job) {
+    if (job.drawing) return `drawing pictures of the class: ${job.drawing.done} of ${job.drawing.total}`;
+    if (!job.total) return "not begun";
+    const stage = job.stage;
+    if (!stage || job.done >= job.total) return `${job.done} of ${job.total} steps`;
+    return `stage ${stage.number} of ${stage.of} (${stage.targets}): step ${stage.done} of ${stage.total}`;
+}
+
 function persresTrainingProgress(job) {
-    const share = job.total ? 100 * job.done / job.total : 0;
-    const facts = [job.total ? `${job.done} of ${job.total} steps` : "not begun"];
+    const bars = job.drawing || job;
+    const share = bars.total ? 100 * bars.done / bars.total : 0;
+    const facts = [persresTrainingPlace(job)];
     if (job.state == "running") {
         const speed = job.steps_per_second;
         if (speed) facts.push(speed >= 1 ? `${speed.toFixed(1)} steps/s` : `${(1 / speed).toFixed(1)} s/step`);
@@ -153,8 +163,8 @@ function persresTrainingProgress(job) {
     }
     if (job.memory) facts.push(`${job.memory.kind} ${(job.memory.bytes / 1e9).toFixed(1)} GB`);
     const bar = persresElement("div", {
-        class: "persres-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": job.total,
-        "aria-valuenow": job.done, "aria-label": `Training of ${job.concept}`,
+        class: "persres-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": bars.total,
+        "aria-valuenow": bars.done, "aria-label": `Training of ${job.concept}`,
     }, persresElement("div", {style: `width: ${share.toFixed(1)}%`}));
     return persresElement("div", {}, bar, persresElement("p", {class: "persres-facts"}, facts.join(" · ")));
 }
@@ -302,89 +312,6 @@ function persresTrainingQueue(jobs, shown) {
     return persresElement("ul", {class: "persres-queue"}, ...rows);
 }
 
-// -- the images: a list of uploaded files in a hidden input, which the server draws; a reload of the page keeps it
-
-const PERSRES_KEPT = "persres_training_chosen";
-
-function persresTrainingChosen() {
-    return gradioApp().querySelector("#persres_training_chosen textarea, #persres_training_chosen input");
-}
-
-function persresTrainingChange(change) {
-    const field = persresTrainingChosen();
-    field.value = JSON.stringify(change(JSON.parse(field.value || "[]")));
-    updateInput(field);
-    try {
-        sessionStorage.setItem(PERSRES_KEPT, field.value);
-    } catch (error) {
-        console.log(`persres: a reload will lose the images: ${error}`);
-    }
-}
-
-/** What was dropped before the page was reloaded, if the server still has it. */
-async function persresTrainingRestore() {
-    try {
-        const kept = JSON.parse(sessionStorage.getItem(PERSRES_KEPT) || "[]");
-        const answers = await Promise.all(kept.map((path) => fetch(persresFile(path), {method: "HEAD"})));
-        const there = kept.filter((_, index) => answers[index].ok);
-        if (kept.length) persresTrainingChange((known) => [...new Set([...there, ...known])]);
-    } catch (error) {
-        console.log(`persres: the images of before are not here: ${error}`);
-    }
-}
-
-async function persresTrainingUpload(files) {
-    const hint = gradioApp().querySelector("#persres_training_drop span");
-    const before = JSON.parse(persresTrainingChosen().value || "[]").length;
-    const most = Number(gradioApp().querySelector("#persres_training_files").dataset.most);
-    if (before + files.length > most) {
-        hint.textContent = `${before + files.length} images are too many: at most ${most} are allowed, 3 to 10 are enough.`;
-        return;
-    }
-    const paths = [];
-    try {
-        for (const file of files) {
-            hint.textContent = `uploading ${paths.length + 1} of ${files.length}: ${file.name}`;
-            const body = new FormData();
-            body.append("files", file, file.name);
-            const answer = await fetch("./upload", {method: "POST", body: body});
-            if (!answer.ok) throw new Error(`status ${answer.status}`);
-            paths.push(...await answer.json());
-        }
-        hint.textContent = "or click to choose them";
-    } catch (error) {
-        hint.textContent = `${files[paths.length].name} could not be uploaded (${error.message}): drop it again.`;
-    }
-    persresTrainingChange((known) => [...new Set([...known, ...paths])]);
-}
-
-function persresTrainingConnect(app) {
-    const zone = (event) => event.target.closest?.("#persres_training_drop");
-    app.addEventListener("click", (event) => {
-        const button = event.target.closest?.("#persres_training_shown .persres-remove");
-        if (!button) return;
-        button.closest(".persres-image").style.opacity = 0.3;
-        persresTrainingChange((known) => known.filter((path) => path != button.dataset.key));
-    });
-    app.addEventListener("change", (event) => {
-        if (event.target.id != "persres_training_files" || !event.target.files.length) return;
-        persresTrainingUpload([...event.target.files]);
-        event.target.value = ""; // so that the same file can be chosen again
-    });
-    for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-        app.addEventListener(kind, (event) => {
-            const place = zone(event);
-            if (!place) return;
-            event.preventDefault();
-            event.stopPropagation();
-            place.classList.toggle("persres-over", kind == "dragenter" || kind == "dragover");
-            if (kind == "drop" && event.dataTransfer.files.length) persresTrainingUpload([...event.dataTransfer.files]);
-        });
-    }
-}
-
 onUiLoaded(() => {
-    persresTrainingConnect(gradioApp());
-    persresTrainingRestore();
     setInterval(persresTrainingTick, 300);
 });

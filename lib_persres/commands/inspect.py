@@ -1,4 +1,4 @@
-"""`inspect`: what a residual's file says about itself."""
+"""`inspect`: what a residual's file says about itself, and what the recipes take."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ EPILOG = """\
 examples:
   python -m lib_persres inspect residuals/mine.safetensors
   python -m lib_persres inspect residuals/*.safetensors --json
+  python -m lib_persres inspect --recipes
 """
 
 
@@ -32,11 +33,23 @@ def add_parser(commands) -> None:
         formatter_class=Formatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="residual files (.safetensors)")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="residual files (.safetensors)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    parser.add_argument(
+        "--recipes",
+        action="store_true",
+        help="what each recipe of training learns and takes on Stable Diffusion 1.x, as a table",
+    )
 
 
 def run(args) -> int:
+    if args.recipes == bool(args.files):
+        raise PersresError("Name residual files to inspect, or give --recipes and no file.")
+    if args.recipes:
+        from . import recipe_table
+
+        print(recipe_table.as_json() if args.json else recipe_table.as_text())
+        return 0
     status, shown = 0, 0
     for name in args.files:
         try:

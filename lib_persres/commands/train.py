@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import PersresError, first_line
 from ..training.names import check_class, check_name, free_identifier
 from ..training.precision import PRECISIONS
+from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
 from .common import (
     Formatter,
@@ -151,11 +152,8 @@ def run(args) -> int:
     check_name(out.stem)
     checkpoint = checkpoint_path(args.checkpoint)
     recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")]
-    if len(recipe.stages) > 1 and (args.steps or args.lr or args.batch or args.targets):
-        raise PersresError(
-            f"The recipe {recipe.name} has {len(recipe.stages)} stages with steps, batches, rates and targets of their "
-            "own: leave out --steps, --batch, --lr and --targets."
-        )
+    options = {"steps": "--steps", "batch": "--batch", "learning_rate": "--lr", "targets": "--targets"}
+    recipe.refuse_in_stages({name: option for name, option in options.items() if getattr(args, option[2:])})
     recipe = recipe.changed(
         steps=args.steps,
         batch=args.batch,
@@ -177,7 +175,7 @@ def run(args) -> int:
         rank_of(stage.rank, 320)
     photos = load_images(_paths(args.images))
     class_photos = load_images(_paths(args.class_images)) if args.class_images else None
-    if class_photos and not any(stage.prior for stage in recipe.stages):
+    if class_photos and not recipe.keeps_class:
         raise PersresError(f"The recipe {recipe.name} has no use for --class-images: take one that keeps the class.")
     make_folder(out.parent)
 
@@ -190,7 +188,7 @@ def run(args) -> int:
         f'Learning "{args.name}" from {len(photos)} photo{"s" * (len(photos) > 1)} '
         f"at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, V* is {identifier}"
     )
-    with _Training(recipe.steps) as training:
+    with _Training(recipe) as training:
         residual = train(
             sd,
             photos,
@@ -206,6 +204,7 @@ def run(args) -> int:
             progress=training.progress,
             should_stop=training.should_stop,
             tell=note,
+            drawing=training.drawing,
         )
         residual.save(out)
     metadata = residual.metadata
@@ -268,10 +267,10 @@ class _Training:
     with the encoding of the photos.
     """
 
-    def __init__(self, steps: int):
-        self.steps, self.stop, self.seconds = steps, False, 0.0
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.stop, self.seconds = recipe, False, 0.0
         self._done, self._bar, self._losses, self._started = 0, None, deque(maxlen=20), 0.0
-        self._before = None
+        self._before = self._pictures = None
 
     def __enter__(self) -> _Training:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
@@ -281,17 +280,29 @@ class _Training:
     def __exit__(self, *_) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        if self._bar is not None:
-            self._bar.close()
+        for bar in (self._pictures, self._bar):
+            if bar is not None:
+                bar.close()
+
+    def drawing(self, drawn: int, count: int) -> None:
+        """Pictures of the class, by the model; Ctrl-C gives up, since nothing is learned yet."""
+        if self._pictures is None:
+            self._pictures = progress_bar(count, "pictures")
+            self._pictures.set_description_str("drawing pictures of the class")
+        self._pictures.update(drawn - self._pictures.n)
+        if drawn == count:
+            self._pictures.close()
 
     def should_stop(self) -> bool:
         if self._bar is None:
-            self._bar, self._started = progress_bar(self.steps, "steps"), time.monotonic()
+            self._bar, self._started = progress_bar(self.recipe.steps, "steps"), time.monotonic()
         return self.stop
 
     def progress(self, done: int, total: int, loss: float) -> None:
         self._done, self.seconds = done, time.monotonic() - self._started
         self._losses.append(loss)
+        if len(self.recipe.stages) > 1:
+            self._bar.set_description_str(self.recipe.place(done), refresh=False)
         # the loss of a step jumps with its timesteps: the mean of the last ones shows where it goes
         self._bar.set_postfix_str(f"loss {sum(self._losses) / len(self._losses):.4f}", refresh=False)
         self._bar.update(done - self._bar.n)

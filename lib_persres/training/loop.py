@@ -21,17 +21,20 @@ def train(
     progress: Callable[[int, int, float], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = lambda sentence: None,
+    drawing: Callable[[int, int], None] = lambda drawn, count: None,
     **options,
 ) -> Residual:
     """Learn a residual. options: those of `Trainer`.
 
     progress(done, total, loss) is called after each step; when should_stop() turns true, what was learned until then
-    is returned (its metadata tell the steps done). tell(sentence) is called with each of the trainer's notes. The
-    host's modules are left as they were.
+    is returned (its metadata tell the steps done). tell(sentence) is called with each of the trainer's notes.
+    drawing(drawn, count) is called while the model draws pictures of the class, see `Trainer.draw_class`. The host's
+    modules are left as they were.
     """
     trainer = Trainer(host, photos, concept, macro_class, recipe, **options)
     told = 0
     with trainer:
+        trainer.draw_class(drawing)
         while not trainer.finished and not should_stop():
             loss = trainer.step()
             if progress is not None:

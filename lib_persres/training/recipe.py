@@ -6,6 +6,7 @@ what the residual's file keeps, so a training can be done again from its file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ..errors import PersresError
@@ -18,6 +19,8 @@ FORMS = ("low-rank", "full", "orthogonal")
 """What a change of a target is: two factors, a matrix of its own, or a rotation of the target's input (OFT)."""
 MAP_FORMS = ("pooled", "layers")
 """The readings of AttnDreamBooth's equation 2, see `maps`."""
+OF_STAGES = ("steps", "batch", "learning_rate", "targets")
+"""What each of several stages has of its own, so that one value for all of them would be wrong."""
 STARTS = ("identifier", "class")
 """Whose vector a learned embedding begins with."""
 
@@ -142,6 +145,35 @@ class Recipe:
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def keeps_class(self) -> bool:
+        """Whether it learns beside pictures of the class."""
+        return any(stage.prior for stage in self.stages)
+
+    def at(self, done: int) -> tuple[int, int, Stage]:
+        """The stage that is at work after so many steps, or the last: its number from 1, those of its steps that are
+        done, and itself."""
+        for number, stage in enumerate(self.stages, 1):
+            if done < stage.steps:
+                return number, done, stage
+            done -= stage.steps
+        return len(self.stages), self.stages[-1].steps, self.stages[-1]
+
+    def place(self, done: int) -> str:
+        """For the user: "stage 2 of 3 (attn2): step 40 of 100", of a single stage "step 40 of 100"."""
+        number, step, stage = self.at(done)
+        where = f"stage {number} of {len(self.stages)} ({stage.targets}): " if len(self.stages) > 1 else ""
+        return f"{where}step {step} of {stage.steps}"
+
+    def refuse_in_stages(self, given: Mapping[str, str]) -> None:
+        """PersresError where the stages have values of their own for what is given: field -> what the user calls it."""
+        names = [given[name] for name in OF_STAGES if name in given]
+        if names and len(self.stages) > 1:
+            raise PersresError(
+                f"The recipe {self.name} has {len(self.stages)} stages with steps, batches, rates and targets of their "
+                f"own: leave out {', '.join(names)}."
+            )
 
     def to_dict(self) -> dict:
         return {**asdict(self), "stages": [asdict(stage) for stage in self.stages]}

@@ -1,6 +1,6 @@
 """The recipes that come along. Rates, steps and batches of another paper's method are its own, by the source beside it.
 
-The rank of a full form is that of the factors in its file: 64 is about 100 MB of an SD1 UNet.
+The rank of a full form is that of the factors in its file: 64 is 135 MB of an SD1 UNet.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _ALL = (
     # Ruiz et al. 2023 as diffusers' example trains it: with prior preservation 800 steps, else 400, at 5e-6
     Recipe(
         "dreambooth",
-        "DreamBooth with prior preservation: the whole UNet, beside class pictures. Faithful; slow, needs memory.",
+        "DreamBooth with prior preservation: the whole UNet, beside pictures of the class. Faithful; slow, large.",
         (Stage("unet", "64", 800, 1, 5e-6, prior=1),),
         form="full",
     ),
@@ -79,7 +79,7 @@ _ALL = (
     # Kumari et al. 2023: 250 steps of 8 at 8e-5, the weights of keys and values, and 200 pictures of the class
     Recipe(
         "custom-diffusion",
-        "Custom Diffusion: keys, values and the word, beside class pictures. Obeys prompts; less like the thing.",
+        "Custom Diffusion: keys, values and the word, beside pictures of the class. Obeys prompts; less faithful.",
         (Stage("embedding+kv", "64", 250, 8, 8e-5, prior=8),),
         form="full",
     ),

@@ -67,7 +67,7 @@ class Texts:
 def prompts_of(recipe: Recipe, facts: Metadata) -> list[str]:
     """The training's texts in the order of PROMPT, EMPTY, CLASS."""
     prompts = [recipe.prompt(facts.identifier, facts.macro_class), ""]
-    if any(stage.prior for stage in recipe.stages):
+    if recipe.keeps_class:
         if "{macro_class}" not in recipe.template:
             raise PersresError(f"Recipe {recipe.name} has rows of the class, but its template leaves the class out.")
         prompts.append(recipe.class_prompt(facts.macro_class))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,12 +22,12 @@ from .embedding import Embedding
 from .graph import Graph, recorded
 from .host import Host
 from .images import Photo
-from .latents import Latents, encode_photos
+from .latents import encode_photos
 from .low_rank import LowRank
 from .maps import MapComparison
 from .objective import draw_timesteps, noised
 from .precision import check_precision
-from .prior import draw_class
+from .prior import ClassPictures
 from .recipe import Recipe, Stage
 from .step import Gradients, Rows
 from .texts import CLASS, EMPTY, encode, prompts_of
@@ -48,7 +48,8 @@ class Trainer:
     its end, and it may be entered again. `save_state` and `load_state` continue a training in another process, to the
     same result.
 
-    class_photos: other things of the class, for a recipe with prior rows; None: the model draws them itself, first.
+    class_photos: other things of the class, for a recipe with prior rows; None: the model draws them itself, see
+    `draw_class`.
     micro_batch: so many rows go through the UNet at a time, their gradients are added up; None: all. shrink: where the
     memory is not enough, halve it instead of giving up. precision: a name of `precision.PRECISIONS`, what the UNet
     computes in; None: as its weights are. checkpointing: keep less for the backward pass and compute it again.
@@ -103,10 +104,13 @@ class Trainer:
         if EMBEDDING in parts_of(recipe.targets):
             self._embedding = Embedding(host, identifier, macro_class, recipe.start)
         self._texts = encode(host, recipe, self._facts, self._embedding)
-        self._prior = None
-        if class_photos and any(stage.prior for stage in recipe.stages):
+        self._prior = self._pictures = None
+        if recipe.keeps_class and class_photos:
             views = replace(recipe, crops=0, flips=False)
             self._prior = encode_photos(host, class_photos, views, resolution, seed)
+        elif recipe.keeps_class:
+            shape = tuple(self._latents.mean.shape[1:])
+            self._pictures = ClassPictures(recipe.class_images, shape, seed, host.device)
         if recipe.form == "low-rank":
             self._learned = LowRank(host.unet, recipe.targets, recipe.rank, self._generator, host.device)
         else:
@@ -143,22 +147,15 @@ class Trainer:
     def finished(self) -> bool:
         return self.done >= self.recipe.steps
 
-    def _position(self) -> tuple[int, int, Stage]:
-        """The next step's stage: its index, the steps of it that are done, and itself."""
-        step = self.done
-        for index, stage in enumerate(self.recipe.stages):
-            if step < stage.steps:
-                return index, step, stage
-            step -= stage.steps
-        raise PersresError(f"All {self.recipe.steps} steps are done.")
-
     @property
     def stage(self) -> tuple[int, int, Stage]:
-        """The stage that is at work, or the last: its number from 1, the steps of it that are done, and itself."""
-        if self.finished:
-            return len(self.recipe.stages), self.recipe.stages[-1].steps, self.recipe.stages[-1]
-        index, step, stage = self._position()
-        return index + 1, step, stage
+        """See `Recipe.at`."""
+        return self.recipe.at(self.done)
+
+    @property
+    def to_draw(self) -> int:
+        """Pictures of the class that the model has to draw before the first step."""
+        return 0 if self._pictures is None else self._pictures.missing
 
     # -- learning
 
@@ -169,20 +166,29 @@ class Trainer:
             self._loss_scale = 1024.0 if computing.dtype == torch.float16 else 1.0
             stack.callback(self._leave_stage)
             self._exit = stack.pop_all()
-            if self._prior is None and any(stage.prior for stage in self.recipe.stages):
-                self._draw_prior()
         return self
 
     def __exit__(self, *_) -> None:
         self._exit.close()
         self._exit = None
 
-    def _draw_prior(self) -> None:
-        count, shape = self.recipe.class_images, tuple(self._latents.mean.shape[1:])
-        contexts = self._texts.contexts.detach()[[CLASS, EMPTY]]
+    def draw_class(self, progress: Callable[[int, int], None] = lambda drawn, count: None) -> None:
+        """Have the model draw the class's pictures that are missing; the first step does it otherwise.
+
+        progress: see `ClassPictures.draw`. What was drawn when it raised is kept, in a saved state, too.
+        """
+        self._refuse_outside()
+        if not self.to_draw:
+            return
         with self._computing.step():
-            self._prior = draw_class(self.host, contexts, count, shape, self._facts.seed)
+            self._pictures.draw(self.host, self._texts.contexts.detach()[[CLASS, EMPTY]], progress)
+        self._prior = self._pictures.latents()
+        count = self._pictures.count
         self.notes.append(f"The model drew {count} pictures of its own {self._facts.macro_class} to keep the class.")
+
+    def _refuse_outside(self) -> None:
+        if self._exit is None:
+            raise PersresError("A trainer works only within its own `with`.")
 
     def _enter_stage(self, index: int, stage: Stage) -> None:
         """What the stage learns learns, what it does not is fixed."""
@@ -221,9 +227,12 @@ class Trainer:
 
     def step(self) -> float:
         """One step of the optimizer; its loss. Raises PersresError where the loss is no longer finite."""
-        if self._exit is None:
-            raise PersresError("A trainer steps only within its own `with`.")
-        index, step, stage = self._position()
+        self._refuse_outside()
+        if self.finished:
+            raise PersresError(f"All {self.recipe.steps} steps are done.")
+        self.draw_class()
+        number, step, stage = self.stage
+        index = number - 1
         if self._gradients is None or self._gradients[0] != index:
             self._enter_stage(index, stage)
         optimizer = self._optimizer[1]
@@ -319,7 +328,7 @@ class Trainer:
             "version": STATE_VERSION,
             "facts": self._facts.to_strings(),
             "learned": {name: tensor.detach() for name, tensor in self._tensors().items()},
-            "prior": self._prior and self._prior.mean,
+            "prior": self._pictures and self._pictures.made,
             "optimizer": optimizer,
             "generator": self._generator.get_state(),
             "losses": self.losses,
@@ -353,9 +362,9 @@ class Trainer:
             with torch.no_grad():
                 for name, tensor in self._tensors().items():
                     tensor.copy_(state["learned"][name])
-            if self._prior is None and state["prior"] is not None:
-                drawn = state["prior"].to(self.host.device)
-                self._prior = Latents(drawn, torch.zeros_like(drawn))
+            if self._pictures is not None and state["prior"] is not None:
+                self._pictures.made = state["prior"].to(self.host.device)
+                self._prior = None if self._pictures.missing else self._pictures.latents()
             self._generator.set_state(state["generator"])
             self.losses = list(state["losses"])
             self._optimizer, self._resumed = None, state["optimizer"]

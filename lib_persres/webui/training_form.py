@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..training.precision import PRECISIONS
-from ..training.recipe import TARGETS, Recipe
+from ..training.recipe import OF_STAGES, TARGETS, Recipe
 from ..training.recipes import RECIPES
 from .training.request import Request
+from .training_recipes import describe
 
 AUTOMATIC = "automatic"
 """The recipe of the loaded model: the Toybox's for the Toybox, else the paper's."""
@@ -91,10 +94,21 @@ def recipe_of(choice: str | None, is_toybox: bool) -> Recipe:
     return RECIPES["toybox" if is_toybox else "paper"]
 
 
-def about(choice: str | None, is_toybox: bool) -> str:
+def about(choice: str | None, is_toybox: bool, unet: nn.Module | None = None) -> list[str]:
+    """Sentences. unet: the loaded model's, by which sizes are told."""
     recipe = recipe_of(choice, is_toybox)
-    start = "" if choice in RECIPES else f"By the loaded model, now {recipe.name}. "
-    return start + recipe.about
+    start = [] if choice in RECIPES else [f"By the loaded model, now {recipe.name}."]
+    return start + describe(recipe, unet)
+
+
+def fixed(recipe: Recipe) -> tuple[str, ...]:
+    """The inputs that the recipe does not leave to the user: each of its stages has its own."""
+    return OF_STAGES if len(recipe.stages) > 1 else ()
+
+
+def unset(name: str) -> str:
+    """What an input holds that leaves the value to the recipe."""
+    return next(iter(CHOICES[name])) if name in CHOICES else ""
 
 
 def placeholders(recipe: Recipe, resolution: int | None) -> dict[str, str]:

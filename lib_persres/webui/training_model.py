@@ -33,9 +33,13 @@ class LoadedModel:
     def resolution(self) -> int | None:
         """Of the pictures that it was trained on; None where no model is loaded yet."""
         try:
-            return default_resolution(params_of(_model().model.diffusion_model))
+            return default_resolution(params_of(self.unet()))
         except AttributeError:  # no model, or one that training refuses
             return None
+
+    def unet(self):
+        """None where no model is loaded yet."""
+        return getattr(getattr(_model(), "model", None), "diffusion_model", None)
 
 
 def _model():

@@ -46,9 +46,9 @@ def in_folder(folder: str) -> list[str]:
     return found
 
 
-def contents(paths: Sequence[str]) -> list[tuple[str, bytes]]:
-    """(name, bytes) of each file, as a training wants them."""
-    check_count(len(paths))
+def contents(paths: Sequence[str], of_class: bool = False) -> list[tuple[str, bytes]]:
+    """(name, bytes) of each file, as a training wants them. of_class: pictures of the class, see `check_count`."""
+    check_count(len(paths), of_class)
     found = []
     for path in paths:
         try:
@@ -62,11 +62,17 @@ def contents(paths: Sequence[str]) -> list[tuple[str, bytes]]:
 
 
 def gallery(
-    paths: Sequence[str], resolution: int, crops: int, flips: bool, seed: int, removable: bool = True
+    paths: Sequence[str],
+    resolution: int,
+    crops: int,
+    flips: bool,
+    seed: int,
+    removable: bool = True,
+    of_class: bool = False,
 ) -> str:
     """HTML: the centre of each image as the model will see it, its other views in small, and what is wrong with it.
 
-    removable: each has a button, which javascript/persres_training.js answers.
+    removable: each has a button, which javascript/persres_images.js answers.
     """
     cards = [
         _card(path, resolution, crops, flips, seed + index, removable) for index, path in enumerate(paths[:SHOWN])
@@ -78,7 +84,7 @@ def gallery(
         return ""
     views = (1 + crops) * (1 + flips)
     note = f"{len(paths)} image{'s' * (len(paths) != 1)}, {views} view{'s' * (views != 1)} of each"
-    if not 3 <= len(paths) <= 10:
+    if not of_class and not 3 <= len(paths) <= 10:
         note += "; 3 to 10 images work best"
     return f'<div class="persres-images">{"".join(cards)}</div><p class="persres-note">{note}</p>'
 

@@ -28,9 +28,14 @@ from .training_presets import Presets
 
 NAME = "persres_training"
 PRESET, RESIDUAL = "preset: ", "residual: "
+HINTED = (*(field.name for field in form.FIELDS), "targets")
+"""The inputs that a recipe's choice changes."""
 PANEL = f'<div id="{NAME}_panel"><p class="persres-note">Trainings are shown here.</p></div>'
-DROP = f"""<label class="persres-drop"><input type="file" multiple id="{NAME}_files" data-most="{MOST}"
- accept="image/*,.heic,.heif,.avif"><b>Drop images here</b><span>or click to choose them</span></label>"""
+OTHERS = f"{NAME}_others"
+"""The ids of the inputs for pictures of the class, beside those of the photos, which begin with NAME."""
+DROP = """<label class="persres-drop" data-kind="{kind}">
+<input type="file" multiple id="{kind}_files" data-most="{most}" accept="image/*,.heic,.heif,.avif">
+<b>{what}</b><span>or click to choose them</span></label>"""
 HELP = (
     "Drop 3 to 10 photos of one thing, name it, say what kind of thing it is, and press Train. "
     "The checkpoint that is loaded learns it; images wait in the same queue meanwhile."
@@ -62,18 +67,7 @@ class TrainingTab:
 
     def _images(self) -> None:
         gr.HTML(f'<p class="persres-note">{HELP}</p>')
-        gr.HTML(DROP, elem_id=f"{NAME}_drop")
-        # not gr.File: its upload never ends when another event of the page ends meanwhile; javascript/ keeps the list
-        self.chosen = gr.Textbox("[]", show_label=False, elem_id=f"{NAME}_chosen", elem_classes="persres-hidden")
-        self.chosen.do_not_save_to_config = True
-        self.shown = gr.HTML("", elem_id=f"{NAME}_shown")
-        self.folder = gr.Textbox(
-            label="or a folder of images on the WebUI's machine",
-            placeholder="none",
-            max_lines=1,
-            visible=not shared.cmd_opts.hide_ui_dir_config,
-            elem_id=f"{NAME}_folder",
-        )
+        self.chosen, self.shown, self.folder = _zone(NAME, "Drop images here", "a folder of images")
 
     def _concept(self) -> None:
         with gr.Row():
@@ -83,6 +77,9 @@ class TrainingTab:
             [form.AUTOMATIC, *RECIPES], value=form.AUTOMATIC, label="Recipe", elem_id=f"{NAME}_recipe"
         )
         self.about = gr.HTML("", elem_id=f"{NAME}_about", elem_classes="persres-note")
+        with gr.Column(visible=False, elem_id=OTHERS) as self.others:
+            zone = _zone(OTHERS, "Drop pictures of the class here (optional)", "a folder of pictures of the class")
+            self.others_chosen, self.others_shown, self.others_folder = zone
         self.start = gr.Button("Train", variant="primary", elem_id=f"{NAME}_start")
         self.said = gr.HTML("", elem_id=f"{NAME}_said")
         self.seen = gr.Button("Look again", elem_id=f"{NAME}_seen", elem_classes="persres-hidden")
@@ -193,13 +190,19 @@ class TrainingTab:
         for name in ("seed", "crops", "resolution"):
             self.fields[name].blur(**look, **quiet)
         self.fields["flips"].change(**look, **quiet)
-        hints = [self.about, *(self.fields[field.name] for field in form.FIELDS)]
+        others = [self.others_chosen, self.others_folder]
+        see = {"fn": named(self._look_at_others), "inputs": [*inputs, *others]}
+        see["outputs"] = [self.others_shown, self.said]
+        self.others_chosen.change(**see, **quiet)
+        self.others_folder.blur(**see, **quiet)
+        self.others_folder.submit(**see, **quiet)
+        hints = [self.about, self.others, *(self.fields[name] for name in HINTED)]
         self.recipe.change(self._hints, [self.recipe], hints, **quiet)
         # pressed by the page whenever the tab comes into sight: the checkpoint may be another
         self.seen.click(self._hints, [self.recipe], hints, **quiet)
         self.seen.click(lambda: gr.update(choices=self._choices()), None, [self.source], **quiet)
 
-        self.start.click(named(self._start), everything, [self.said])
+        self.start.click(named(self._start), [*everything, *others], [self.said])
         self.load.click(self._load, [self.source, *inputs], [*inputs, self.loaded], show_progress="hidden").then(**look)
         self.keep.click(named(self._keep), [*inputs, self.preset], [self.source, self.loaded], show_progress="hidden")
         self.forget.click(self._forget, [self.preset], [self.source, self.loaded], show_progress="hidden")
@@ -221,6 +224,16 @@ class TrainingTab:
         except PersresError as error:
             return "", _said(str(error), "refused")
 
+    def _look_at_others(self, values, chosen, folder):
+        try:
+            paths, from_folder = self._paths(chosen, folder)
+            resolution = self._model.resolution() or 512
+            with contextlib.suppress(PersresError):  # told when Train is pressed
+                resolution = form.read({**values, "concept": "a", "macro_class": "a"})["resolution"] or resolution
+            return pictures.gallery(paths, resolution, 0, False, 0, not from_folder, of_class=True), ""
+        except PersresError as error:
+            return "", _said(str(error), "refused")
+
     def _paths(self, chosen: str, folder: str) -> tuple[list[str], bool]:
         """The images, and whether they come from the folder."""
         dropped = pictures.uploaded(chosen, self._uploads)
@@ -232,20 +245,33 @@ class TrainingTab:
             raise PersresError("There are dropped images and a folder: remove the one or empty the other.")
         return pictures.in_folder(folder), True
 
-    def _start(self, values, chosen, folder):
+    def _start(self, values, chosen, folder, others_chosen, others_folder):
         try:
             paths, _ = self._paths(chosen, folder)
             request = Request(**form.read(values))
-            self._jobs.submit(request, pictures.contents(paths))
+            others = []
+            if form.recipe_of(request.recipe, False).keeps_class:  # else the page hides them
+                others, _ = self._paths(others_chosen, others_folder)
+            of_class = pictures.contents(others, of_class=True) if others else []
+            self._jobs.submit(request, pictures.contents(paths), of_class)
         except PersresError as error:
             return _refused(error)
         return _said(f'"{request.concept}" is in the queue.')
 
     def _hints(self, recipe):
         toybox = self._model.is_toybox()
-        shown = form.placeholders(form.recipe_of(recipe, toybox), self._model.resolution())
-        about = f"<p>{html.escape(form.about(recipe, toybox))}</p>"
-        return [about, *(gr.update(placeholder=shown[field.name]) for field in form.FIELDS)]
+        chosen = form.recipe_of(recipe, toybox)
+        shown, fixed = form.placeholders(chosen, self._model.resolution()), form.fixed(chosen)
+        about = "".join(
+            f"<p>{html.escape(text)}</p>" for text in form.about(recipe, toybox, self._model.unet())
+        )
+        updates = []
+        for name in HINTED:
+            changes = {"placeholder": shown[name]} if name in shown else {}
+            if name in fixed:  # emptied, too: a value that cannot be reached would be refused with the training
+                changes["value"] = form.unset(name)
+            updates.append(gr.update(interactive=name not in fixed, **changes))
+        return [about, gr.update(visible=chosen.keeps_class), *updates]
 
     def _choices(self) -> list[str]:
         try:
@@ -287,6 +313,23 @@ class TrainingTab:
         except PersresError as error:
             return gr.update(), _refused(error)
         return gr.update(choices=self._choices(), value=None), _said(f'The preset "{preset.strip()}" is deleted.')
+
+
+def _zone(kind: str, what: str, folder_of: str) -> tuple[gr.Textbox, gr.HTML, gr.Textbox]:
+    """Where images are dropped: the list of what was uploaded, where they are shown, and a folder instead."""
+    gr.HTML(DROP.format(kind=kind, most=MOST, what=what), elem_id=f"{kind}_drop")
+    # not gr.File: its upload never ends when another event of the page ends meanwhile; javascript/ keeps the list
+    chosen = gr.Textbox("[]", show_label=False, elem_id=f"{kind}_chosen", elem_classes="persres-hidden")
+    chosen.do_not_save_to_config = True
+    shown = gr.HTML("", elem_id=f"{kind}_shown")
+    folder = gr.Textbox(
+        label=f"or {folder_of} on the WebUI's machine",
+        placeholder="none",
+        max_lines=1,
+        visible=not shared.cmd_opts.hide_ui_dir_config,
+        elem_id=f"{kind}_folder",
+    )
+    return chosen, shown, folder
 
 
 def _refused(error: PersresError) -> str:

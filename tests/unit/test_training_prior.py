@@ -7,6 +7,7 @@ from test_trainer import steps, weights
 from lib_persres.errors import PersresError
 from lib_persres.training import prior
 from lib_persres.training import step as step_module
+from lib_persres.training.loop import train
 from lib_persres.training.objective import objective
 from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
@@ -71,6 +72,46 @@ def test_a_resumed_training_draws_none_again(sd, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(prior, "sample", None)
     assert steps(again, 2) == losses[1:]
     assert torch.equal(weights(again), weights(whole))
+
+
+def test_drawing_tells_how_far_it_is_and_what_ends_it_costs_no_whole_picture(sd, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(prior, "BATCH", 2)
+    whole = make(sd, photos)
+    losses = steps(whole, 3)
+    told = []
+
+    class Enough(Exception):
+        pass
+
+    def progress(drawn, count):
+        told.append((drawn, count))
+        if len(told) == 3:
+            raise Enough
+
+    first = make(sd, photos)
+    assert first.to_draw == 3
+    with pytest.raises(PersresError, match="within its own"):
+        first.draw_class()
+    with first, pytest.raises(Enough):
+        first.draw_class(progress)
+    assert told == [(0, 3), (0, 3), (2, 3)] and first.to_draw == 1 and first.done == 0
+    first.save_state(tmp_path / "state")
+    again = make(sd, photos)
+    again.load_state(tmp_path / "state")
+    assert again.to_draw == 1
+    told.clear()
+    with again:
+        again.draw_class(lambda *numbers: told.append(numbers))
+        assert told == [(2, 3), (2, 3), (3, 3)] and again.to_draw == 0
+        again.draw_class(None)  # there is nothing to do
+    assert steps(again, 3) == losses and torch.equal(weights(again), weights(whole))
+
+
+def test_the_loop_tells_of_the_drawing(sd, photos):
+    told = []
+    recipe = Recipe("test", "a test's", (STAGE,), crops=1, class_images=3)
+    train(sd, photos, "rex", "dog", recipe, resolution=16, drawing=lambda *numbers: told.append(numbers))
+    assert told == [(0, 3), (0, 3), (3, 3)]
 
 
 def test_a_template_without_the_class_cannot_have_them(sd, photos):

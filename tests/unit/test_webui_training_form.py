@@ -9,6 +9,7 @@ from PIL import Image
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
+from lib_persres.training.estimate import bytes_text, estimate
 from lib_persres.training.recipe import TARGETS
 from lib_persres.training.recipes import RECIPES
 from lib_persres.webui import training_form as form
@@ -90,10 +91,42 @@ def test_what_is_no_value_is_named(values, said):
 def test_the_recipe_follows_the_loaded_model_until_one_is_chosen():
     assert form.recipe_of(form.AUTOMATIC, True).name == "toybox" and form.recipe_of("", False).name == "paper"
     assert form.recipe_of("paper", True).name == "paper"
-    assert RECIPES["toybox"].about in form.about(form.AUTOMATIC, True) and "now toybox" in form.about(None, True)
+    assert RECIPES["toybox"].about in form.about(form.AUTOMATIC, True) and "now toybox" in form.about(None, True)[0]
     shown = form.placeholders(RECIPES["paper"], 512)
     assert set(shown) == {field.name for field in form.FIELDS}
     assert (shown["steps"], shown["learning_rate"], shown["resolution"]) == ("150", "0.001", "512")
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_what_a_recipe_is_good_at_and_takes_is_said_of_the_loaded_model(sd, name):
+    recipe, told = RECIPES[name], estimate(RECIPES[name], sd.unet)
+    said = form.about(name, False, sd.unet)
+    assert said[0] == recipe.about and form.about(name, False)[:2] == said[:2]
+    assert f"a file of {bytes_text(told.file)}." in said[2] and f"{bytes_text(told.memory)} of memory" in said[2]
+    assert said[1].count(" steps)") == len(recipe.stages)
+    assert ("its own, which takes a while" in said[-1]) == recipe.keeps_class
+    assert len(form.about(name, False)) == len(said) - 1
+
+
+def test_stages_and_time_are_said_in_words(sd):
+    said = form.about("attndreambooth", False, sd.unet)
+    assert said[1] == (
+        "3 stages: the word V* itself (60 steps), then cross-attention (100 steps), then the whole UNet (500 steps), "
+        "as whole matrices."
+    )
+    assert said[2].startswith("About 8.8 times the time of paper; ")
+    assert form.about("paper", False, sd.unet)[2].startswith("The time of paper; ")
+    assert form.about("ti+db", False, sd.unet)[1].startswith("One stage: the word V* itself and the whole UNet (660")
+
+
+def test_inputs_that_a_recipe_of_several_stages_has_of_its_own_are_fixed():
+    assert form.fixed(RECIPES["paper"]) == ()
+    assert set(form.fixed(RECIPES["attn-residual"])) == {"steps", "batch", "learning_rate", "targets"}
+    empty = {**EMPTY, **{name: form.unset(name) for name in form.fixed(RECIPES["attn-residual"])}}
+    assert Request(**form.read({**empty, "recipe": "attn-residual"})).steps is None
+    for name, value in {"steps": "3", "batch": "2", "learning_rate": "0.1", "targets": "kv"}.items():
+        with pytest.raises(PersresError, match=f"attn-residual has 3 stages .* leave out {name}"):
+            Request(**form.read({**EMPTY, "recipe": "attn-residual", name: value}))
 
 
 # -- settings of a trained residual
@@ -101,7 +134,8 @@ def test_the_recipe_follows_the_loaded_model_until_one_is_chosen():
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_residuals_settings_train_the_same_recipe_again(name):
-    recipe = RECIPES[name].changed(steps=33, learning_rate=1.25e-4, rank="4", crops=1, flips=True, resolution=64)
+    own = {"steps": 33, "learning_rate": 1.25e-4} if not form.fixed(RECIPES[name]) else {}
+    recipe = RECIPES[name].changed(**own, rank="4", crops=1, flips=True, resolution=64)
     shown = form.from_file(metadata(recipe, seed=5))
     assert shown["recipe"] == name and shown["concept"] == "rex"
     request = Request(**form.read({**EMPTY, **shown}))

@@ -7,7 +7,7 @@ import pytest
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.recipe import TARGETS, Recipe
+from lib_persres.training.recipe import OF_STAGES, TARGETS, Recipe
 from lib_persres.training.recipes import RECIPES
 from lib_persres.webui.training import photos
 from lib_persres.webui.training.job import curve
@@ -77,6 +77,8 @@ def test_a_record_of_before_these_settings_is_still_read():
 @pytest.mark.parametrize("name", list(RECIPES))
 @pytest.mark.parametrize("changes", [{}, {"steps": 9, "rank": "3", "flips": True, "learning_rate": 0.03}])
 def test_a_residuals_file_gives_its_settings_back(name, changes):
+    if len(RECIPES[name].stages) > 1:
+        changes = {key: value for key, value in changes.items() if key not in OF_STAGES}
     recipe = RECIPES[name].changed(resolution=64, **changes)
     metadata = Metadata(concept="rex", macro_class="dog", recipe=recipe.to_dict(), seed=3)
     request = Request.from_metadata(metadata)
@@ -90,8 +92,23 @@ def test_a_file_of_an_unknown_or_bent_recipe_is_refused():
     with pytest.raises(PersresError, match="names no recipe"):
         Request.from_metadata(Metadata("rex", "olis", "dog"))
     bent = replace(RECIPES["paper"], stages=(replace(RECIPES["paper"].stages[0], decay=True),))
-    with pytest.raises(PersresError, match="cannot be set here"):
-        Request.from_metadata(Metadata("rex", "olis", "dog", recipe=bent.to_dict()))
+    for recipe in (bent, RECIPES["attndreambooth"].changed(steps=9)):
+        with pytest.raises(PersresError, match="cannot be set here"):
+            Request.from_metadata(Metadata("rex", "olis", "dog", recipe=recipe.to_dict()))
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if len(recipe.stages) > 1])
+def test_values_that_each_stage_has_of_its_own_are_refused_by_name(name):
+    assert Request.from_dict({**GOOD, "recipe": name, "rank": "4", "crops": 1}).recipe_for(name).rank == "4"
+    with pytest.raises(PersresError, match=f"{name} has 3 stages .*: leave out steps, targets.$"):
+        Request.from_dict({**GOOD, "recipe": name, "steps": 5, "targets": "kv"})
+
+
+def test_pictures_of_the_class_are_refused_where_a_recipe_has_no_use_for_them():
+    for name in ("", "paper"):
+        with pytest.raises(PersresError, match="has no use for pictures of .*dreambooth, custom-diffusion, oft"):
+            Request.from_dict({**GOOD, "recipe": name}).refuse_class_images()
+    Request.from_dict({**GOOD, "recipe": "dreambooth"}).refuse_class_images()
 
 
 # -- photos

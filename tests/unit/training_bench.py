@@ -38,7 +38,7 @@ class Bench:
         self.shelf = Shelf(lambda: folder / "persres")
         self.lock = threading.Lock()
         self.gate = threading.Semaphore(0) if gated else None
-        self.stopping, self.fail_at = False, None
+        self.stopping, self.fail_at, self.told = False, None, []
         self.jobs = Jobs(folder / "jobs", self.shelf, lambda: self.lock, self.lend, lambda: every)
 
     @contextlib.contextmanager
@@ -50,9 +50,10 @@ class Bench:
         def __init__(self, bench):
             self.bench, self.host, self.checkpoint = bench, bench.sd, "tiny.safetensors"
 
-        def progress(self, done, total):
+        def progress(self, done, total, text):
             if self.bench.fail_at == done:
                 raise RuntimeError("broken by the test\nand more")
+            self.bench.told.append(text)
             if self.bench.gate:
                 self.bench.gate.acquire()
 
@@ -62,8 +63,8 @@ class Bench:
         def memory(self):
             return 5
 
-    def submit(self, concept="rex", images=IMAGES, **changes):
-        return self.jobs.submit(Request.from_dict({"concept": concept, **SMALL, **changes}), images)
+    def submit(self, concept="rex", images=IMAGES, class_images=(), **changes):
+        return self.jobs.submit(Request.from_dict({"concept": concept, **SMALL, **changes}), images, class_images)
 
     def wait(self, identity, *states, seconds=120):
         deadline = time.monotonic() + seconds

@@ -32,7 +32,7 @@ def main(folder: Path, steps: int):
     class Loan:
         host, checkpoint = sd, "tiny"
 
-        def progress(self, done, total):
+        def progress(self, done, total, text):
             print(done, flush=True)
 
         def interrupted(self):

@@ -35,11 +35,19 @@ def add_training_routes(app: FastAPI, jobs: Jobs, allowed: Callable[[], Iterable
             raise PersresError("The body must be an object with images or folder, concept and macro_class.")
         body = dict(body)
         images, folder = body.pop("images", None), body.pop("folder", None)
+        others, others_folder = body.pop("class_images", None), body.pop("class_folder", None)
         if (images is None) == (folder is None):
             raise PersresError("Give the photos either as images, a list in base64, or as folder, a path.")
+        if others is not None and others_folder is not None:
+            raise PersresError("Give the class's pictures either as class_images or as class_folder, not as both.")
         request = Request.from_dict(body)
         given = photos.from_base64(images) if folder is None else photos.from_folder(folder, allowed())
-        return {"id": jobs.submit(request, given)}
+        of_class = []
+        if others is not None:
+            of_class = photos.from_base64(others, of_class=True)
+        elif others_folder is not None:
+            of_class = photos.from_folder(others_folder, allowed(), of_class=True)
+        return {"id": jobs.submit(request, given, of_class)}
 
     @app.post(ROUTE, dependencies=guarded)
     async def train(request: HttpRequest):

@@ -26,6 +26,8 @@ class Job:
         self.folder, self.record = folder, record
         self.request = Request.from_dict(record.request)
         self.memory: dict | None = None
+        self.drawing: dict | None = None
+        """{"done", "total"} of the pictures of the class, while the model draws them."""
         self._lock = threading.Lock()
         self._wishes: set[str] = set()
         self._clock: deque[tuple[float, int]] = deque(maxlen=20)
@@ -89,6 +91,8 @@ class Job:
             "state": record.state,
             "done": record.done,
             "total": record.total,
+            "stage": stage_of(record.stages, record.done),
+            "drawing": self.drawing if record.state == "running" else None,
             "loss": list(record.curve),
             "steps_per_second": speed,
             "eta": (record.total - record.done) / speed if speed else None,
@@ -103,6 +107,25 @@ class Job:
     def refuse_unless(self, states: Sequence[str], what: str) -> None:
         if self.record.state not in states:
             raise PersresError(f'The training of "{self.request.concept}" is {self.record.state}: {what}.')
+
+
+def stage_of(stages: Sequence[Sequence], done: int) -> dict | None:
+    """{"number", "of", "targets", "done", "total"} of the stage that is at work, or of the last; None of a single one.
+
+    stages: targets and steps of each.
+    """
+    if len(stages) < 2:
+        return None
+    for number, (targets, steps) in enumerate(stages, 1):
+        if done < steps or number == len(stages):
+            return {
+                "number": number,
+                "of": len(stages),
+                "targets": targets,
+                "done": min(done, steps),
+                "total": steps,
+            }
+        done -= steps
 
 
 def curve(losses: Sequence[float]) -> list[float]:

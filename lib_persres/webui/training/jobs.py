@@ -76,11 +76,16 @@ class Jobs:
 
     # -- what others ask
 
-    def submit(self, request: Request, images: Sequence[tuple[str, bytes]]) -> str:
+    def submit(
+        self,
+        request: Request,
+        images: Sequence[tuple[str, bytes]],
+        class_images: Sequence[tuple[str, bytes]] = (),
+    ) -> str:
         """Put a training at the queue's end; its id. PersresError where it could not end well."""
         with self._changed:
             self._refuse_name(request)
-        folder = store.JobFolder.create(self.root, request, images)
+        folder = store.JobFolder.create(self.root, request, images, class_images)
         with self._changed:
             try:
                 self._refuse_name(request)  # again: reading the images took its time

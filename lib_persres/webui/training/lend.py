@@ -21,10 +21,10 @@ class WebUILoan:
         self.host = host
         self.checkpoint = host.model.sd_checkpoint_info.name
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, text: str) -> None:
         state = shared.state
         state.sampling_step, state.sampling_steps = done, total
-        state.textinfo = f"{state.job}: step {done} of {total}"
+        state.textinfo = f"{state.job}: {text}"
 
     def interrupted(self) -> bool:
         shared.state.skipped = False  # there is nothing to skip to

@@ -15,11 +15,14 @@ MOST_BYTES = 32 << 20
 MOST_TOGETHER = 512 << 20
 
 
-def check_count(count: int) -> None:
+def check_count(count: int, of_class: bool = False) -> None:
+    """of_class: they are pictures of the class, not of the concept."""
     if count == 0:
-        raise PersresError("No images were given; choose 3 to 10 photos of the concept.")
+        wanted = "pictures of other things of the class" if of_class else "3 to 10 photos of the concept"
+        raise PersresError(f"No images were given; choose {wanted}.")
     if count > MOST:
-        raise PersresError(f"{count} images were given, but at most {MOST} are allowed, and 3 to 10 are enough.")
+        enough = "" if of_class else ", and 3 to 10 are enough"
+        raise PersresError(f"{count} images were given, but at most {MOST} are allowed{enough}.")
 
 
 def check_sizes(images: Sequence[tuple[str, bytes]]) -> None:
@@ -33,11 +36,11 @@ def check_sizes(images: Sequence[tuple[str, bytes]]) -> None:
         raise PersresError(f"The images have more than {MOST_TOGETHER >> 20} MiB together; give fewer or smaller ones.")
 
 
-def from_base64(entries) -> list[tuple[str, bytes]]:
+def from_base64(entries, of_class: bool = False) -> list[tuple[str, bytes]]:
     """Images of a request: base64 texts, with or without `data:image/png;base64,`, or {"name", "data"}."""
     if not isinstance(entries, list):
         raise PersresError("images must be a list of images in base64.")
-    check_count(len(entries))
+    check_count(len(entries), of_class)
     images = []
     for number, entry in enumerate(entries, 1):
         name = f"number {number}"
@@ -56,7 +59,7 @@ def from_base64(entries) -> list[tuple[str, bytes]]:
     return images
 
 
-def from_folder(folder, allowed: Iterable[Path]) -> list[tuple[str, bytes]]:
+def from_folder(folder, allowed: Iterable[Path], of_class: bool = False) -> list[tuple[str, bytes]]:
     """The images of a folder of this machine, by name. PersresError for one outside of the allowed folders."""
     if not isinstance(folder, str) or not folder.strip() or "\0" in folder:
         raise PersresError("folder must be the path of a folder with photos.")
@@ -72,7 +75,7 @@ def from_folder(folder, allowed: Iterable[Path]) -> list[tuple[str, bytes]]:
         raise PersresError(f"There is no folder {folder[:200]}.")
     try:
         paths = image_files(path)
-        check_count(len(paths))
+        check_count(len(paths), of_class)
         for entry in paths:
             if not any(entry.resolve().is_relative_to(root) for root in inside):
                 raise PersresError(f"{entry} is a link out of the allowed folders.")

@@ -11,7 +11,7 @@ from ...metadata import Metadata
 from ...residual import rank_of
 from ...training.names import check_class, check_name
 from ...training.precision import PRECISIONS
-from ...training.recipe import Recipe
+from ...training.recipe import OF_STAGES, Recipe
 from ...training.recipes import RECIPES
 
 OF_RECIPE = ("steps", "batch", "learning_rate", "rank", "targets", "crops", "flips", "template")
@@ -81,6 +81,8 @@ class Request:
             )
         if self.rank is not None:
             rank_of(self.rank, 320)
+        if self.recipe:
+            RECIPES[self.recipe].refuse_in_stages({name: name for name in OF_RECIPE if getattr(self, name) is not None})
         problems = []
         names = [self.recipe] if self.recipe else list(RECIPES)
         for name in names:  # a value that no recipe takes is told now, not by the queue
@@ -108,6 +110,15 @@ class Request:
     def recipe_for(self, name: str) -> Recipe:
         """The recipe of this name, with this request's values."""
         return RECIPES[name].changed(**{key: getattr(self, key) for key in OF_RECIPE})
+
+    def refuse_class_images(self) -> None:
+        """PersresError unless the recipe learns beside pictures of the class."""
+        if not self.recipe or not RECIPES[self.recipe].keeps_class:
+            keeping = ", ".join(name for name, recipe in RECIPES.items() if recipe.keeps_class)
+            raise PersresError(
+                f'The recipe {self.recipe or "of the loaded model"} has no use for pictures of the class: leave them '
+                f"out, or take one that keeps the class ({keeping})."
+            )
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -138,10 +149,10 @@ class Request:
             known = "no recipe" if recipe is None else f"the recipe {recipe.name[:40]!r}, which is not known here"
             raise PersresError(f'The file of "{metadata.concept}" names {known}.')
         own = RECIPES[recipe.name]
-        values = {}
+        values, own_to_stages = {}, OF_STAGES if len(own.stages) > 1 else ()
         for name in OF_RECIPE:
             theirs, ours = (getattr(r.stages[0] if hasattr(r.stages[0], name) else r, name) for r in (recipe, own))
-            values[name] = None if theirs == ours else theirs
+            values[name] = None if theirs == ours or name in own_to_stages else theirs
         request = cls(
             metadata.concept,
             metadata.macro_class,

@@ -34,7 +34,8 @@ class Loan(Protocol):
     host: Host
     checkpoint: str
 
-    def progress(self, done: int, total: int) -> None: ...
+    def progress(self, done: int, total: int, text: str) -> None:
+        """text: how far it is, for the user."""
 
     def interrupted(self) -> bool: ...
 
@@ -51,11 +52,13 @@ def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
     total = trainer.recipe.steps
     notes = [ONE] if len(job.record.images) == 1 else []
     job.progress(trainer.done, trainer.losses, loan.memory())
-    job.put(total=total, message=" ".join(notes))
+    stages = [[stage.targets, stage.steps] for stage in trainer.recipe.stages]
+    job.put(total=total, stages=stages, message=" ".join(notes))
     steps = _Steps(job, loan, shelf, trainer, resolution, notes)
     end = "finished"
     try:
         with trainer:
+            steps.draw_class()
             job.begin_clock(trainer.done)
             while not trainer.finished:
                 steps.heed()
@@ -106,6 +109,7 @@ def _trainer(job: Job, loan: Loan, shelf: Shelf) -> tuple[Trainer, int]:
         shrink=request.shrink,
         precision=request.precision or None,
         checkpointing=request.checkpointing,
+        class_photos=job.folder.class_photos(record),
     )
     if continued:
         trainer.load_state(job.folder.state)
@@ -132,17 +136,39 @@ class _Steps:
         self.resolution, self.notes = resolution, notes
         self.told = 0  # of the trainer's notes
 
-    def heed(self) -> None:
-        """Do what was wished since the last step. Raises Ended."""
+    def draw_class(self) -> None:
+        """Let the model draw the pictures of the class that the recipe wants and nobody gave. Raises Ended."""
+        job, trainer = self.job, self.trainer
+        if not trainer.to_draw:
+            return
+
+        def progress(drawn, count):
+            job.drawing = {"done": drawn, "total": count}
+            self.loan.progress(drawn, count, f"drawing pictures of the class: {drawn} of {count}")
+            self._heed_ends()
+
+        try:
+            trainer.draw_class(progress)
+        finally:
+            job.drawing = None
+        self._tell_notes()
+        self.save_state()  # so that an end of the process does not cost them
+
+    def _heed_ends(self) -> None:
         job = self.job
         if job.wished("cancel"):
             raise Ended("cancelled")
         if job.wished("close"):
             raise Ended("interrupted")
+        if not self.trainer.finished and (job.wished("stop") or self.loan.interrupted()):
+            raise Ended("stopped")
+
+    def heed(self) -> None:
+        """Do what was wished since the last step. Raises Ended."""
+        self._heed_ends()
+        job = self.job
         if self.trainer.finished:
             return
-        if job.wished("stop") or self.loan.interrupted():
-            raise Ended("stopped")
         if job.take("save"):
             self._trying(lambda: self.save(done=False), "It could not be saved")
         if job.take("sample"):
@@ -151,15 +177,18 @@ class _Steps:
     def after(self, state_every: int) -> None:
         job, trainer = self.job, self.trainer
         job.progress(trainer.done, trainer.losses, self.loan.memory())
-        self.loan.progress(trainer.done, trainer.recipe.steps)
-        for sentence in trainer.notes[self.told :]:
-            self.tell(sentence, lasting=True)
-        self.told = len(trainer.notes)
+        self.loan.progress(trainer.done, trainer.recipe.steps, trainer.recipe.place(trainer.done))
+        self._tell_notes()
         if state_every and trainer.done % state_every == 0:
             self.save_state()
         every = job.request.preview_every
         if every and trainer.done % every == 0:
             self._trying(self.preview, "No picture could be drawn")
+
+    def _tell_notes(self) -> None:
+        for sentence in self.trainer.notes[self.told :]:
+            self.tell(sentence, lasting=True)
+        self.told = len(self.trainer.notes)
 
     def tell(self, sentence: str, lasting: bool = False) -> None:
         self.job.put(message=" ".join([*self.notes, sentence]))

@@ -31,6 +31,10 @@ class Record:
     request: dict
     images: list[str]
     """The names that the user knows them by."""
+    class_images: list[str] = field(default_factory=list)
+    """Likewise; none: where the recipe wants some, the model draws them."""
+    stages: list[list] = field(default_factory=list)
+    """The targets and steps of each stage, once it has begun."""
     state: str = "queued"
     done: int = 0
     total: int = 0
@@ -56,20 +60,27 @@ class JobFolder:
         self.previews = path / "previews"
 
     @classmethod
-    def create(cls, root: Path, request: Request, images: Sequence[tuple[str, bytes]]) -> JobFolder:
+    def create(
+        cls,
+        root: Path,
+        request: Request,
+        images: Sequence[tuple[str, bytes]],
+        class_images: Sequence[tuple[str, bytes]] = (),
+    ) -> JobFolder:
         """Write a new training's folder. PersresError where an image cannot be used or the disk is full."""
         photos.check_count(len(images))
-        photos.check_sizes(images)
+        if class_images:
+            request.refuse_class_images()
+            photos.check_count(len(class_images), of_class=True)
+        photos.check_sizes([*images, *class_images])
         identity = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         partial = root / f"{NEW}{identity}"
         folder = cls(partial)
         try:
-            (partial / "images").mkdir(parents=True)
-            names = [name for name, _ in images]
-            for path, (_, data) in zip(folder._image_paths(len(images)), images):
-                path.write_bytes(data)
-            photos.load(folder._image_paths(len(images)), names)
-            folder.write(Record(request.to_dict(), names))
+            folder._keep("images", images)
+            folder._keep("class_images", class_images)
+            kept = ([name for name, _ in each] for each in (images, class_images))
+            folder.write(Record(request.to_dict(), *kept))
             os.replace(partial, root / identity)
         except OSError as error:
             raise PersresError(f"The training cannot be kept in {root}: {error.strerror or error}.") from error
@@ -77,11 +88,24 @@ class JobFolder:
             shutil.rmtree(partial, ignore_errors=True)
         return cls(root / identity)
 
-    def _image_paths(self, count: int) -> list[Path]:
-        return [self.path / "images" / f"{number:04d}" for number in range(count)]
+    def _keep(self, kind: str, images: Sequence[tuple[str, bytes]]) -> None:
+        if not images:
+            return
+        (self.path / kind).mkdir(parents=True)
+        paths = self._image_paths(kind, len(images))
+        for path, (_, data) in zip(paths, images):
+            path.write_bytes(data)
+        photos.load(paths, [name for name, _ in images])
+
+    def _image_paths(self, kind: str, count: int) -> list[Path]:
+        return [self.path / kind / f"{number:04d}" for number in range(count)]
 
     def photos(self, record: Record) -> list[Photo]:
-        return photos.load(self._image_paths(len(record.images)), record.images)
+        return photos.load(self._image_paths("images", len(record.images)), record.images)
+
+    def class_photos(self, record: Record) -> list[Photo] | None:
+        names = record.class_images
+        return photos.load(self._image_paths("class_images", len(names)), names) if names else None
 
     def read(self) -> Record:
         """The record. PersresError where it is damaged."""
