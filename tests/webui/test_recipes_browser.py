@@ -98,6 +98,7 @@ def test_the_drawing_of_the_class_and_the_stage_are_shown_while_they_last(page, 
     shot(page, "drawing")
     press(page, "stop")
     state(page, "stopped")
+    page.run("window.confirm = () => true")
     press(page, "remove")
     pick(page, "attn-residual")
     about(page, "3 stages")
