@@ -10,7 +10,9 @@ from standalone_models import tiny_text, tiny_vae
 from training_bench import Bench
 
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
+from lib_persres.training import step
 from lib_persres.training.images import Photo
+from lib_persres.training.objective import objective
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,28 @@ def photos(tmp_path_factory):
         image = Image.fromarray(pixels.numpy())
         out.append(Photo(image, folder / f"{index}.png", sha256=f"{index:064x}"))
     return out
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """So small a model is slower on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def objectives(monkeypatch):
+    """What the objective was computed of, pass by pass: (z_t, t, context, target, weight)."""
+    seen = []
+
+    def spy(unet, *given):
+        seen.append(given)
+        return objective(unet, *given)
+
+    monkeypatch.setattr(step, "objective", spy)
+    return seen
 
 
 @pytest.fixture

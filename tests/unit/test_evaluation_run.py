@@ -7,7 +7,6 @@ import threading
 import time
 
 import pytest
-import torch
 from evaluation_bench import Evaluation, Means, drawn, events, files, tiny_suite
 
 from lib_persres.errors import PersresError
@@ -21,13 +20,7 @@ from lib_persres.residual import Residual
 METHODS = ("base", "residual", "residual+lag")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So small a model is slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

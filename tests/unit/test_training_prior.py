@@ -6,9 +6,7 @@ from test_trainer import steps, weights
 
 from lib_persres.errors import PersresError
 from lib_persres.training import prior
-from lib_persres.training import step as step_module
 from lib_persres.training.loop import train
-from lib_persres.training.objective import objective
 from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 
@@ -25,17 +23,10 @@ def make(sd, photos, stage=STAGE, template="a photo of a {identifier} {macro_cla
     return Trainer(sd, photos, "rex", "dog", recipe, resolution=16, seed=5, identifier="phol", **options)
 
 
-def test_rows_of_the_class_have_its_prompt_its_pictures_and_the_noise_as_target(sd, photos, monkeypatch):
-    seen = []
-
-    def spy(unet, z_t, t, context, target, weight):
-        seen.append((z_t, t, context, target, weight))
-        return objective(unet, z_t, t, context, target, weight)
-
-    monkeypatch.setattr(step_module, "objective", spy)
+def test_rows_of_the_class_have_its_prompt_its_pictures_and_the_noise_as_target(sd, photos, objectives):
     trainer = make(sd, photos, class_photos=photos[:1])
     steps(trainer, 1)
-    ((z_t, t, context, target, weight),) = seen
+    ((z_t, t, context, target, weight),) = objectives
     prompt, empty, cls = sd.encode_prompts(["a photo of a phol dog", "", "a photo of a dog"])[0]
     assert torch.equal(context, torch.stack([prompt, prompt, cls, cls, empty]))
     assert weight.tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.1])

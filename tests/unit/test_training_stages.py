@@ -9,9 +9,9 @@ import torch
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
 from lib_persres.lag import Plan
-from lib_persres.training import step, trainer
+from lib_persres.training import trainer
 from lib_persres.training.loop import train
-from lib_persres.training.objective import draw_timesteps, objective
+from lib_persres.training.objective import draw_timesteps
 from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.recipes import RECIPES
 
@@ -63,16 +63,9 @@ def test_timesteps_have_density_t_to_the_power(power):
 # -- keeping the empty prompt
 
 
-def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, monkeypatch):
-    seen = []
-
-    def spy(unet, z_t, t, context, target, weight):
-        seen.append((z_t, t, context, target, weight))
-        return objective(unet, z_t, t, context, target, weight)
-
-    monkeypatch.setattr(step, "objective", spy)
+def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, objectives):
     learned = learn(sd, photos, steps=1, batch=3, keep=2, keep_weight=0.3)
-    ((z_t, t, context, target, weight),) = seen
+    ((z_t, t, context, target, weight),) = objectives
     prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0]
     assert torch.equal(context, torch.stack([prompt] * 3 + [empty] * 2))
     base = sd.unet(z_t[3:], t[3:], context[3:])
