@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .suite import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(ABC):
     """Everything that a worker needs to know. threads: torch's; None leaves them. batch: pictures at a time."""
 
     root: Path
@@ -28,12 +29,14 @@ class Job:
     batch: int = 4
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        raise NotImplementedError
+        """Unique in its run."""
 
     @property
+    @abstractmethod
     def folder(self) -> Path:
-        raise NotImplementedError
+        """Its own."""
 
     @property
     def done(self) -> bool:
@@ -44,9 +47,9 @@ class Job:
         """Whether what it needs of other jobs is there."""
         return True
 
+    @abstractmethod
     def do(self, sd: StableDiffusion) -> None:
         """Do what is missing; the file piece.json comes last."""
-        raise NotImplementedError
 
 
 @functools.lru_cache(maxsize=1)

@@ -100,7 +100,7 @@ class _Work:
             resolution=self.drawing.side,
             seed=training.seed,
             identifier=self.identifier,
-            class_photos=concept.load_class() if any(stage.prior for stage in recipe.stages) else None,
+            class_photos=concept.load_class() if recipe.keeps_class else None,
         )
 
     # -- sampling

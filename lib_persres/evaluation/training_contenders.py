@@ -16,6 +16,7 @@ import resource
 import statistics
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -52,7 +53,7 @@ def random_weights(model: nn.Module, device: torch.device, dtype: torch.dtype) -
     return model
 
 
-class Contender:
+class Contender(ABC):
     """setup: all that comes before the first step, the models' loading left out. step: one of the optimizer."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, side: int, batch: int, total: int):
@@ -67,14 +68,15 @@ class Contender:
         self.text = random_weights(text, device, dtype)
         self.load()
 
+    @abstractmethod
     def load(self) -> None:
-        raise NotImplementedError
+        """The models."""
 
-    def setup(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def setup(self) -> None: ...
 
-    def step(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def step(self) -> None: ...
 
     @torch.no_grad()
     def context(self) -> torch.Tensor:
