@@ -78,6 +78,7 @@ class Drawing:
             steps=sampling.steps,
             guidance=sampling.guidance,
             lag=method.lag,
+            unconditional=method.unconditional,
         )
         problems = []
         for one, picture in zip(asked, made):

@@ -51,7 +51,8 @@ class Training:
 class Method:
     """A column of a report. training: None is the base model. concepts: only the first so many; None: all.
 
-    noun: the macro class in the prompts, GIVEN or NEAREST.
+    noun: the macro class in the prompts, GIVEN or NEAREST. strength: of the residual, the tag's. unconditional: what the
+    unconditional row does under LAG, see `lag.UNCONDITIONAL`.
     """
 
     name: str
@@ -60,6 +61,8 @@ class Method:
     about: str = ""
     concepts: int | None = None
     noun: str = GIVEN
+    strength: float = 1.0
+    unconditional: str = "mirror"
 
     @property
     def piece(self) -> str:

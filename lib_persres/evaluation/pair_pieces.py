@@ -49,8 +49,8 @@ class PairPiece(Job):
         names = [concept.name for concept in self.pair.concepts]
         residuals = dict(zip(names, map(Residual.load, self.needs)))
         words = [identifier_of(sd.encode_text, number) for number in self.identifiers]
-        tags = "".join(f"<persres:{name}:1.0>" for name in residuals)
         for method in self.methods:
+            tags = "".join(f"<persres:{name}:{method.strength}>" for name in residuals)
             asked = []
             for index, prompt in enumerate(self.pair.prompts):
                 text = self.asked_text(prompt)

@@ -23,6 +23,7 @@ from .scores import toybox
 from .scores.alignment import image_alignment_of_each, text_alignment_of_each
 from .scores.embedders import ClipEmbedder, DinoEmbedder
 from .scores.masked import (
+    auc,
     background_copied,
     background_distance,
     drift,
@@ -155,21 +156,22 @@ class _Scoring:
                 pictures, to_pictures(self.images(self.base, keys)), things
             )
         if method.lag:
-            columns["mask_iou"] = self._iou(method, keys, seen, pictures)
+            columns["mask_iou"], columns["mask_auc"] = self._against_truth(method, keys, seen)
         for row, key, sight in zip(rows, keys, seen):
             row |= toybox.score([sight], self.prompts[key[0]], self.truth)[0]
 
-    def _iou(self, method: Method, keys, seen, pictures) -> torch.Tensor:
-        """LAG's mask against the judge's of the thing called V*; nan where the mask was not kept or nothing is seen."""
-        out = torch.full((len(keys),), torch.nan)
+    def _against_truth(self, method: Method, keys, seen) -> tuple[torch.Tensor, torch.Tensor]:
+        """LAG's mask against the judge's of the thing called V*: `iou` and `auc`; nan where the mask was not kept or
+        nothing is seen."""
+        overlap, order = torch.full((2, len(keys)), torch.nan)
         file = self.folder(method) / "masks.npz"
         kept = np.load(file) if file.exists() else {}
         for at, (key, sight) in enumerate(zip(keys, seen)):
             subject = toybox.subject_of(sight, self.prompts[key[0]].expected, self.truth)
             if subject is not None and picture_name(*key) in kept:
-                mask = torch.from_numpy(kept[picture_name(*key)]).float()
-                out[at] = iou(mask[None], subject.mask[None])[0]
-        return out
+                shown = torch.from_numpy(kept[picture_name(*key)]).float()[None], subject.mask[None]
+                overlap[at], order[at] = iou(*shown)[0], auc(*shown)[0]
+        return overlap, order
 
     def _drift(self, method: Method) -> list[dict]:
         rows = []

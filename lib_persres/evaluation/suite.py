@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PersresError
+from ..lag import check_unconditional
 from .methods import BASE, GIVEN, NEAREST, Method, Training
 
 FOLDER = Path(__file__).parent / "suites"
@@ -169,7 +170,13 @@ def _methods(top: _Fields) -> tuple[Method, ...]:
         if isinstance(concepts, str) or (concepts is not None and concepts < 1):
             raise PersresError(f"{item.where}: 'concepts' must be a number, \"ablations\" or null, not {concepts!r}.")
         lag, about = item.take("lag", bool, False), item.take("about", str, "")
-        out.append(Method(name, training, lag, about, concepts, _noun(item)))
+        strength = float(item.take("strength", (int, float), 1.0))
+        unconditional = item.take("unconditional", str, "mirror")
+        try:
+            check_unconditional(unconditional)
+        except PersresError as error:
+            raise PersresError(f"{item.where}: {error}") from error
+        out.append(Method(name, training, lag, about, concepts, _noun(item), strength, unconditional))
         item.done()
     return tuple(out)
 

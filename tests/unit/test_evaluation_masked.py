@@ -5,6 +5,7 @@ import torch
 
 from lib_persres.evaluation.scores.masked import (
     MEAN_COLOUR,
+    auc,
     background_copied,
     background_distance,
     drift,
@@ -96,3 +97,19 @@ def test_iou_of_known_masks_also_at_another_size():
     small = torch.zeros(1, 32, 32, dtype=torch.bool)
     small[0, :4] = True
     assert iou(masks[:1], small)[0] == pytest.approx(0.25)
+
+
+def test_auc_of_known_shares_whatever_the_masks_size():
+    truth = torch.zeros(5, 32, 32, dtype=torch.bool)
+    truth[:4, :4] = True
+    shares = torch.zeros(5, 32, 32)
+    shares[0, :16] = 1  # a median mask over the thing: of the 28 rows beside it 12 are tied, 16 below
+    shares[1, :4] = 0.1  # faint, but nowhere else
+    shares[2, 4:] = 1
+    found = auc(shares, truth)
+    assert found[:4].tolist() == pytest.approx([(16 + 12 / 2) / 28, 1, 0, 0.5]) and found[4].isnan()
+    assert auc(shares[:1], torch.ones(1, 32, 32, dtype=torch.bool)).isnan()
+    pairs = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64).view(1, 8, 8) % 3 == 0
+    inside, outside = pairs[0][pairs[1]], pairs[0][~pairs[1]]
+    longhand = (inside[:, None] > outside[None]).double().mean()
+    assert auc(*pairs)[0] == pytest.approx(float(longhand))

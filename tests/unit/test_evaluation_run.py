@@ -72,6 +72,22 @@ def test_every_method_begins_from_the_same_noise(evaluation, tmp_path, monkeypat
     assert [text.replace("V*", "olis") for text in plain] == base and "V*" not in "".join(base)
 
 
+def test_a_method_draws_at_its_strength_and_with_its_unconditional_row(evaluation, tmp_path):
+    raw = tiny_suite(images=1)
+    learned = raw["methods"][1]["training"]["name"]
+    raw["methods"] += [
+        {"name": "silent", "training": learned, "strength": 0},
+        {"name": "half", "training": learned, "strength": 0.5},
+        {"name": "base-row", "training": learned, "lag": True, "unconditional": "base"},
+    ]
+    run = evaluation.perform(tmp_path / "run", run_here, raw)
+    folder = run.piece("rex", learned)
+    name = sorted(path.name for path in (folder / "residual").glob("*.png"))[0]
+    drawn_by = {m["name"]: (folder / m["name"] / name).read_bytes() for m in raw["methods"][1:]}
+    assert len(set(drawn_by.values())) == 5
+    assert drawn_by["silent"] == (run.piece("rex", "base") / "base" / name).read_bytes()
+
+
 def test_noise_differs_from_picture_to_picture():
     seeds = {noise_seed(prompt, image) for prompt in range(30) for image in range(60)}
     assert len(seeds) == 1800

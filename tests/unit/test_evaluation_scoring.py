@@ -89,6 +89,7 @@ def test_lags_masks_are_compared_with_the_thing(scored):
     assert column(scored, "residual", "mask_iou") == []
     assert len(column(scored, "residual+lag", "mask_iou")) >= PROMPTS - 2
     assert min(column(scored, "residual+lag", "mask_iou")) > 0.75
+    assert min(column(scored, "residual+lag", "mask_auc")) > 0.9
 
 
 def test_what_changes_without_v_star_is_drift(scored):

@@ -69,6 +69,8 @@ def change(path, value):
         (["methods", 1, "training", "name"], "base", "a training cannot be called 'base'|no method above"),
         (["methods", 2, "training"], "other", "no method above has the training 'other'"),
         (["methods", 2, "lga"], True, "'lga', which means nothing here"),
+        (["methods", 2, "unconditional"], "half", "residual\\+lag.*Unconditional rows can be mirror or base"),
+        (["methods", 1, "strength"], "much", "'strength' is 'much', but it must be of type int or float"),
         (["methods", 1, "class"], "best", "'class' must be 'given' or 'nearest', not 'best'"),
         (["methods", 1, "class"], "nearest", "the method 'residual' needs 'nouns' to find its class among"),
         (["nouns"], {"from": []}, "'from' must be a list of nouns, a file of them, or null"),

@@ -37,6 +37,7 @@ COLUMNS = (
     ),
     Column("drift", "drift", "grey levels to the base model's picture of the same noise, prompts without V*", 1),
     Column("mask_iou", "mask IoU", "intersection over union of LAG's masks with the true ones"),
+    Column("mask_auc", "mask AUC", "a pixel of the thing is in more of LAG's masks than one beside it (probability)"),
     Column("identity", "identity", f"the thing is the concept ({_TRUTH})"),
     Column("obeyed", "obeyed", f"everything is as the prompt says ({_TRUTH})"),
     Column("class", "class", f"the thing has the prompt's class ({_TRUTH})"),

@@ -21,7 +21,7 @@ TITLES = {
 SCORES = ("clip_text", "obeyed", "clip_image", "dino_image", "identity")
 """Ours in the papers' tables: those that stand for text, then for image."""
 PUBLISHED = ("clip_text", "clip_image", "dino_image")
-EXTRA = ("object_clip", "object_dino", "background_copied", "background_distance", "drift", "mask_iou")
+EXTRA = ("object_clip", "object_dino", "background_copied", "background_distance", "drift", "mask_iou", "mask_auc")
 INTERVALS = "Ours: the mean over concepts with its 95% bootstrap interval."
 
 
@@ -139,15 +139,20 @@ def ordering_table(tested: Sequence[Tested]) -> Table:
 
 
 def lag_pairs(run: Run) -> list[tuple[str, str]]:
-    """(plain, LAG) of the methods that share a training."""
+    """(plain, LAG) of the methods that share a training and all else."""
     trained = [m for m in run.methods if _training(m)]
     return [
         (plain["name"], lag["name"])
         for lag in trained
         if lag.get("lag")
         for plain in trained
-        if not plain.get("lag") and _training(plain) == _training(lag)
+        if not plain.get("lag") and _drawn(plain) == _drawn(lag)
     ]
+
+
+def _drawn(method: Mapping) -> tuple:
+    """How a method draws, but for LAG."""
+    return _training(method), *map(method.get, ("strength", "unconditional", "class"))
 
 
 def categories_of(run: Run) -> list[str]:

@@ -112,6 +112,22 @@ def iou(masks: torch.Tensor, truth: torch.Tensor, threshold: float = 0.5) -> tor
     return torch.where(either > 0, both / either.clamp_min(1), torch.nan)
 
 
+def auc(shares: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """How well LAG's masks tell a thing from the rest, whatever their size, (n,): the area under the ROC curve.
+
+    It is the probability that a pixel of the thing has a larger share than one beside it, ties counting half; 0.5 is
+    chance. shares (n,h,w) in [0,1], scaled up to the true masks (n,H,W); nan where a picture is all thing or has none.
+    """
+    scaled = F.interpolate(shares.float()[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    out = torch.full((len(truth),), torch.nan)
+    for at, (share, thing) in enumerate(zip(scaled, truth)):
+        inside, outside = share[thing], share[~thing].sort().values
+        if len(inside) and len(outside):
+            below = torch.searchsorted(outside, inside) + torch.searchsorted(outside, inside, right=True)
+            out[at] = below.double().mean() / (2 * len(outside))
+    return out
+
+
 def to_images(pictures: torch.Tensor) -> list[Image.Image]:
     """(n,3,H,W) in [0,1] -> PIL images."""
     array = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
