@@ -114,7 +114,8 @@ class _Work:
         asked = []
         for index, prompt in prompts_of(concept, self.piece.sampling.prompts).items():
             text = asked_text(prompt, word, bool(training and training.without_class))
-            text = f"<persres:{concept.name}:{method.strength}>{text}" if residual else with_identifiers(text, self.identifier)
+            tag = f"<persres:{concept.name}:{method.strength}>"
+            text = tag + text if residual else with_identifiers(text, self.identifier)
             # that nothing asks for the concept is what the prompts without V* are for
             quiet = prompt.category == WITHOUT
             asked += [Asked(index, image, text, quiet) for image in range(self.piece.sampling.images)]
