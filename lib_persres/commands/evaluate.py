@@ -62,7 +62,10 @@ def _add_run(actions) -> None:
     made.set_defaults(run=run)
     what = made.add_argument_group("what to measure")
     what.add_argument(
-        "--suite", required=True, metavar="NAME", help="toybox, toybox-quick, paper, or a suite's JSON file"
+        "--suite",
+        required=True,
+        metavar="NAME",
+        help="paper, toybox, toybox-quick, toybox-recipes, toybox-choices, or a suite's JSON file",
     )
     what.add_argument("--out", required=True, metavar="DIR", type=Path, help="the run's folder")
     what.add_argument("--dataset", choices=KINDS, default="toybox", help="its layout (default: toybox)")

@@ -16,7 +16,7 @@ from lib_persres.evaluation.suite import Suite, names
 
 
 def test_the_shipped_suites_are_sound():
-    assert names() == ["paper", "toybox", "toybox-quick", "toybox-recipes"]
+    assert names() == ["paper", "toybox", "toybox-choices", "toybox-quick", "toybox-recipes"]
     for name in names():
         suite = Suite.read(name)
         assert suite.name == name and {"base", "residual", "residual+lag"} <= {m.name for m in suite.methods}

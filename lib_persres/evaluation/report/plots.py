@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..published import TABLES
 from ..statistics import Interval, bootstrap, by_concept
-from .columns import WITHOUT, counted, for_column
+from .columns import WITHOUT, Column, counted, for_column
 from .folder import Run
 from .labels import annotate
 from .tables import categories_of, image_columns, method_means, same, text_columns
@@ -68,35 +68,74 @@ def categories(run: Run, plain: str, lag: str, path: Path) -> bool:
 def trade_off(run: Run, path: Path) -> str | None:
     """Figure 14: a point for each method with crosses of its intervals. Returns the caption, None without both scores.
 
-    The papers' points are grey: in the same panel where ours are on their scale, else in one of their own.
+    A second panel has the other scores, DINO's or the answers of the Toybox's judge. The papers' points are grey: in
+    the first panel where ours are on their scale, else in one of their own.
     """
     text, image = text_columns(run), image_columns(run)
     if not text or not image:
         return None
-    text, image = text[0], image[0]
-    rows, over = comparable(run, [text.name, image.name])
-    means = method_means(rows, [text, image])
-    points = {
-        m["name"]: (means[m["name"], text.name], means[m["name"], image.name])
-        for m in run.methods
-        if (m["name"], text.name) in means and (m["name"], image.name) in means
-    }
-    if not points:
+    shown = list(dict.fromkeys([(text[0], image[0]), (text[-1], image[-1])]))
+    means, over = {}, ""
+    for pair in shown:
+        rows, over = comparable(run, [c.name for c in pair])
+        means |= method_means(rows, pair)
+    points = [_points(run, means, pair) for pair in shown]
+    if not points[0]:
         return None
     kind = str((run.settings.get("dataset") or {}).get("kind", "")).lower()
-    score = image.name if image.name in ("clip_image", "dino_image") else "clip_image"
+    score = image[0].name if image[0].name in ("clip_image", "dino_image") else "clip_image"
     theirs = [
         (row.key or row.method, row.clip_text, getattr(row, score), family)
         for family in FAMILIES
         for row in TABLES[family[0]]
         if family[0] == "Table 1" or row.key != "residual"
     ]
-    together = text.name == "clip_text" and image.name == score and kind != "toybox"
+    together = text[0].name == "clip_text" and image[0].name == score and kind != "toybox"
+    count = len(shown) + (not together)
+    figure = _figure(8.5 if count == 1 else 14, 6.5 * math.ceil(count / 2))
+    panels = figure.subplots(math.ceil(count / 2), min(count, 2), squeeze=False).ravel()
+    written = []
+    for panel, own, (x, y) in zip(panels, points, shown):
+        written.append((panel, _ours(panel, own)))
+        _axes(panel, x.label, y.label, "ours")
+    panels[0].legend(frameon=False, fontsize=9)
+    their_panel = panels[0] if together else panels[len(shown)]
+    for _, x, y, family in theirs:
+        their_panel.plot(x, y, family[3], color=SOFT, markersize=5, fillstyle="none", zorder=2)
+    grey = [(name, x, y, SOFT) for name, x, y, _ in theirs]
+    if together:
+        written[0][1].extend(grey)
+        their_panel.set_title("ours in colour, theirs in grey", loc="left", fontsize=10, fontweight="bold")
+    else:
+        _axes(their_panel, "CLIP text", "DINO image" if score == "dino_image" else "CLIP image", "theirs")
+        written.append((their_panel, grey))
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    for panel, labels in written:
+        annotate(figure, panel, labels)
+    figure.savefig(path)
+    where = "in grey in the same panel" if together else "in a panel of their own, since they are on another scale"
+    axes = ", and ".join(f"{x.label} to the right, {y.label} upwards" for x, y in shown)
+    return (
+        f"The image/text trade-off (the paper's Figure 14): {axes}; means over {over} with crosses of their 95% "
+        f"intervals. The paper's published rows are {where}."
+    )
+
+
+Points = dict[str, tuple[Interval, Interval]]
+
+
+def _points(run: Run, means, pair: Sequence[Column]) -> Points:
+    """The methods that have both scores."""
+    wanted = {m["name"]: [(m["name"], c.name) for c in pair] for m in run.methods}
+    return {name: (means[x], means[y]) for name, (x, y) in wanted.items() if x in means and y in means}
+
+
+def _ours(panel, points: Points) -> list[tuple]:
+    """Draw them, a colour for each table of the paper; what is to be written beside them."""
     from matplotlib.colors import to_rgba
 
-    figure = _figure(8.5 if together else 14, 6.5)
-    panels = figure.subplots(1, 1 if together else 2, squeeze=False).ravel()
-    panel, labels = panels[0], []
+    labels = []
     for family in (*FAMILIES, OTHER):
         mine = [name for name in points if _family(name) == family]
         if not mine:
@@ -108,26 +147,7 @@ def trade_off(run: Run, path: Path) -> str | None:
             fmt=marker, color=colour, ecolor=to_rgba(colour, 0.3), elinewidth=1, markersize=6.5, label=label, zorder=3,
         )  # fmt: skip
         labels += [(name, points[name][0].mean, points[name][1].mean, colour) for name in mine]
-    panel.legend(frameon=False, fontsize=9)
-    _axes(panel, text.label, image.label, "ours")
-    their_panel = panels[-1]
-    for _, x, y, family in theirs:
-        their_panel.plot(x, y, family[3], color=SOFT, markersize=5, fillstyle="none", zorder=2)
-    grey = [(name, x, y, SOFT) for name, x, y, _ in theirs]
-    if together:
-        labels += grey
-        panel.set_title("ours in colour, theirs in grey", loc="left", fontsize=10, fontweight="bold")
-    else:
-        _axes(their_panel, "CLIP text", "DINO image" if score == "dino_image" else "CLIP image", "theirs")
-    annotate(figure, panel, labels)
-    if not together:
-        annotate(figure, their_panel, grey)
-    figure.savefig(path)
-    where = "in grey in the same panel" if together else "in a panel of their own, since they are on another scale"
-    return (
-        f"The image/text trade-off (the paper's Figure 14): {text.label} to the right, {image.label} upwards, "
-        f"means over {over} with crosses of their 95% intervals. The paper's published rows are {where}."
-    )
+    return labels
 
 
 def comparable(run: Run, names: Sequence[str]) -> tuple[list, str]:
