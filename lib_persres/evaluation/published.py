@@ -31,10 +31,10 @@ def _rows(table: str, *rows: tuple) -> tuple[Row, ...]:
 
 TABLE_1 = _rows(
     "Table 1",
-    ("Textual Inversion", 0.6150, 0.7259, 0.4700, None, "768"),
+    ("Textual Inversion", 0.6150, 0.7259, 0.4700, "textual-inversion", "768"),
     ("ViCo", 0.7403, 0.7111, 0.4678, None, "51.3M"),
-    ("DreamBooth", 0.7536, 0.7424, 0.5212, None, "983M"),
-    ("Custom Diffusion", 0.7664, 0.7074, 0.4669, None, "19M"),
+    ("DreamBooth", 0.7536, 0.7424, 0.5212, "dreambooth", "983M"),
+    ("Custom Diffusion", 0.7664, 0.7074, 0.4669, "custom-diffusion", "19M"),
     ("Ours", 0.7193, 0.7594, 0.5671, "residual", "1.2M"),
     ("Ours w/ LAG sampling", 0.7220, 0.7424, 0.5411, "residual + LAG", "1.2M"),
     ("Stable Diffusion", 0.8126, 0.6207, 0.2920, "base", "983M"),

@@ -11,7 +11,9 @@ from lib_persres.commands import main
 from lib_persres.errors import PersresError
 from lib_persres.evaluation.datasets.dataset import CATEGORIES, Concept, Prompt
 from lib_persres.evaluation.protocol import WITHOUT, asked_text, prompts_of
+from lib_persres.evaluation.published import TABLES
 from lib_persres.evaluation.ray_workers import run_ray
+from lib_persres.evaluation.report.tables import same
 from lib_persres.evaluation.suite import Suite, names
 
 
@@ -29,6 +31,14 @@ def test_the_papers_suite_samples_as_the_paper_does():
     assert (suite.sampling.steps, suite.sampling.guidance, suite.sampling.images) == (50, 6, 50)
     recipe = next(m for m in suite.methods if m.name == "residual").training.made_recipe()
     assert (recipe.steps, recipe.stages[0].batch, recipe.stages[0].rank) == (150, 4, "0.05m")
+
+
+def test_the_papers_suite_has_every_published_row_that_a_recipe_makes():
+    names = [method.name for method in Suite.read("paper").methods]
+    keys = [row.key for rows in TABLES.values() for row in rows if row.key]
+    assert [key for key in keys if not any(same(key, name) for name in names)] == []
+    without = {row.method for rows in TABLES.values() for row in rows if not row.key}
+    assert without == {"ViCo"}
 
 
 def test_methods_of_one_training_share_its_piece_and_ablations_have_fewer_concepts():
