@@ -147,7 +147,7 @@ def test_a_run_stopped_in_sampling_draws_no_picture_twice(evaluation, whole, tmp
 
 
 def test_a_dead_worker_costs_its_unfinished_steps_alone(evaluation, tmp_path):
-    raw = tiny_suite(steps=250, images=1)
+    raw = tiny_suite(steps=160, images=1)
     run = None
     killed = []
 
