@@ -47,6 +47,12 @@ _ALL = (
         start="class",
     ),
     Recipe(
+        "word-first",
+        "The word first, as in AttnDreamBooth, then the paper's residual: closer to the concept on the Toybox.",
+        (Stage("embedding", steps=60, batch=8, map_mean=0.1), Stage()),
+        start="class",
+    ),
+    Recipe(
         "attn-residual",
         "AttnDreamBooth's stages with residuals: the word, keys and values, then proj_out. Small, and LAG confines it.",
         (
