@@ -154,6 +154,13 @@ def test_lag_less_plain_by_category(tmp_path, no_plots):
     assert found[1:] == ["+0.050 [+0.050, +0.050]", "-0.100 [-0.100, -0.100]"]
 
 
+def test_lag_is_compared_with_what_is_drawn_alike_but_for_it(tmp_path, no_plots):
+    half = {**next(m for m in METHODS if m["name"] == "residual"), "name": "half", "strength": 0.5}
+    rows = [*rows_of(), *(row("half", concept, clip_text=0.5) for concept in ("rex", "pip"))]
+    markdown, _ = texts(write_run(tmp_path, rows, suite=suite([*METHODS, half]), pictures=False))
+    assert "residual+lag less residual" in markdown and "less half" not in markdown
+
+
 def test_tuned_concepts_do_not_count_and_the_report_says_so(tmp_path, no_plots):
     rows = rows_of()
     tuned = [row(m, "nell", tuned=True, clip_text=0.0, clip_image=0.0) for m in TEXT]
@@ -288,3 +295,15 @@ def test_on_the_papers_data_their_points_are_in_the_same_panel(tmp_path):
     pytest.importorskip("matplotlib")
     _, html = texts(write_run(tmp_path, rows_of(), kind="customconcept101", pictures=False))
     assert "in grey in the same panel" in html
+
+
+def test_the_judges_answers_have_a_panel_of_the_trade_off(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [{**r, "obeyed": r["clip_text"], "identity": r["clip_image"]} for r in rows_of()]
+    heights = {}
+    for name, some in (("without", rows_of()), ("with", rows)):
+        markdown, _ = texts(write_run(tmp_path / name, some, kind="toybox", pictures=False))
+        with Image.open(tmp_path / name / "report" / "trade-off.png") as picture:
+            heights[name] = picture.height
+        assert ("obeyed to the right, identity upwards" in markdown) == (name == "with")
+    assert heights["with"] == pytest.approx(2 * heights["without"], rel=0.05)
