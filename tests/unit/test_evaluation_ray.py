@@ -104,7 +104,11 @@ def test_a_killed_node_loses_nothing_and_nothing_is_done_twice(tmp_path, monkeyp
             run_ray([Held(**vars(job)) for job in jobs], cluster.address, report)
 
         run = evaluation.perform(tmp_path / "run", execute, several(), threads=1)
-        assert len(killed) == 2 and ray.cluster_resources()["CPU"] == 1
+        assert len(killed) == 2
+        end = time.monotonic() + LONGEST
+        while (left := ray.cluster_resources()["CPU"]) > 1 and time.monotonic() < end:
+            time.sleep(0.1)  # Ray's books are behind
+        assert left == 1
     finally:
         over.set()
         ray.shutdown()
