@@ -2,6 +2,7 @@
 
 import base64
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from test_training import ROUTE, assert_as_before, photos, refused, wait  # noqa: F401 photos is a fixture
@@ -55,6 +56,8 @@ def test_the_class_is_drawn_in_sight_and_stopped_or_given(host, photos):  # noqa
     identity = host.post(ROUTE, {**body, "steps": 2, "class_images": encoded(photos)})["id"]
     status = wait(host, identity)
     assert status["state"] == "finished" and "drew" not in status["message"]
+    Path(status["file"]).unlink()  # its identifier is free again for the dogs of other tests
+    host.post("/persres/v1/refresh")
 
 
 def test_what_a_recipe_does_not_take_is_refused(host, photos):  # noqa: F811
