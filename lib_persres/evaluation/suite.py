@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,6 +172,8 @@ def _methods(top: _Fields) -> tuple[Method, ...]:
             raise PersresError(f"{item.where}: 'concepts' must be a number, \"ablations\" or null, not {concepts!r}.")
         lag, about = item.take("lag", bool, False), item.take("about", str, "")
         strength = float(item.take("strength", (int, float), 1.0))
+        if not math.isfinite(strength):
+            raise PersresError(f"{item.where}: 'strength' must be a finite number, not {strength}.")
         unconditional = item.take("unconditional", str, "mirror")
         try:
             check_unconditional(unconditional)

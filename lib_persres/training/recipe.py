@@ -192,12 +192,12 @@ class Recipe:
         stages: those of another list, as `Stage`s or as their dicts. leave_out: the number of a stage, from 1.
         """
         values = {name: value for name, value in values.items() if value is not None}
-        out = values.pop("leave_out", None)
-        if out is not None and (type(out) is not int or not 1 <= out <= len(self.stages) or len(self.stages) == 1):
-            raise PersresError(f"Recipe {self.name} of {len(self.stages)} stages has none to leave out at {out!r}.")
         if "stages" in values:
             made = tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in values.pop("stages"))
             return replace(self, stages=made).changed(**values)
+        out = values.pop("leave_out", None)
+        if out is not None and (type(out) is not int or not 1 <= out <= len(self.stages) or len(self.stages) == 1):
+            raise PersresError(f"Recipe {self.name} of {len(self.stages)} stages has none to leave out at {out!r}.")
         in_stage = {name: values.pop(name) for name in list(values) if name in Stage.__dataclass_fields__}
         stages = tuple(replace(s, **in_stage) for i, s in enumerate(self.stages) if i + 1 != out)
         return replace(self, stages=stages, **values)

@@ -54,7 +54,7 @@ _ALL = (
     ),
     Recipe(
         "attn-residual",
-        "AttnDreamBooth's stages with residuals: the word, keys and values, then proj_out. Small; LAG confines the last stage.",
+        "AttnDreamBooth's stages with residuals: the word, keys and values, proj_out. Small; LAG confines the last.",
         (
             Stage("embedding", steps=60, batch=8, map_mean=0.1),
             Stage("kv", steps=50, batch=8, map_mean=2.0, map_variance=5.0),

@@ -80,6 +80,7 @@ def change(path, value):
         (["methods", 2, "training"], "other", "no method above has the training 'other'"),
         (["methods", 2, "lga"], True, "'lga', which means nothing here"),
         (["methods", 2, "unconditional"], "half", "residual\\+lag.*Unconditional rows can be mirror or base"),
+        (["methods", 1, "strength"], float("inf"), "'strength' must be a finite number, not inf"),
         (["methods", 1, "strength"], "much", "'strength' is 'much', but it must be of type int or float"),
         (["methods", 1, "class"], "best", "'class' must be 'given' or 'nearest', not 'best'"),
         (["methods", 1, "class"], "nearest", "the method 'residual' needs 'nouns' to find its class among"),
@@ -94,6 +95,12 @@ def test_a_broken_suite_is_told_in_one_sentence(path, value, said):
     with pytest.raises(PersresError, match=said) as caught:
         Suite.from_dict(change(path, value))
     assert "\n" not in str(caught.value) and str(caught.value).startswith("The suite")
+
+
+def test_the_command_line_names_every_suite(capsys):
+    main(["evaluate", "run", "--help"])
+    said = "".join(capsys.readouterr().out.split())  # wherever its lines end
+    assert sorted(said.rpartition("--suiteNAME")[2].partition(",ora")[0].split(",")) == names()
 
 
 def test_a_missing_or_unreadable_suite_is_told_at_the_command_line(tmp_path, capsys):

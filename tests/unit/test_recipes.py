@@ -64,6 +64,7 @@ def test_stages_can_be_replaced_or_left_out():
     recipe = RECIPES["attndreambooth"]
     assert recipe.changed(leave_out=2).stages == (recipe.stages[0], recipe.stages[2])
     assert recipe.changed(leave_out=2).targets == "embedding+unet"
+    assert recipe.changed(stages=[*recipe.stages[:2]], leave_out=1).stages == (recipe.stages[1],)
     free = recipe.changed(map_mean=0.0, map_variance=0.0)
     assert not any(stage.compares_maps for stage in free.stages)
     other = recipe.changed(stages=[{"targets": "kv", "steps": 3}], form="low-rank")
