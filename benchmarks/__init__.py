@@ -1,0 +1,1 @@
+"""What the figures are measured by; no part of the package."""

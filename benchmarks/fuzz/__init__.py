@@ -1,0 +1,1 @@
+"""Damaged files against our readers: each is taken, or refused in one sentence; nothing else may happen."""
