@@ -35,8 +35,9 @@ class Plan:
     that LAG does not gate (see `unet.Target.gated`): they take the strength alone.
     indicator: (b, K, n), the concept's tokens C in each row's context; only the map rows' entries are read.
     map_rows: (b,), True for rows whose own maps make masks (the conditional rows).
-    group: (b,), rows of one image share a number: a row that makes no map takes its group's mask, the union of
-    the masks of the group's map rows (several where prompts are composed).
+    group: (b,), rows of one image share a number: a row whose text does not name a concept, as the unconditional
+    one's, takes its group's mask of it, the union of the masks of the group's map rows (several where prompts are
+    composed). So whatever the rows, masks of ones are plain sampling.
     mask: from concept maps (rows, K, hw) to gates of the same shape in [0, 1].
     recorder: sees each block's (name, masks (images, K, hw), maps (map rows, K, hw), (h, w)).
     memory: the groups' masks, block -> group -> (K, hw), for the calls of one evaluation to share where a group's
@@ -73,6 +74,7 @@ class Plan:
         self._groups: list[int] = self.group.tolist()
         self._masked: list[bool] = self.gated.any(1).tolist()
         self._sources = self.map_rows.nonzero().flatten().tolist()
+        self._named = (self.indicator != 0).any(-1)
 
     @property
     def makes_maps(self) -> bool:
@@ -106,7 +108,9 @@ class Plan:
             raise PersresError(f"LAG saw no cross-attention in {block}: something replaced it. Switch LAG off.")
         rows = []
         for row, (group, masked) in enumerate(zip(self._groups, self._masked)):
-            mask = own.get(row) if row in own else known.get(group)
+            mask = known.get(group)
+            if row in own and mask is not own[row]:
+                mask = torch.where(self._named[row][:, None], own[row], mask)
             if mask is None and masked:
                 raise PersresError(f"LAG has no mask for {block}: unconditional rows came before the conditional.")
             rows.append(mask)

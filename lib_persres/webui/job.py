@@ -189,7 +189,8 @@ class Job:
             at = params.denoiser.step, params.denoiser.total_steps or 0
             self._hires = hires
             self._vocabulary.renew()
-            self._sampling.evaluate(shared.sd_model, stage, texts, cond, uncond, *at)
+            vectors = params.text_cond["vector"] if isinstance(params.text_cond, dict) else None
+            self._sampling.evaluate(shared.sd_model, stage, texts, cond, uncond, *at, vectors)
         except Exception as error:
             # the WebUI would go on with what the last evaluation left
             self._give_up(str(error) if isinstance(error, PersresError) else repr(error))

@@ -8,9 +8,10 @@ import torch
 
 from ..branch import Branches
 from ..errors import PersresError
-from ..lag import MASKS, Plan
+from ..lag import MASKS
 from ..overlay import MaskRecorder
 from .files import Loaded
+from .plans import Plans
 from .prompts import Concept, Texts, Tokens
 from .rows import Row, Rows
 from .settings import Settings
@@ -67,9 +68,9 @@ class Sampling:
 
     def _reset(self) -> None:
         self._rows: Rows | None = None
-        self._masks: dict[str, dict[int, torch.Tensor]] = {}
+        self._plans: Plans | None = None
+        self._vectors: torch.Tensor | None = None
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._seen: set[int] = set()
 
     def close(self) -> None:
         """Remove every hook. May be called twice, at any time."""
@@ -90,11 +91,13 @@ class Sampling:
         uncond: torch.Tensor,
         step: int,
         total: int,
+        vectors: torch.Tensor | None = None,
     ) -> None:
         """An evaluation of the denoiser begins.
 
         model: the WebUI's model, sampled now. texts: each image's parts. cond (Σ parts, n, d) and uncond
-        (images, m, d): the rows' contexts. step of total: how far this pass is, in evaluations.
+        (images, m, d): the rows' contexts. step of total: how far this pass is, in evaluations. vectors: (Σ parts, m),
+        what SDXL's UNet is given beside cond.
         """
         self._keep_masks()
         self._reset()
@@ -103,15 +106,13 @@ class Sampling:
             self._attach(unet, stage)
         if self._tokens is None or self._tokens.model is not model.cond_stage_model:
             self._tokens = Tokens(model.cond_stage_model)
-        self._parts = [len(parts) for parts in texts]
-        self._rows = Rows(self._parts, cond, uncond)
+        parts = [len(each) for each in texts]
+        self._rows, self._vectors = Rows(parts, cond, uncond), vectors
+        settings = stage.settings
+        mirror, mask = settings.unconditional == "mirror", MASKS[settings.mask]
+        self._plans = Plans(parts, len(self._attached), mirror, mask, self._remember_size)
         self._step = step
         done = step / total if total else 0.0
-        # for each image and residual: strength, whether LAG confines it, and the tokens in each part's live text
-        images = len(stage.images)
-        self._strength = torch.zeros(images, len(self._attached))
-        self._gated = torch.zeros(images, len(self._attached), dtype=torch.bool)
-        self._indices: dict[tuple[int, int, int], tuple[int, ...]] = {}
         for image, concepts in enumerate(stage.images):
             for index, concept in enumerate(concepts):
                 if concept.loaded in self._attached:
@@ -119,7 +120,7 @@ class Sampling:
 
     def _weigh(self, image: int, index: int, concept: Concept, parts: Sequence[Texts], done: float) -> None:
         stage, k = self._stage, self._attached.index(concept.loaded)
-        self._strength[image, k] = stage.strength_at(concept, done)
+        self._plans.strength[image, k] = stage.strength_at(concept, done)
         concepts = [c for c in stage.images[image] if c.loaded is not None]
         place = concepts.index(concept)
         words = [stage.word(c) for c in concepts]
@@ -136,10 +137,10 @@ class Sampling:
         elif not named:
             self.problem(f"{concept.tag.text} acts, but its V* is not in the prompt.", None)
         if lag and concept.identifier and not any(tokens.identifier_found for tokens in found.values()):
-            self._strength[image, k] = 0.0  # nothing asks for it: the base model
-        self._gated[image, k] = lag and named
+            self._plans.strength[image, k] = 0.0  # nothing asks for it: the base model
+        self._plans.gated[image, k] = lag and named
         for number, part in enumerate(parts):
-            self._indices[image, number, k] = found[part.at(self._step)].indices
+            self._plans.indices[image, number, k] = found[part.at(self._step)].indices
 
     # -- the UNet's hooks
 
@@ -168,53 +169,33 @@ class Sampling:
         self._branches.plan = None
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
         if self._rows is not None and context is not None:
-            # an extension may mark prompts with one more vector in front, which it takes off in the UNet
-            tokens = context.shape[1] - (context.shape[1] % 77 == 1)
-            self._branches.plan = self._plan(self._rows.identify(context), tokens, context.device)
+            rows = self._rows.identify(context)
+            if late := self._plans.late(rows):
+                self._make_masks(module, late, rows, args, kwargs)
+            self._branches.plan = self._plans.plan(rows, _tokens(context), context.device)
+
+    def _make_masks(self, module, late: Sequence[Row], rows: Sequence[Row | None], args, kwargs) -> None:
+        """Ask the UNet for these rows first, for their masks alone: the picture does not hang on how the WebUI cuts an
+        evaluation into calls."""
+        images = [row.image if row is not None else None for row in rows]
+        places = [images.index(row.image) for row in late]
+        numbers = [self._rows.rows.index(row) for row in late]
+
+        def taken(value):
+            return value[places] if isinstance(value, torch.Tensor) and len(value) == len(rows) else value
+
+        args, kwargs = [taken(value) for value in args], {name: taken(value) for name, value in kwargs.items()}
+        given = args[2] if len(args) > 2 else kwargs["context"]
+        context = torch.stack([self._rows.contexts[number] for number in numbers]).to(given)
+        args, kwargs = args[:2], {**dict(zip(("context", "y"), args[2:])), **kwargs, "context": context}
+        if kwargs.get("y") is not None and self._vectors is not None:
+            kwargs["y"] = self._vectors[numbers].to(kwargs["y"])
+        self._branches.plan = self._plans.plan(late, _tokens(context), context.device)
+        module.forward(*args, **kwargs)
 
     def _leave(self, module, args, output) -> None:
         if self._branches is not None:
             self._branches.plan = None
-
-    def _plan(self, rows: Sequence[Row | None], tokens: int, device) -> Plan | None:
-        """The plan of a call with these rows and this many tokens in its context."""
-        mirror = self._stage.settings.unconditional == "mirror"
-        count = len(self._attached)
-        strength = torch.zeros(len(rows), count)
-        gated = torch.zeros(len(rows), count, dtype=torch.bool)
-        indicator = torch.zeros(len(rows), count, tokens)
-        own = [row is not None and row.part is not None for row in rows]
-        here = {row.image for row in rows if row is not None and row.part is not None}
-        for place, row in enumerate(rows):
-            if row is None or (row.part is None and not mirror):
-                continue
-            strength[place], gated[place] = self._strength[row.image], self._gated[row.image]
-            for k in gated[place].nonzero().flatten().tolist():
-                if row.part is not None:
-                    indices = [index for index in self._indices[row.image, row.part, k] if index < tokens]
-                    indicator[place, k, indices] = 1
-                    named = bool(indices)
-                else:
-                    # without the image's masks another extension asked for the unconditional row first
-                    named = row.image in self._seen | here and any(
-                        self._indices[row.image, part, k] for part in range(self._parts[row.image])
-                    )
-                if not named:  # LAG, and nothing in the row's text is the concept's: the base model
-                    strength[place, k], gated[place, k] = 0.0, False
-        self._seen |= here
-        if not strength.any():
-            # the masks of rows whose strength is zero now are never asked for
-            return None
-        return Plan(
-            strength.to(device),
-            gated.to(device),
-            indicator.to(device),
-            torch.tensor(own),
-            torch.tensor([len(self._stage.images) if row is None else row.image for row in rows]),
-            mask=MASKS[self._stage.settings.mask],
-            recorder=self._remember_size,
-            memory=self._masks,
-        )
 
     # -- what LAG did, for the overlays
 
@@ -226,9 +207,9 @@ class Sampling:
         if self.recorder is None or not self._sizes:
             return
         for block, size in self._sizes.items():
-            masks = self._masks[block]
+            masks = self._plans.masks[block]
             like = torch.zeros_like(next(iter(masks.values())))
-            images = torch.stack([masks.get(image, like) for image in range(self._strength.shape[0])])
+            images = torch.stack([masks.get(image, like) for image in range(len(self._plans.parts))])
             self.recorder(block, images, images, size)
 
     def take_masks(self) -> tuple[MaskRecorder | None, list[Loaded]]:
@@ -236,3 +217,8 @@ class Sampling:
         self._keep_masks()
         self._sizes = {}
         return (self.recorder if self.recorder and self.recorder.calls else None), list(self._attached)
+
+
+def _tokens(context: torch.Tensor) -> int:
+    # an extension may mark prompts with one more vector in front, which it takes off in the UNet
+    return context.shape[1] - (context.shape[1] % 77 == 1)
