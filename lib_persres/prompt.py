@@ -61,6 +61,8 @@ class Use:
     concept: int
     start: int
     end: int
+    typed: bool = False
+    """The user wrote the identifier, not a placeholder."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,6 @@ class Substituted:
 
     text: str
     uses: list[Use]
-
-
-@dataclass(frozen=True)
-class ConceptTokens:
-    """The concept tokens C: `indices` into the flat list of context ids, ascending."""
-
-    indices: tuple[int, ...]
-    problem: str | None = None
-    """A sentence for the user, None when all is right."""
-    identifier_found: bool = True
-    class_found: bool = True
-    """Whether at least one identifier has its macro class."""
-    own: tuple[int, ...] = ()
-    """Those of `indices` that are an identifier's; the others are a macro class's."""
-    adjacent: bool = True
-    """False if some macro class was taken from a few tokens further on ("V* red dog")."""
 
 
 # -- tags ----------------------------------------------------------------------------------------------------
@@ -173,12 +159,19 @@ def _short(text: str, length: int = 40) -> str:
 # -- V* ------------------------------------------------------------------------------------------------------
 
 
-def substitute(prompt: str, identifiers: Sequence[str], macro_classes: Sequence[str]) -> Substituted:
+def substitute(
+    prompt: str,
+    identifiers: Sequence[str],
+    macro_classes: Sequence[str],
+    names: Sequence[str] = (),
+    problem: Callable[[str], None] | None = None,
+) -> Substituted:
     """Write the concepts' identifiers for V* and V1* (the first concept), V2* (the second), and so on.
 
     A placeholder is a whole word with a capital V. An identifier that the user typed counts as a use of its
     concept, too; where several concepts share it, of the one whose macro class comes next, else of the first
-    of them. A placeholder without a concept raises PersresError. Extra networks' tags are left as they are.
+    of them. A placeholder without a concept is told to `problem` and leaves nothing; without `problem` it raises
+    PersresError. names: what the sentence calls the concepts, their tags. Extra networks' tags are left as they are.
     """
     if len(identifiers) != len(macro_classes):
         raise ValueError(f"{len(identifiers)} identifiers, but {len(macro_classes)} macro classes")
@@ -190,9 +183,16 @@ def substitute(prompt: str, identifiers: Sequence[str], macro_classes: Sequence[
         before = prompt[done : match.start()]
         length += len(before)
         if match["network"] is None:
-            concept = _concept_of(match[0], match["number"], identifiers, macro_classes)
-            written = identifiers[concept]
-            uses[length] = Use(concept, length, length + len(written))
+            try:
+                concept = _concept_of(match[0], match["number"], len(identifiers), names)
+            except PersresError as error:
+                if problem is None:
+                    raise
+                problem(str(error))
+                written = ""
+            else:
+                written = identifiers[concept]
+                uses[length] = Use(concept, length, length + len(written))
         else:
             written = match[0]
             tags.append((length, length + len(written)))
@@ -203,23 +203,56 @@ def substitute(prompt: str, identifiers: Sequence[str], macro_classes: Sequence[
 
     for start, end in _typed(text, identifiers):
         if start not in uses and not any(low <= start < high for low, high in tags):
-            uses[start] = Use(_owner(text, start, end, identifiers, macro_classes), start, end)
+            uses[start] = Use(_owner(text, start, end, identifiers, macro_classes), start, end, typed=True)
     return Substituted(text, [uses[start] for start in sorted(uses)])
 
 
-def _concept_of(
-    placeholder: str, digits: str, identifiers: Sequence[str], macro_classes: Sequence[str]
-) -> int:
-    digits = digits.lstrip("0") if digits else "1"
-    # The length is looked at first: Python refuses to read a number of thousands of digits.
-    number = int(digits or "0") if len(digits) < 10 else -1
-    if 1 <= number <= len(identifiers):
+def placeholders(prompt: str) -> dict[int, str]:
+    """The numbers, from 1, that a prompt's placeholders stand for, and how each was first written."""
+    found: dict[int, str] = {}
+    for match in _PLACEHOLDERS.finditer(prompt):
+        if match["network"] is None and (number := _number_of(match["number"])) is not None:
+            found.setdefault(number, match[0])
+    return found
+
+
+def placeholder_of(prompt: str, number: int) -> str:
+    """How a prompt writes the number-th concept, counted from 1, or could."""
+    return placeholders(prompt).get(number, "V*" if number == 1 else f"V{number}*")
+
+
+def wordless(prompt: str, what: str = "prompt") -> str | None:
+    """The sentence of a prompt that has placeholders and, as whoever asks knows, no tag."""
+    written = next(iter(placeholders(prompt).values()), None)
+    if written is None:
+        return None
+    return f"{written} stands for a concept, but the {what} has no <{NETWORK}:…> tag: it was read as words."
+
+
+def stray_tag(text: str, what: str = "prompt") -> str | None:
+    """The sentence of a text that has something like a tag left after the tags were read."""
+    if not (match := re.search(rf"<{NETWORK}\b", text, re.IGNORECASE)):
+        return None
+    shown = _short(text[match.start() :].partition(">")[0])
+    return f'"{shown}" in the {what} was read as words: a tag is <{NETWORK}:name> or <{NETWORK}:name:strength>.'
+
+
+def _number_of(digits: str) -> int | None:
+    """None for one that nobody counts to. Python refuses to read a number of thousands of digits."""
+    digits = digits.lstrip("0") or "0" if digits else "1"
+    return int(digits) if len(digits) < 10 else None
+
+
+def _concept_of(placeholder: str, digits: str, count: int, names: Sequence[str]) -> int:
+    number = _number_of(digits)
+    if number is not None and 1 <= number <= count:
         return number - 1
-    named = ", ".join(f"{i} {c}".strip() for i, c in zip(identifiers, macro_classes, strict=True))
     if number == 0:
         raise PersresError("V0* stands for no concept; the first one is V* or V1*, the second V2*.")
-    place = _ORDINALS[number - 1] if 1 <= number <= len(_ORDINALS) else f"{_short(digits, 12)}th"
-    has = {0: "no concept", 1: "only 1 concept"}.get(len(identifiers), f"only {len(identifiers)} concepts")
+    known = number is not None and number <= len(_ORDINALS)
+    place = _ORDINALS[number - 1] if known else f"{_short(digits.lstrip('0'), 12)}th"
+    has = {0: "no concept", 1: "only 1 concept"}.get(count, f"only {count} concepts")
+    named = ", ".join(filter(None, names))
     end = f": {named}" if named else f"; add its tag, such as <{NETWORK}:name>"
     raise PersresError(
         f"{_short(placeholder, 16)} stands for the {place} concept, but the prompt names {has}{end}."
@@ -246,103 +279,6 @@ def _owner(text: str, start: int, end: int, identifiers: Sequence[str], macro_cl
         ):
             return k
     return owners[0]
-
-
-# -- concept tokens ------------------------------------------------------------------------------------------
-
-
-def find_concept_tokens(
-    ids: Sequence[int],
-    identifier_ids: Sequence[int],
-    class_ids: Sequence[int],
-    *,
-    identifier: str = "",
-    macro_class: str = "",
-    concept: str = "",
-    placeholder: str = "V*",
-    others: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
-    reach: int = 4,
-    special_ids: Collection[int] = SPECIAL_IDS,
-) -> ConceptTokens:
-    """The concept tokens C of one concept in a context: each identifier and the macro class after it.
-
-    `ids` are all chunks in a row, start, end and padding included, so that an index into `ids` is an index
-    into the context (77·chunk + k). Those `special_ids` may stand between identifier and class, as where a
-    chunk ends. Where the class does not follow at once, its first occurrence that begins within the next
-    `reach` tokens is taken ("V* red dog"; then `adjacent` is False), but never one behind another identifier.
-    An identifier without any class counts by itself. `others` are the (identifier ids, class ids) of the
-    prompt's other concepts. `identifier`, `macro_class`, `concept` and `placeholder` are the words for the
-    sentence in `problem`.
-    """
-    if not identifier_ids:
-        raise ValueError("identifier_ids is empty")
-    places = [index for index, token in enumerate(ids) if token not in special_ids]
-    tokens = [ids[index] for index in places]
-    own = list(identifier_ids)
-    noun = list(class_ids)
-    name = f'"{placeholder}" (token "{identifier}")' if identifier else f'"{placeholder}"'
-    name += f' of concept "{concept}"' if concept else ""
-    advice = f'write "{placeholder} {macro_class}"' if macro_class else f'write "{placeholder}" and its class'
-
-    starts = _occurrences(tokens, own)
-    rivals = [list(theirs_noun) for theirs, theirs_noun in others if list(theirs) == own]
-    if noun in rivals:
-        return ConceptTokens(
-            (),
-            f'{name} and its class "{macro_class}" are also those of another concept, so LAG cannot tell '
-            "the two apart; train one of them with another identifier.",
-            identifier_found=bool(starts),
-            class_found=False,
-            adjacent=False,
-        )
-    borders = {*starts, *(at for theirs, _ in others if theirs for at in _occurrences(tokens, list(theirs)))}
-    found: set[int] = set()
-    identifiers: set[int] = set()
-    identifier_found = class_found = False
-    adjacent = True
-    for start in starts:
-        after = start + len(own)
-        border = min((at for at in borders if at >= after), default=len(tokens))
-        within = tokens[after : min(border, after + reach + len(noun) - 1)]
-        gap = next(iter(_occurrences(within, noun)), None) if noun else None
-        near = tokens[after : min(border, after + reach)]
-        rival_gaps = [at for theirs in rivals if theirs for at in _occurrences(near, theirs)[:1]]
-        if rival_gaps and (gap is None or min(rival_gaps) < gap):
-            continue  # the same identifier, but it stands before another concept's class
-        identifier_found = True
-        identifiers.update(range(start, after))
-        if gap is not None:
-            class_found = True
-            adjacent = adjacent and gap == 0
-            found.update(range(after + gap, after + gap + len(noun)))
-
-    problem = None
-    if not identifier_found:
-        problem = f"{name} is not in the prompt, so LAG leaves the residual out; {advice}."
-    elif noun and not class_found:
-        word = f'"{macro_class}"' if macro_class else "its class"
-        problem = f"{name} is not followed by {word}, so LAG sees only the identifier; {advice}."
-    return ConceptTokens(
-        tuple(sorted(places[at] for at in found | identifiers)),
-        problem,
-        identifier_found=identifier_found,
-        class_found=class_found,
-        adjacent=class_found and adjacent,
-        own=tuple(sorted(places[at] for at in identifiers)),
-    )
-
-
-def _occurrences(tokens: Sequence[int], wanted: list[int]) -> list[int]:
-    """Where `wanted` begins in `tokens`, without overlaps."""
-    starts: list[int] = []
-    at = 0
-    while at + len(wanted) <= len(tokens):
-        if list(tokens[at : at + len(wanted)]) == wanted:
-            starts.append(at)
-            at += len(wanted)
-        else:
-            at += 1
-    return starts
 
 
 # -- identifiers ---------------------------------------------------------------------------------------------

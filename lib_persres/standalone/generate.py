@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..branch import Branches
+from ..concept_tokens import ConceptTokens, absence, find_concept_tokens
 from ..errors import PersresError
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
-from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags
+from ..prompt import Tag, parse_tags, placeholder_of, stray_tag, wordless
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
@@ -80,34 +81,34 @@ def prepare(
     sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Residual] | None, lag: bool
 ) -> Prepared:
     """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it."""
-    text, tags = parse_tags(prompt)
+    given, tags = parse_tags(prompt)
     tags = list({tag.name: tag for tag in tags}.values())
     if tags and find_residual is None:
         raise PersresError(f"The prompt names {tags[0].text}, but no residuals were given.")
     residuals = [find_residual(tag.name) for tag in tags]
     for tag, residual in zip(tags, residuals):
         residual.check(sd.unet, tag.name)
-    words = Words(sd, residuals, [tag.strength != 0 for tag in tags], [tag.name for tag in tags])
-    written = words.write(text.strip())
+    words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags)
+    written = words.write(given.strip())
     text = written.text
     context, ids = words.encode(written)
-    problems = []
-    if not residuals and re.search(r"(?<!\w)V\d*\*", text):
-        problems.append("V* stands for a concept, but the prompt has no <persres:…> tag: it was read as words.")
+    stray = stray_tag(given)
+    problems = list(filter(None, [None if residuals else wordless(given), stray]))
     if len(words.ids(written)) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
-    tokens = [find_tokens(words, ids[0].tolist(), i) for i in range(len(residuals))]
+    written_as = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
+    tokens = [find_tokens(words, ids[0].tolist(), i, placeholder) for i, placeholder in enumerate(written_as)]
     for index, (tag, residual) in enumerate(zip(tags, residuals)):
         if wanted[index] and (problem := residual.lag_problem(tag.text)):
             wanted[index] = False
             problems.append(problem)
-    for tag, gated, found in zip(tags, wanted, tokens):
+    for tag, gated, found, placeholder in zip(tags, wanted, tokens, written_as):
         if gated and found.problem:
             problems.append(found.problem)
         elif not found.identifier_found:
-            problems.append(f"{tag.text} acts, but its V* is not in the prompt: nothing asks for the concept.")
-    if other := re.search(r"<\w+:[^>]+>", text):
+            problems.append(absence(tag.text, placeholder))
+    if not stray and (other := re.search(r"<\w+:[^>]+>", text)):
         problems.append(f"{other[0]} was read as words: only the WebUI knows such a tag.")
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     tags = [
@@ -163,17 +164,15 @@ def draw(
     return sd.decode_latents(latents), recorder
 
 
-def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:
-    """The tokens of the index-th concept in the ids of a prompt's context."""
+def find_tokens(words: Words, ids: list[int], index: int, placeholder: str) -> ConceptTokens:
+    """The tokens of the index-th concept in the ids of a prompt's context. placeholder: how the prompt writes it."""
     spelled = [(words.spelled(i), words.sd.encode_text(f.macro_class)) for i, f in enumerate(words.facts)]
-    metadata = words.facts[index]
     return find_concept_tokens(
         ids,
         *spelled[index],
-        identifier=metadata.identifier,
-        macro_class=metadata.macro_class,
-        concept=metadata.concept,
-        placeholder="V*" if index == 0 else f"V{index + 1}*",
+        macro_class=words.facts[index].macro_class,
+        concept=words.tags[index].text,
+        placeholder=placeholder,
         others=[pair for i, pair in enumerate(spelled) if i != index],
     )
 

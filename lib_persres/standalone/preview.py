@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from ..branch import Branches
+from ..concept_tokens import find_concept_tokens
 from ..errors import PersresError
 from ..lag import guidance_plan
 from ..learned_words import check_width, learned_vectors, vectors_for
-from ..prompt import find_concept_tokens, parse_tags, substitute
+from ..prompt import parse_tags, substitute
 from ..residual import Residual
 from ..sampler import noise_for, sample
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..learned_words import check_width, learned_vectors, pieces, vectors_for
-from ..prompt import Substituted, substitute
+from ..prompt import Substituted, Tag, substitute
 from ..residual import Residual
 from .checkpoint import StableDiffusion
 
@@ -15,19 +15,20 @@ from .checkpoint import StableDiffusion
 class Words:
     """The words of a prompt's concepts, in their order.
 
-    used: whether a concept's learned word takes its identifier's place. Each learned vector has an id of its own, below
-    zero, so that concepts with the same identifier stay two.
+    used: whether a concept's learned word takes its identifier's place. tags: the concepts' own. Each learned vector
+    has an id of its own, below zero, so that concepts with the same identifier stay two.
     """
 
-    def __init__(self, sd: StableDiffusion, residuals: Sequence[Residual], used: Sequence[bool], names: Sequence[str]):
+    def __init__(self, sd: StableDiffusion, residuals: Sequence[Residual], used: Sequence[bool], tags: Sequence[Tag]):
         self.sd = sd
+        self.tags = list(tags)
         self.facts = [residual.metadata for residual in residuals]
         self._vectors: dict[int, torch.Tensor] = {}
         self._learned: dict[int, list[int]] = {}
-        for index, (residual, use, name) in enumerate(zip(residuals, used, names, strict=True)):
+        for index, (residual, use, tag) in enumerate(zip(residuals, used, tags, strict=True)):
             vectors = learned_vectors(residual)
             if use and vectors is not None:
-                check_width(vectors, sd.token_embedding.embedding_dim, name)
+                check_width(vectors, sd.token_embedding.embedding_dim, tag.name)
                 self._learned[index] = [-1 - len(self._vectors) - i for i in range(len(vectors))]
                 self._vectors |= dict(zip(self._learned[index], vectors.to(sd.device)))
 
@@ -35,7 +36,8 @@ class Words:
         """The prompt with the identifiers for V*; without concepts V* is a word like any other."""
         if not self.facts:
             return Substituted(prompt, [])
-        return substitute(prompt, [f.identifier for f in self.facts], [f.macro_class for f in self.facts])
+        names = [tag.text for tag in self.tags]
+        return substitute(prompt, [f.identifier for f in self.facts], [f.macro_class for f in self.facts], names)
 
     def ids(self, written: Substituted) -> list[int]:
         """Without start, end and padding, and of any length."""

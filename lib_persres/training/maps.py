@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..attention import Taps, token_maps
-from ..prompt import ConceptTokens
+from ..concept_tokens import ConceptTokens
 from ..unet import find_blocks
 from .recipe import Stage
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from ..concept_tokens import ConceptTokens, find_concept_tokens
 from ..errors import PersresError
 from ..metadata import Metadata
-from ..prompt import ConceptTokens, find_concept_tokens
 from ..unet import find_blocks
 from .embedding import Embedding
 from .frozen import forward_as
@@ -84,9 +84,8 @@ def encode(host: Host, recipe: Recipe, facts: Metadata, embedding: Embedding | N
         ids[PROMPT].tolist(),
         host.encode_text(facts.identifier),
         host.encode_text(facts.macro_class),
-        identifier=facts.identifier,
         macro_class=facts.macro_class,
-        concept=facts.concept,
+        concept=f'"{facts.concept}"' if facts.concept else "",
     )
     # a template without the class is one's choice: LAG then goes by the identifier alone
     chosen = found.identifier_found and "{macro_class}" not in recipe.template

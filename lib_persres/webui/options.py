@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import PersresError
+from .values import is_whole, shown
 
 FOLDER = "persres_dir"
 LAG = "persres_lag"
@@ -25,23 +25,29 @@ DEFAULTS = {FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True, STATE_EVER
 def check(key: str, value) -> None:
     """PersresError with one sentence for a value that is not understood."""
     if key == FOLDER:
-        if not isinstance(value, str) or (value.strip() and not Path(value.strip()).is_dir()):
+        if not isinstance(value, str) or (value.strip() and not _is_folder(value.strip())):
             _refuse(key, value, "a folder that exists, or nothing for the folder persres among the models")
     elif key == LAG:
-        if value not in LAG_CHOICES:
+        if not isinstance(value, str) or value not in LAG_CHOICES:
             _refuse(key, value, " or ".join(map(repr, LAG_CHOICES)))
     elif key == CACHE:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value != int(value) or not 0 <= value <= MAX_CACHE:
+        if not is_whole(value, 0, MAX_CACHE):
             _refuse(key, value, f"a whole number from 0 to {MAX_CACHE}")
     elif key == HASHES and not isinstance(value, bool):
         _refuse(key, value, "true or false")
     elif key == STATE_EVERY:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in range(MAX_STEPS + 1):
+        if not is_whole(value, 0, MAX_STEPS):
             _refuse(key, value, f"a whole number of steps from 0 to {MAX_STEPS}")
     elif key == TRAIN_FOLDERS:
         if not isinstance(value, str) or not all(map(os.path.isabs, folders_in(value))):
             _refuse(key, value, "full paths of folders, one a line, or nothing")
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except (OSError, ValueError):  # a NUL or a lone surrogate in it, a name that is too long
+        return False
 
 
 def folders_in(text: str) -> list[str]:
@@ -56,4 +62,4 @@ def check_all(values: Mapping) -> None:
 
 
 def _refuse(key: str, value, allowed: str):
-    raise PersresError(f"The setting {key} is {str(value)[:60]!r}; allowed is {allowed}.")
+    raise PersresError(f"The setting {key} is {shown(value)}; allowed is {allowed}.")

@@ -7,6 +7,7 @@ import re
 from ..errors import PersresError
 from .options import check_all
 from .settings import TITLE, Settings
+from .values import kind, shown
 
 SPELLINGS = ("persres", "personalizedresidual", "personalizedresiduals", "sdwebuipersres")
 
@@ -33,7 +34,7 @@ def check_generation(body) -> None:
     ours = [name for name in scripts if re.sub(r"[\W_]", "", str(name)).lower() in SPELLINGS]
     for name in ours:
         if str(name).lower() != TITLE.lower():  # the WebUI takes any case
-            raise PersresError(f'alwayson_scripts names {str(name)[:60]!r}; the script is called "{TITLE}".')
+            raise PersresError(f'alwayson_scripts names {shown(name)}; the script is called "{TITLE}".')
     if len(ours) > 1:
         raise PersresError(f"alwayson_scripts names {TITLE} {len(ours)} times, as {', '.join(ours)}; name it once.")
     for name in ours:
@@ -43,7 +44,7 @@ def check_generation(body) -> None:
 def _check_entry(entry) -> None:
     example = '{"args": [{"lag": true}]}'
     if not isinstance(entry, dict):
-        raise PersresError(f"{TITLE} in alwayson_scripts is {_kind(entry)}; write {example}.")
+        raise PersresError(f"{TITLE} in alwayson_scripts is {kind(entry)}; write {example}.")
     unknown = sorted(str(key) for key in entry if key != "args")
     if unknown:
         raise PersresError(
@@ -52,7 +53,7 @@ def _check_entry(entry) -> None:
     if "args" not in entry:
         raise PersresError(f'{TITLE} in alwayson_scripts has no "args"; write {example}, or leave the script out.')
     if not isinstance(entry["args"], list):
-        raise PersresError(f'"args" of {TITLE} is {_kind(entry["args"])}; it must be a list: {example}.')
+        raise PersresError(f'"args" of {TITLE} is {kind(entry["args"])}; it must be a list: {example}.')
     Settings.from_args(entry["args"])
 
 
@@ -60,9 +61,3 @@ def check_options(body) -> None:
     """The body of POST /sdapi/v1/options."""
     if isinstance(body, dict):
         check_all(body)
-
-
-def _kind(value) -> str:
-    return {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(
-        type(value), "a number"
-    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from ..errors import PersresError
 from ..lag import MASKS
 from .options import DEFAULTS, LAG
+from .values import is_number, shown
 
 TITLE = "Personalized Residuals"
 UNCONDITIONAL = ("mirror", "base")
@@ -37,25 +37,24 @@ class Settings:
             if not isinstance(getattr(self, name), bool):
                 _refuse(name, getattr(self, name), "true or false")
         for name, choices in (("mask", tuple(MASKS)), ("unconditional", UNCONDITIONAL)):
-            if getattr(self, name) not in choices:
-                _refuse(name, getattr(self, name), " or ".join(map(repr, choices)))
-        strength = self.strength
-        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-        if not number or not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:
-            _refuse("strength", strength, f"a number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in choices:
+                _refuse(name, value, " or ".join(map(repr, choices)))
+        if not is_number(self.strength, -MAX_STRENGTH, MAX_STRENGTH):
+            _refuse("strength", self.strength, f"a number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
 
     @classmethod
     def from_args(cls, args: Sequence, lag: str = DEFAULTS[LAG]) -> Settings:
         """From the values of the inputs in their order, or from a dict alone, as the API may give it.
 
-        None stands for the default. A dict switches the script on. PersresError for what is not understood.
-        lag: the WebUI's setting, one of `options.LAG_CHOICES`.
+        None stands for the default. A dict switches the script on, unless it says otherwise. PersresError for what is
+        not understood. lag: the WebUI's setting, one of `options.LAG_CHOICES`.
         """
         args = list(args)
         names = [field.name for field in fields(cls)]
         if args and isinstance(args[0], dict):
-            given = dict(args[0])
-            unknown = sorted(str(key) for key in given if key not in names)
+            given = _told(args[0])
+            unknown = sorted(str(key) for key in args[0] if key not in names)
             if unknown:
                 raise PersresError(f"{TITLE} does not know {', '.join(unknown)[:100]}; it knows {', '.join(names)}.")
             if any(value is not None for value in args[1:]):
@@ -64,8 +63,7 @@ class Settings:
         else:
             if len(args) > len(names):
                 raise PersresError(f"{TITLE} takes {len(names)} values ({', '.join(names)}), not {len(args)}.")
-            given = dict(zip(names, args))
-        given = {name: value for name, value in given.items() if value is not None}
+            given = _told(dict(zip(names, args)))
         given.setdefault("lag", lag != "never")
         settings = cls(**given)
         # where the script is off, the tags are on their own
@@ -75,13 +73,19 @@ class Settings:
     def from_inputs(cls, args: Sequence, lag: str = DEFAULTS[LAG]) -> Settings:
         """From what the WebUI hands the script: behind a dict stand its own values, an infotext's among them.
 
-        The dict wins over those.
+        The dict wins over those, but for what is null in it.
         """
         if args and isinstance(args[0], dict):
             names = [field.name for field in fields(cls)]
-            args = [{**dict(zip(names[1:], args[1:])), **args[0]}]
+            unknown = {key: None for key in args[0] if key not in names}
+            args = [{**dict(zip(names[1:], args[1:])), **unknown, **_told(args[0])}]
         return cls.from_args(args, lag)
 
 
+def _told(given: Mapping) -> dict:
+    """Without what is null, which is the same as left out."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _refuse(name: str, value, allowed: str):
-    raise PersresError(f"{TITLE}: {name} is {str(value)[:60]!r}; allowed is {allowed}.")
+    raise PersresError(f"{TITLE}: {name} is {shown(value)}; allowed is {allowed}.")

@@ -11,6 +11,7 @@ import longhand
 from standalone_models import TEXT, tiny_text, tiny_vae
 
 from lib_persres.errors import PersresError
+from lib_persres.prompt import Tag
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.standalone import preview
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
@@ -57,7 +58,8 @@ def row(sd, word, vector):
 
 
 def words(sd, *residuals, used=None):
-    return Words(sd, residuals, used or [True] * len(residuals), [f"c{i}" for i in range(len(residuals))])
+    tags = [Tag(f"c{i}", text=f"<persres:c{i}>") for i in range(len(residuals))]
+    return Words(sd, residuals, used or [True] * len(residuals), tags)
 
 
 def context(sd, prompt, *residuals, used=None):

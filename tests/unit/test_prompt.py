@@ -1,6 +1,7 @@
 import pytest
 
 from lib_persres import prompt as P
+from lib_persres.concept_tokens import ConceptTokens, find_concept_tokens
 from lib_persres.errors import PersresError
 from lib_persres.standalone.tokenizer import Tokenizer
 
@@ -145,25 +146,52 @@ def test_identifiers_are_written_literally():
 
 
 @pytest.mark.parametrize(
-    ("text", "identifiers", "said"),
+    ("text", "names", "said"),
     [
-        ("V3*", ["sks"], "V3* stands for the third concept, but the prompt names only 1 concept: sks dog."),
-        (
-            "V3*",
-            ["sks", "olis"],
-            "the third concept, but the prompt names only 2 concepts: sks dog, olis dog.",
-        ),
+        ("V3*", ["<persres:a>"], "V3* stands for the third concept, but the prompt names only 1 concept: <persres:a>."),
+        ("V3*", ["<persres:a:0.7>", "<persres:b>"], "names only 2 concepts: <persres:a:0.7>, <persres:b>."),
         ("V*", [], "V* stands for the first concept, but the prompt names no concept; add its tag"),
-        ("V12*", ["sks"], "the 12th concept"),
-        ("V0*", ["sks"], "V0*"),
-        ("V000*", ["sks"], "V0*"),
-        ("V" + "9" * 9999 + "*", ["sks"], "only 1 concept"),
+        ("V12*", ["<persres:a>"], "the 12th concept"),
+        ("V0*", ["<persres:a>"], "V0*"),
+        ("V000*", ["<persres:a>"], "V0*"),
+        ("V" + "9" * 9999 + "*", ["<persres:a>"], "only 1 concept"),
     ],
 )
-def test_a_placeholder_without_a_concept_is_refused(text, identifiers, said):
+def test_a_placeholder_without_a_concept_is_refused_by_what_the_user_wrote(text, names, said):
     with pytest.raises(PersresError) as error:
-        P.substitute(text, identifiers, ["dog"] * len(identifiers))
-    assert said in str(error.value) and is_one_sentence(error)
+        P.substitute(text, ["sks"] * len(names), ["dog"] * len(names), names)
+    assert said in str(error.value) and is_one_sentence(error) and "sks" not in str(error.value)
+
+
+def test_one_wrong_number_is_told_alone_and_leaves_nothing():
+    told = []
+    done = P.substitute("V* dog, V3* bird, V2* cat, V0*", ["sks", "olis"], ["dog", "cat"], ["a", "b"], told.append)
+    assert done.text == "sks dog,  bird, olis cat, " and [use.concept for use in done.uses] == [0, 1]
+    assert len(told) == 2 and told[0].startswith("V3* stands") and told[1].startswith("V0* stands")
+
+
+def test_what_the_user_typed_is_told_from_what_a_placeholder_became():
+    done = P.substitute("V* dog and sks dog", ["sks"], ["dog"])
+    assert [use.typed for use in done.uses] == [False, True]
+
+
+def test_sentences_call_a_concept_as_the_prompt_does():
+    assert P.placeholder_of("a V1* dog and V* dog", 1) == "V1*" and P.placeholder_of("a V* dog", 1) == "V*"
+    assert P.placeholder_of("a V02* cat <lora:V2*:1>", 2) == "V02*"
+    assert P.placeholder_of("nothing", 1) == "V*" and P.placeholder_of("V" + "1" * 9999 + "*", 2) == "V2*"
+
+
+def test_placeholders_without_a_tag_are_told():
+    assert P.wordless("a dog V*x <lora:V*:1>") is None
+    assert P.wordless("a V2* dog", "hires prompt") == (
+        "V2* stands for a concept, but the hires prompt has no <persres:…> tag: it was read as words."
+    )
+
+
+@pytest.mark.parametrize("text", ["<persres:rex a V* dog", "a <Persres:rex> dog", "<persres:>", "<persres>", "<PERSRES"])
+def test_what_looks_like_a_tag_and_is_none_is_told(text):
+    assert "read as words" in P.stray_tag(text) and P.stray_tag(text).count("\n") == 0
+    assert P.stray_tag("<persresident> persres: <lora:x>") is None
 
 
 def test_a_typed_identifier_that_two_concepts_share_belongs_to_the_class_after_it():
@@ -181,89 +209,88 @@ V, DOG, RED, A, W = 7, 8, 9, 10, 11
 
 
 def test_identifier_and_class_are_found_at_every_occurrence():
-    found = P.find_concept_tokens(chunked([A, V, DOG, A, V, DOG]), [V], [DOG])
-    assert found == P.ConceptTokens((2, 3, 5, 6), own=(2, 5))
+    found = find_concept_tokens(chunked([A, V, DOG, A, V, DOG]), [V], [DOG])
+    assert found == ConceptTokens((2, 3, 5, 6), own=(2, 5))
 
 
 def test_sequences_of_several_tokens_are_matched_whole():
     ids = chunked([V, W, V, V, W, DOG, RED, DOG])
-    assert P.find_concept_tokens(ids, [V, W], [DOG, RED]).indices == (1, 2, 4, 5, 6, 7)
+    assert find_concept_tokens(ids, [V, W], [DOG, RED]).indices == (1, 2, 4, 5, 6, 7)
 
 
 def test_indices_count_77_for_each_chunk():
-    found = P.find_concept_tokens(chunked([A] * 75, [A, V, DOG]), [V], [DOG])
+    found = find_concept_tokens(chunked([A] * 75, [A, V, DOG]), [V], [DOG])
     assert found.indices == (77 + 2, 77 + 3)
 
 
 def test_a_chunk_border_between_identifier_and_class_is_stepped_over():
-    found = P.find_concept_tokens(chunked([A] * 74 + [V], [DOG, A]), [V], [DOG])
-    assert found == P.ConceptTokens((75, 78), own=(75,))
+    found = find_concept_tokens(chunked([A] * 74 + [V], [DOG, A]), [V], [DOG])
+    assert found == ConceptTokens((75, 78), own=(75,))
 
 
 def test_a_chunk_border_inside_the_identifier_is_stepped_over():
-    found = P.find_concept_tokens(chunked([A] * 74 + [V], [W, DOG]), [V, W], [DOG])
+    found = find_concept_tokens(chunked([A] * 74 + [V], [W, DOG]), [V, W], [DOG])
     assert found.indices == (75, 78, 79)
 
 
 def test_a_class_a_few_tokens_on_is_taken_and_flagged():
-    found = P.find_concept_tokens(chunked([V, RED, RED, RED, DOG]), [V], [DOG])
-    assert found == P.ConceptTokens((1, 5), own=(1,), adjacent=False)
+    found = find_concept_tokens(chunked([V, RED, RED, RED, DOG]), [V], [DOG])
+    assert found == ConceptTokens((1, 5), own=(1,), adjacent=False)
 
 
 def test_a_class_out_of_reach_leaves_the_identifier_alone():
-    found = P.find_concept_tokens(
-        chunked([V, RED, RED, RED, RED, DOG]), [V], [DOG], identifier="sks", macro_class="dog", concept="rex"
+    found = find_concept_tokens(
+        chunked([V, RED, RED, RED, RED, DOG]), [V], [DOG], macro_class="dog", concept="<persres:rex>"
     )
     assert found.indices == (1,) and found.identifier_found and not found.class_found
     assert found.problem == (
-        '"V*" (token "sks") of concept "rex" is not followed by "dog", so LAG sees only the '
-        'identifier; write "V* dog".'
+        'V* of <persres:rex> is not followed by "dog", so LAG sees only the identifier; write "V* dog".'
     )
 
 
 def test_a_class_behind_another_identifier_is_not_taken():
     ids = chunked([V, A, W, DOG])
-    assert P.find_concept_tokens(ids, [V], [DOG], others=[([W], [DOG])]).indices == (1,)
-    assert P.find_concept_tokens(ids, [W], [DOG], others=[([V], [DOG])]).indices == (3, 4)
+    assert find_concept_tokens(ids, [V], [DOG], others=[([W], [DOG])]).indices == (1,)
+    assert find_concept_tokens(ids, [W], [DOG], others=[([V], [DOG])]).indices == (3, 4)
 
 
 def test_one_occurrence_with_its_class_is_enough():
-    found = P.find_concept_tokens(chunked([V, DOG, A, A, A, A, A, V]), [V], [DOG])
-    assert found == P.ConceptTokens((1, 2, 8), own=(1, 8))
+    found = find_concept_tokens(chunked([V, DOG, A, A, A, A, A, V]), [V], [DOG])
+    assert found == ConceptTokens((1, 2, 8), own=(1, 8))
 
 
 def test_a_missing_identifier_is_said():
-    found = P.find_concept_tokens(
-        chunked([A, DOG]), [V], [DOG], identifier="sks", macro_class="dog", concept="rex", placeholder="V2*"
+    found = find_concept_tokens(
+        chunked([A, DOG]), [V], [DOG], macro_class="dog", concept="<persres:rex>", placeholder="V2*"
     )
     assert found.indices == () and not found.identifier_found and not found.class_found
     assert found.problem == (
-        '"V2*" (token "sks") of concept "rex" is not in the prompt, so LAG leaves the residual '
-        'out; write "V2* dog".'
+        'V2* of <persres:rex> is not in the prompt, so LAG leaves the residual out; write "V2* dog".'
     )
 
 
 def test_a_concept_without_a_class_is_its_identifier():
-    found = P.find_concept_tokens(chunked([A, V, DOG]), [V], [])
+    found = find_concept_tokens(chunked([A, V, DOG]), [V], [])
     assert found.indices == (2,) and found.problem is None
 
 
 def test_a_shared_identifier_is_told_apart_by_the_class():
     cat = 12
     ids = chunked([V, RED, DOG, A, V, cat])
-    assert P.find_concept_tokens(ids, [V], [DOG], others=[([V], [cat])]).indices == (1, 3)
-    assert P.find_concept_tokens(ids, [V], [cat], others=[([V], [DOG])]).indices == (5, 6)
-    missing = P.find_concept_tokens(chunked([V, DOG]), [V], [cat], others=[([V], [DOG])])
+    assert find_concept_tokens(ids, [V], [DOG], others=[([V], [cat])]).indices == (1, 3)
+    assert find_concept_tokens(ids, [V], [cat], others=[([V], [DOG])]).indices == (5, 6)
+    missing = find_concept_tokens(chunked([V, DOG]), [V], [cat], others=[([V], [DOG])])
     assert missing.indices == () and "is not in the prompt" in missing.problem
 
 
 def test_concepts_with_the_same_words_are_not_guessed_apart():
-    found = P.find_concept_tokens(chunked([V, DOG]), [V], [DOG], macro_class="dog", others=[([V], [DOG])])
+    found = find_concept_tokens(chunked([V, DOG]), [V], [DOG], macro_class="dog", others=[([V], [DOG])])
     assert found.indices == () and "cannot tell the two apart" in found.problem
+    assert found.identifier_found and "not in the prompt" not in found.problem
 
 
 def test_an_empty_context_is_a_problem_not_a_crash():
-    assert P.find_concept_tokens([], [V], [DOG]).problem
+    assert find_concept_tokens([], [V], [DOG]).problem
 
 
 # -- identifiers
@@ -311,6 +338,6 @@ def test_a_chosen_identifier_is_found_among_the_tokens_of_a_real_prompt(encode):
     identifier = P.choose_identifier(encode)
     text = P.substitute("a photo of a V* teddy bear, V*'s hat", [identifier], ["teddy bear"]).text
     ids = encode(text)
-    found = P.find_concept_tokens(chunked(ids), encode(identifier), encode("teddy bear"))
+    found = find_concept_tokens(chunked(ids), encode(identifier), encode("teddy bear"))
     assert found.indices == (5, 6, 7, 9) and found.problem is None
     assert [ids[i - 1] for i in found.indices] == encode(f"{identifier} teddy bear {identifier}")

@@ -6,8 +6,8 @@ import torch
 from test_trainer import steps
 
 from lib_persres.attention import Taps, concept_maps, token_maps
+from lib_persres.concept_tokens import ConceptTokens
 from lib_persres.errors import PersresError
-from lib_persres.prompt import ConceptTokens
 from lib_persres.training.maps import MapComparison
 from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
