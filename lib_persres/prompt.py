@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .errors import PersresError
 
+NEGATIVE = "negative prompt"
 NETWORK = "persres"
 """The name before the colon in a tag: `<persres:rex:0.8>`."""
 
@@ -230,11 +231,12 @@ def wordless(prompt: str, what: str = "prompt") -> str | None:
 
 
 def stray_tag(text: str, what: str = "prompt") -> str | None:
-    """The sentence of a text that has something like a tag left after the tags were read."""
+    """The sentence of a text in which, after the tags were read, something like a tag is left."""
     if not (match := re.search(rf"<{NETWORK}\b", text, re.IGNORECASE)):
         return None
     shown = _short(text[match.start() :].partition(">")[0])
-    return f'"{shown}" in the {what} was read as words: a tag is <{NETWORK}:name> or <{NETWORK}:name:strength>.'
+    place = " into the prompt" if what == NEGATIVE else ""
+    return f'"{shown}" in the {what} is no tag: write <{NETWORK}:name> or <{NETWORK}:name:strength>{place}.'
 
 
 def _number_of(digits: str) -> int | None:

@@ -24,6 +24,8 @@ LABELS = {
 }
 HASHES = "Persres hashes"
 REFUSED = "Persres not applied"
+PARTLY = "Persres partly applied"
+TRAINED = "Persres trained on"
 PROBLEMS = "Persres problems"
 _TAG_NAME = re.compile(rf"(<{NETWORK}:\s*)([^:>]+?)(\s*[:>])")
 
@@ -58,13 +60,13 @@ def note(p, sentence: str) -> None:
 def write_infotext(job) -> None:
     """Put what the job's batch uses into the infotext; nothing where no prompt has a tag."""
     params = job.p.extra_generation_params
-    for key in (HASHES, REFUSED, *LABELS.values()):
+    for key in (HASHES, REFUSED, PARTLY, TRAINED, *LABELS.values()):
         params.pop(key, None)
     if not job.hashes and not job.refused:
         return
     if chosen(HASHES_OPTION):
         params[HASHES] = job.hashes
-    params[REFUSED] = job.refused
+    params |= {REFUSED: job.refused, PARTLY: job.partly, TRAINED: job.trained}
     if job.settings.enabled or job.settings.lag:
         params |= {label: getattr(job.settings, name) for name, label in LABELS.items()}
 

@@ -10,13 +10,17 @@ import contextlib
 import functools
 
 import gradio as gr
-from modules import processing, sd_hijack, sd_samplers, sd_unet, shared
+import torch
+from modules import devices, processing, sd_hijack, sd_samplers, sd_unet, shared
 
-from ..errors import PersresError
+from ..errors import PersresError, readable
+from ..finite import VAE, too_strong
+from ..metadata import Metadata
 from ..overlay import overlay
-from ..prompt import NETWORK
+from ..prompt import NEGATIVE, NETWORK, stray_tag
 from .files import Loaded, Shelf
 from .infotext import PerImage, note, write_infotext
+from .passes import Passes
 from .prompts import Concept, parts_of, read_concepts, write_identifiers
 from .sampling import Sampling, Stage
 from .settings import Settings
@@ -38,11 +42,18 @@ class Job:
         """Tag name -> short hash, of the residuals that were used."""
         self.refused = PerImage(lambda name, why: name)
         """Tag name -> why it was not."""
+        self.partly = PerImage(lambda name, where: f"{name} (not in {where})")
+        """Tag name -> the passes in which it was not."""
+        self.trained = PerImage(lambda name, digits: f"{name}: {digits}")
+        """Tag name -> short hash of the checkpoint it was trained on, where that is not the one of this job."""
         self.overlays: list = []
         """(image, infotext, seed) of each mask overlay."""
         self._stages: dict[bool, Stage] = {}
         self._vocabulary = Vocabulary(self._unreadable)
         self._hires = False
+        self._passes = Passes()
+        self._finite = False
+        """Whether this batch was sampled with residuals, and its latents are finite."""
         self._sampling: Sampling | None = None
         self._masks = None
         self._texts_for: tuple = (None, [])
@@ -71,6 +82,7 @@ class Job:
 
     def tell(self, sentence: str) -> None:
         """Show the user a sentence, once: under the picture, as a warning, in the API's info, and in the console."""
+        sentence = readable(sentence)
         if sentence not in self.p.comments:
             self.p.comment(sentence)
             note(self.p, sentence)
@@ -86,20 +98,26 @@ class Job:
         Both passes are read with the first, since under lowvram their conds are made together.
         """
         if not hires:
-            self._stages, self._vocabulary.words = {}, {}
+            self._stages, self._vocabulary.words, self._passes = {}, {}, Passes()
+            self._finite = False
         self._hires = hires
+        first: list[str] = []
         for which, given, stripped, negative in self._prompts():
             if which in self._stages:
                 continue
             images = [read_concepts(prompt, self.shelf.load, self.tell) for prompt in given]
             self._note(images)
+            what = "hires prompt" if which and given != first else "prompt"
+            first = first or given
             self._stages[which] = stage = Stage(images, self.settings, which)
             for index, concepts in enumerate(images):
                 words = [stage.word(concept) for concept in concepts]
                 self._vocabulary.words |= {word: c.loaded for word, c in zip(words, concepts) if word}
-                for texts in (stripped, negative):
+                for texts, name in ((stripped, what), (negative, NEGATIVE)):
                     if index < len(texts):
-                        texts[index] = write_identifiers(texts[index], concepts, self.tell, words)
+                        texts[index] = write_identifiers(texts[index], concepts, self.tell, words, name)
+                if index < len(negative) and (sentence := stray_tag(negative[index], NEGATIVE)):
+                    self.tell(sentence)
             for loaded in stage.loaded:
                 if sentence := unreadable(loaded):
                     self._problem(sentence, loaded)
@@ -120,14 +138,18 @@ class Job:
             given = p.all_prompts[batch]
         yield False, list(given), p.prompts, p.negative_prompts
         if getattr(p, "enable_hr", False) and p.hr_prompts and p.all_hr_prompts:
-            yield True, p.all_hr_prompts[batch], p.hr_prompts, p.hr_negative_prompts
+            yield True, list(p.all_hr_prompts[batch]), p.hr_prompts, p.hr_negative_prompts
 
     def _note(self, images: list[list[Concept]]) -> None:
+        info = getattr(shared.sd_model, "sd_checkpoint_info", None)
         for concept in (concept for concepts in images for concept in concepts):
-            if concept.loaded is None:
-                self.refused[concept.tag.name] = concept.problem
-            else:
-                self.hashes[concept.tag.name] = concept.loaded.short_hash
+            name, loaded = concept.tag.name, concept.loaded
+            if loaded is None:
+                self.refused[name] = concept.problem
+                continue
+            self.hashes[name] = loaded.short_hash
+            if base := other_base(loaded.residual.metadata, getattr(info, "sha256", None)):
+                self.trained[name] = base
 
     # -- conds
 
@@ -151,24 +173,76 @@ class Job:
 
     def sample(self, original, *args, **kwargs):
         """`p.sample` with the branches and words at hand; they are gone after it, however it ends."""
-        self._sampling = Sampling(self._problem)
+        self._sampling = Sampling(self.tell, lambda reasons: self._passes.note(self._where(), reasons))
         self._masks = None
         try:
             with self._vocabulary.lent():
                 result = original(*args, **kwargs)
             self._masks = self._sampling.take_masks()
+            self._check(result)
             return result
+        except devices.NansException as error:  # the hires pass is decoded in here
+            raise self._not_finite(error, None) from error
         finally:
             self._sampling.close()
             self._sampling = None
+            for loaded, where, why in self._passes.told():
+                self._problem(why, loaded, where)
 
-    def _problem(self, sentence: str, loaded: Loaded | None) -> None:
-        if loaded is None:
-            self.tell(sentence)
-            return
+    # -- numbers that are not finite
+
+    def _check(self, result) -> None:
+        """Raise or tell where a picture is not finite; one look at the end, since each look waits for the device."""
+        finite = torch.stack([torch.isfinite(part).all() for part in result]).tolist()
+        broken = [image for image, fine in enumerate(finite) if not fine]
+        self._finite = not broken and bool(self._sampling.strengths())
+        if self._sampling.strengths(broken):
+            error = self._not_finite(None, broken, getattr(result, "already_decoded", False))
+            if not shared.cmd_opts.disable_nan_check:
+                raise error
+            self.tell(str(error))
+
+    def _not_finite(self, error: Exception | None, images: list[int] | None, decoded: bool = True) -> Exception:
+        """The error with a sentence, and its status, of what made these images (None: all) not finite; without
+        residuals the WebUI's own."""
+        strengths = self._sampling.strengths(images)
+        if not strengths:
+            return error
+        latent, status = shared.state.current_latent, 500
+        sentence = self._sampling.model_problem()
+        if sentence is None and decoded and latent is not None and torch.isfinite(latent).all():
+            sentence = VAE
+        if sentence is None:
+            sentence, status = too_strong(strengths), 422
+        told = devices.NansException(sentence)
+        told.detail, told.status_code = sentence, status
+        return told
+
+    def check_pictures(self, pictures: torch.Tensor) -> None:
+        """What the VAE made of the latents, on the CPU."""
+        if self._finite and not torch.isfinite(pictures).all():
+            self.tell(VAE)
+
+    def _where(self) -> str:
+        """What the user calls the pass, and the model, that is sampled now."""
+        name = "the hires pass" if getattr(self.p, "is_hr_pass", False) else "the first pass"
+        refiner = getattr(self.p, "refiner_checkpoint_info", None)
+        now = getattr(shared.sd_model, "sd_checkpoint_info", None)
+        own = getattr(self.p, "sd_model_name", None)
+        if refiner is None or now != refiner or own == refiner.name_for_extra:
+            return name
+        return f"the refiner's part of {name}"
+
+    def _problem(self, sentence: str, loaded: Loaded, where: str = "") -> None:
+        """A residual is left out; where: in which passes, if it acted in others."""
         for stage in self._stages.values():
             for concept in (concept for concepts in stage.images for concept in concepts):
-                if concept.loaded is loaded:
+                if concept.loaded is not loaded:
+                    continue
+                if where:
+                    self.partly[concept.tag.name] = where
+                    self.tell(f"{concept.tag.text} was not applied in {where}, only before or after it: {sentence}")
+                else:
                     self.refused[concept.tag.name] = sentence
                     self.hashes.pop(concept.tag.name, None)
                     self.tell(f"{concept.tag.text} was not applied: {sentence}")
@@ -199,9 +273,8 @@ class Job:
 
     def _give_up(self, why: str) -> None:
         self._sampling.close()
-        for stage in self._stages.values():
-            for loaded in stage.loaded:
-                self._problem(why, loaded)
+        for loaded in dict.fromkeys(loaded for stage in self._stages.values() for loaded in stage.loaded):
+            self._passes.fail(self._where(), loaded, why)
 
     def _texts(self, hires: bool):
         """Each image's parts with their schedules, for the conds that are sampled now."""
@@ -237,6 +310,13 @@ class Job:
                 p, p.all_prompts, p.all_seeds, p.all_subseeds, [], p.iteration, position_in_batch=index
             )
             self.overlays.append((overlay(image, recorder.mean()[index][own]), infotext, p.seeds[index]))
+
+
+def other_base(metadata: Metadata, checkpoint: str | None) -> str:
+    """The short hash of the checkpoint that a residual was trained on; "" where it is this one, or one of the two is
+    not known. checkpoint: SHA-256 in hex."""
+    base = metadata.base_hash
+    return base[:10] if base and checkpoint and base != checkpoint else ""
 
 
 def _context(cond):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from modules import extra_networks, prompt_parser
+from modules import extra_networks, prompt_parser, sd_hijack
 
+from ..concept_tokens import ConceptTokens, find_concept_tokens
 from ..errors import PersresError
 from ..learned_words import pieces
-from ..prompt import NETWORK, ConceptTokens, Tag, find_concept_tokens, read_tag, substitute
+from ..prompt import NETWORK, Substituted, Tag, placeholder_of, read_tag, stray_tag, substitute, wordless
 from .files import Loaded
+from .vocabulary import is_own
 
 FARTHEST = 1000
 """More than a word has vectors."""
@@ -23,6 +25,8 @@ class Concept:
     tag: Tag
     loaded: Loaded | None
     problem: str | None = None
+    placeholder: str = "V*"
+    """How the prompt writes it."""
 
     @property
     def identifier(self) -> str:
@@ -36,15 +40,23 @@ class Concept:
 def read_concepts(prompt: str, load: Callable[[str], Loaded], problem: Callable[[str], None]) -> list[Concept]:
     """The concepts of a prompt, in the order of their tags; of two tags for one name the last counts.
 
-    problem: told each sentence for the user. A tag that cannot be used is left out, or, if it names a concept,
-    keeps its place without a residual, so that V2* still means the second one.
+    problem: told each sentence for the user. A tag that cannot be read or used keeps its place without a residual, so
+    that V2* still means the second one.
     """
     concepts: dict[str, Concept] = {}
-    for params in extra_networks.parse_prompt(prompt)[1].get(NETWORK, ()):
+    text, networks = extra_networks.parse_prompt(prompt)
+    others = [f"<{name}:>" for name in networks if name != NETWORK]  # with capitals the WebUI passes it over
+    for sentence in dict.fromkeys(filter(None, map(stray_tag, [text, *others]))):
+        problem(sentence)
+    for params in networks.get(NETWORK, ()):
         try:
             tag = read_tag(params.items)
         except PersresError as error:
             problem(str(error))
+            name = params.items[0].strip() if params.items else ""
+            written = Tag(name, text=f"<{NETWORK}:{':'.join(params.items)}>")
+            if not any(concept.tag.name == name for concept in concepts.values()):
+                concepts[name] = Concept(written, None, str(error))
             continue
         try:
             concept = Concept(tag, load(tag.name))
@@ -52,24 +64,32 @@ def read_concepts(prompt: str, load: Callable[[str], Loaded], problem: Callable[
             problem(f"{tag.text} was not applied: {error}")
             concept = Concept(tag, None, str(error))
         concepts[str(concept.loaded.entry.path) if concept.loaded else tag.name] = concept
-    return list(concepts.values())
+    found = enumerate(concepts.values(), start=1)
+    return [replace(concept, placeholder=placeholder_of(text, number)) for number, concept in found]
 
 
 def write_identifiers(
-    prompt: str, concepts: Sequence[Concept], problem: Callable[[str], None], words: Sequence[str]
+    prompt: str,
+    concepts: Sequence[Concept],
+    problem: Callable[[str], None],
+    words: Sequence[str],
+    what: str = "prompt",
 ) -> str:
-    """The prompt with the identifiers where V* stood; a concept without a residual leaves only its class word.
+    """The prompt with the identifiers where V* stood; a concept without a residual leaves only its class word, and so
+    does a number that has no tag.
 
-    words: for each concept the learned word that stands in its identifier's place, or "".
+    words: for each concept the word that stands in its identifier's place, or "". what: the sentences' name for the
+    prompt.
     """
-    if not concepts:
-        return prompt  # without a tag V* is a word like any other
-    try:
-        written = substitute(prompt, [c.identifier for c in concepts], [c.macro_class for c in concepts])
-    except PersresError as error:
-        problem(str(error))
+    if not concepts:  # without a tag V* is a word like any other
+        if sentence := wordless(prompt, what):
+            problem(sentence)
         return prompt
-    parts = pieces(written, [bool(word) for word in words])
+    identifiers, classes = [c.identifier for c in concepts], [c.macro_class for c in concepts]
+    written = substitute(prompt, identifiers, classes, [c.tag.text for c in concepts], problem)
+    # where a word only keeps a user's embedding away from V*, what was typed is that embedding
+    uses = [use for use in written.uses if not (use.typed and is_own(words[use.concept]))]
+    parts = pieces(Substituted(written.text, uses), [bool(word) for word in words])
     return "".join(part if isinstance(part, str) else words[part] for part in parts)
 
 
@@ -105,37 +125,55 @@ class Tokens:
         words: as in `write_identifiers`. The vectors of a word have ids of their own here, below zero.
         """
         if not concepts[index].identifier:
-            problem = f"The file of {concepts[index].loaded.name} names no identifier, so LAG cannot see where it is."
+            problem = f"The file of {concepts[index].tag.text} names no identifier, so LAG cannot see where it is."
             return ConceptTokens((), problem, identifier_found=False, class_found=False)
-        key = (text, index, *words, *((c.identifier, c.macro_class) for c in concepts))
+        key = (text, index, *words, *((c.identifier, c.macro_class, c.placeholder) for c in concepts))
         if key not in self._found:
             chunks = self.model.process_texts([text])[0][0]
             ids: list[int] = []
-            learned = {word: [-1 - FARTHEST * place] for place, word in enumerate(dict.fromkeys(words)) if word}
+            numbers = _Numbers(word for word in words if word)
             for chunk in chunks:
                 start = len(ids) + 1  # a chunk's first token is no word's
                 ids += [int(token) for token in chunk.tokens]
                 for offset, embedding in chunk.fixes:
-                    if embedding.name in learned:
-                        first = learned[embedding.name][0]
-                        learned[embedding.name] = [first - number for number in range(int(embedding.vectors))]
-                        place = slice(start + offset, start + offset + int(embedding.vectors))
-                        ids[place] = learned[embedding.name]
+                    place = slice(start + offset, start + offset + int(embedding.vectors))
+                    ids[place] = numbers.of(embedding.name, int(embedding.vectors))
             spelled = [
-                (learned.get(word) or self._ids(c.identifier), self._ids(c.macro_class))
+                (numbers.of(word) if word else self._ids(c.identifier, numbers), self._ids(c.macro_class, numbers))
                 for c, word in zip(concepts, words, strict=True)
             ]
             concept = concepts[index]
             self._found[key] = find_concept_tokens(
                 ids,
                 *spelled[index],
-                identifier=concept.identifier,
                 macro_class=concept.macro_class,
-                concept=concept.loaded.name,
-                placeholder="V*" if index == 0 else f"V{index + 1}*",
+                concept=concept.tag.text,
+                placeholder=concept.placeholder,
                 others=[pair for i, pair in enumerate(spelled) if i != index and pair[0]],
             )
         return self._found[key]
 
-    def _ids(self, text: str) -> list[int]:
-        return [int(token) for token in self.model.tokenize([text])[0]] if text else []
+    def _ids(self, text: str, numbers: _Numbers) -> list[int]:
+        """The tokens of a word, as the WebUI reads it: a user's embedding may be called so."""
+        tokens = [int(token) for token in self.model.tokenize([text])[0]] if text else []
+        ids, place = [], 0
+        while place < len(tokens):
+            embedding, used = sd_hijack.model_hijack.embedding_db.find_embedding_at_position(tokens, place)
+            ids += [tokens[place]] if embedding is None else numbers.of(embedding.name, int(embedding.vectors))
+            place += used or 1
+        return ids
+
+
+class _Numbers:
+    """Ids of their own, below zero, for the vectors of embeddings, which have none in a prompt's tokens."""
+
+    def __init__(self, words: Iterable[str]):
+        self._known: dict[str, list[int]] = {}
+        for word in words:
+            self.of(word)
+
+    def of(self, name: str, vectors: int = 1) -> list[int]:
+        first = self._known[name][0] if name in self._known else -1 - FARTHEST * len(self._known)
+        if len(self._known.get(name, ())) < vectors:
+            self._known[name] = [first - number for number in range(vectors)]
+        return self._known[name]

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..branch import Branches
+from ..concept_tokens import absence
 from ..errors import PersresError
+from ..finite import BASE, TEXT
 from ..lag import MASKS
 from ..overlay import MaskRecorder
 from .files import Loaded
@@ -25,6 +27,12 @@ class Stage:
         self.images = [list(concepts) for concepts in images]
         self.settings = settings
         self.hires = hires
+        self._words = {
+            concept: word_of(concept.loaded, self.strength(concept) != 0)
+            for concepts in self.images
+            for concept in concepts
+            if concept.loaded is not None
+        }
         self.loaded: list[Loaded] = []
         """The residuals of all images, each once: the K concepts of a plan."""
         for concepts in self.images:
@@ -42,8 +50,8 @@ class Stage:
         return self.strength(concept) if concept.tag.start <= done < concept.tag.end else 0.0
 
     def word(self, concept: Concept) -> str:
-        """The learned word in the place of the concept's identifier; "" where there is none, or the tag is off."""
-        return "" if concept.loaded is None or self.strength(concept) == 0 else word_of(concept.loaded)
+        """The word of our own in the place of the concept's identifier; "" where that stands itself."""
+        return self._words.get(concept, "")
 
     def wants_lag(self, concept: Concept) -> bool:
         return self.settings.lag if concept.tag.lag is None else concept.tag.lag
@@ -52,11 +60,15 @@ class Stage:
 class Sampling:
     """Hooks for one `p.sample`. `evaluate` begins each evaluation of the denoiser; `close` leaves nothing behind.
 
-    problem: told a sentence for the user, and the residual that cannot be used where it is one.
+    problem: told a sentence for the user. attached: told, for each model and pass, of each residual why it cannot act
+    there, or None.
     """
 
-    def __init__(self, problem: Callable[[str, Loaded | None], None]):
+    def __init__(
+        self, problem: Callable[[str], None], attached: Callable[[dict[Loaded, str | None]], None] = lambda _: None
+    ):
         self.problem = problem
+        self.attached = attached
         self.recorder: MaskRecorder | None = None
         self._branches: Branches | None = None
         self._unet = None
@@ -64,6 +76,8 @@ class Sampling:
         self._attached: list[Loaded] = []
         self._handles: list = []
         self._tokens: Tokens | None = None
+        self._asked: tuple | None = None
+        """The arguments of the first call of the UNet."""
         self._reset()
 
     def _reset(self) -> None:
@@ -78,7 +92,7 @@ class Sampling:
             self._handles.pop().remove()
         if self._branches is not None:
             self._branches.detach()
-        self._branches = self._unet = self._stage = None
+        self._branches = self._unet = self._stage = self._asked = None
         self._attached = []
         self._reset()
 
@@ -126,17 +140,18 @@ class Sampling:
         words = [stage.word(c) for c in concepts]
         found = {text: self._tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule}
         named = any(tokens.indices for tokens in found.values())
+        asked = any(tokens.identifier_found for tokens in found.values())
         lag = stage.wants_lag(concept)
         if lag and (problem := concept.loaded.residual.lag_problem(concept.tag.text)):
-            self.problem(problem, None)
+            self.problem(problem)
             lag = False
         # a text without the concept is a problem only where no other text of the prompt has it
         problems = [tokens.problem for tokens in found.values() if tokens.indices or not named]
         if lag and any(problems):
-            self.problem(next(filter(None, problems)), None)
-        elif not named:
-            self.problem(f"{concept.tag.text} acts, but its V* is not in the prompt.", None)
-        if lag and concept.identifier and not any(tokens.identifier_found for tokens in found.values()):
+            self.problem(next(filter(None, problems)))
+        elif not asked and concept.identifier:
+            self.problem(absence(concept.tag.text, concept.placeholder))
+        if lag and concept.identifier and not asked:
             self._plans.strength[image, k] = 0.0  # nothing asks for it: the base model
         self._plans.gated[image, k] = lag and named
         for number, part in enumerate(parts):
@@ -147,14 +162,15 @@ class Sampling:
     def _attach(self, unet, stage: Stage) -> None:
         """Move the hooks to the model and the pass that are sampled now."""
         self.close()
-        wanted = []
+        reasons: dict[Loaded, str | None] = {}
         for loaded in stage.loaded:
             try:
                 loaded.residual.check(unet, loaded.name)
+                reasons[loaded] = None
             except PersresError as error:
-                self.problem(str(error), loaded)
-            else:
-                wanted.append(loaded)
+                reasons[loaded] = str(error)
+        self.attached(reasons)
+        wanted = [loaded for loaded, reason in reasons.items() if reason is None]
         self._unet, self._stage, self._attached = unet, stage, wanted
         self.recorder = MaskRecorder() if stage.settings.show_masks else None
         if not wanted:
@@ -168,6 +184,7 @@ class Sampling:
     def _enter(self, module, args, kwargs) -> None:
         self._branches.plan = None
         context = kwargs.get("context", args[2] if len(args) > 2 else None)
+        self._asked = self._asked or (args, kwargs)
         if self._rows is not None and context is not None:
             rows = self._rows.identify(context)
             if late := self._plans.late(rows):
@@ -196,6 +213,29 @@ class Sampling:
     def _leave(self, module, args, output) -> None:
         if self._branches is not None:
             self._branches.plan = None
+
+    # -- what went wrong
+
+    def model_problem(self) -> str | None:
+        """Where the numbers of this sampling are not finite: a sentence if the model's own are not. The last thing to
+        be asked: the branches are gone after it."""
+        if self._asked is None:
+            return None
+        (args, kwargs), unet = self._asked, self._unet
+        self.close()
+        x, context = args[0], kwargs.get("context", args[2] if len(args) > 2 else None)
+        if not torch.isfinite(context).all():
+            return TEXT
+        x = x if torch.isfinite(x).all() else torch.randn_like(x)
+        return None if torch.isfinite(unet(x, *args[1:], **kwargs)).all() else BASE
+
+    def strengths(self, images: Sequence[int] | None = None) -> dict[str, float]:
+        """How strong the concepts of these images (None: all) act, by their tags."""
+        stage = self._stage
+        if stage is None or not self._attached:
+            return {}
+        concepts = [c for i, each in enumerate(stage.images) if images is None or i in images for c in each]
+        return {c.tag.text: stage.strength(c) for c in concepts if c.loaded in self._attached}
 
     # -- what LAG did, for the overlays
 

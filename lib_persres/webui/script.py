@@ -99,6 +99,10 @@ class PersresScript(scripts.Script):
         if job := Job.of(p):
             job.sources = p.prompts
 
+    def postprocess_batch(self, p, *args, images, **kwargs):
+        if job := Job.of(p):
+            job.check_pictures(images)
+
     def postprocess_image(self, p, pp, *args):
         job = Job.of(p)
         if job and job.settings.show_masks:

@@ -1,7 +1,8 @@
-"""Learned words among the WebUI's embeddings, only while it encodes the texts of their own generation.
+"""Words of our own among the WebUI's embeddings, only while it encodes the texts of their own generation.
 
 A word is written into the texts under a name of its own, with the file's hash: no user's embedding is called so, and
-the WebUI's cache of conds knows one file's vectors from another's.
+the WebUI's cache of conds knows one file's vectors from another's. It has the learned vectors of a file; or, where a
+user's embedding would be read in the identifier's place, the model's own vectors of the identifier.
 """
 
 from __future__ import annotations
@@ -20,11 +21,42 @@ from .files import Loaded
 
 LONGEST = 75
 """Tokens that a chunk of a prompt has room for."""
+OWN = f"{NETWORK}own"
 
 
-def word_of(loaded: Loaded) -> str:
-    """What the WebUI's texts call a concept whose word is learned; "" for others, which keep their identifier."""
-    return "" if learned_vectors(loaded.residual) is None or unreadable(loaded) else f"{NETWORK}{loaded.short_hash}"
+def word_of(loaded: Loaded, used: bool) -> str:
+    """What the WebUI's texts call a concept; "" for one that keeps its identifier.
+
+    used: whether its learned word, where it has one, is to be there.
+    """
+    if getattr(shared.sd_model, "is_sd3", False):
+        return ""
+    if used and learned_vectors(loaded.residual) is not None:
+        return f"{NETWORK}{loaded.short_hash}"
+    return f"{OWN}{loaded.short_hash}" if is_taken(loaded.residual.metadata.identifier) else ""
+
+
+def is_own(word: str) -> bool:
+    """Whether it is a word for the model's own vectors of an identifier."""
+    return word.startswith(OWN)
+
+
+def is_taken(identifier: str) -> bool:
+    """Whether a user's embedding may be read where the identifier stands, alone or with words beside it."""
+    tokens = list(shared.sd_model.cond_stage_model.tokenize([identifier])[0]) if identifier else []
+    return any(_overlap(tokens, list(ids)) for entries in _lookup().values() for ids, _ in entries)
+
+
+def _overlap(word: list[int], other: list[int]) -> bool:
+    """Whether `other` can stand in a text so that it has some of the word's tokens."""
+    if set(word).isdisjoint(other):
+        return False
+    for shift in range(1 - len(other), len(word)):
+        first = max(shift, 0)
+        part = other[max(-shift, 0) :][: len(word) - first]
+        if part and word[first : first + len(part)] == part:
+            return True
+    return False
 
 
 def unreadable(loaded: Loaded) -> str | None:
@@ -89,6 +121,8 @@ class Vocabulary:
     def _embedding(self, word: str, loaded: Loaded, model) -> Embedding:
         """The learned vectors; where they are not for this model, its own of the identifier."""
         vectors = _own_vectors(model, loaded.residual.metadata.identifier)
+        if is_own(word):
+            return _as_embedding(word, vectors)
         fits = isinstance(vectors, torch.Tensor)
         learned = learned_vectors(loaded.residual)
         try:
@@ -102,16 +136,20 @@ class Vocabulary:
             except PersresError as error:
                 self.problem(str(error), loaded)
                 fits = False
-        embedding = Embedding(_placed(learned) if fits else vectors, word)
-        some = embedding.vec if isinstance(embedding.vec, torch.Tensor) else embedding.vec["clip_l"]
-        embedding.vectors, embedding.shape = some.shape
-        return embedding
+        return _as_embedding(word, _placed(learned) if fits else vectors)
 
     def named(self, text: str) -> str:
         """A text for the user, with the concepts' names where the words stand."""
         for word, loaded in self.words.items():
             text = text.replace(word, loaded.name)
         return text
+
+
+def _as_embedding(word: str, vectors: torch.Tensor | dict[str, torch.Tensor]) -> Embedding:
+    embedding = Embedding(vectors, word)
+    some = vectors if isinstance(vectors, torch.Tensor) else vectors["clip_l"]
+    embedding.vectors, embedding.shape = some.shape
+    return embedding
 
 
 def _lookup() -> dict:

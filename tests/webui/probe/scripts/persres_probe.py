@@ -120,6 +120,33 @@ class PromptOfEachImage(scripts.Script):
             p.all_prompts = p.prompt.split("||")
 
 
+def checkpoint_hash(digits: str):
+    """The WebUI knows this SHA-256 of its checkpoint; "none": it knows none."""
+    shared.sd_model.sd_checkpoint_info.sha256 = None if digits == "none" else digits
+
+
+class Weight:
+    """A number of the model's that is not finite, until it is put back."""
+
+    def spoil(self, part: str):
+        model = shared.sd_model
+        modules = {"unet": model.model.diffusion_model, "text": model.cond_stage_model, "vae": model.first_stage_model}
+        self.weight = next(w for name, w in modules[part].named_parameters() if name.endswith("norm_out.weight")
+                           or name.endswith("out.0.weight") or name.endswith("final_layer_norm.weight"))
+        self.before = self.weight.data.clone()
+        self.weight.data.fill_(float("nan"))
+
+    def restore(self):
+        self.weight.data.copy_(self.before)
+
+
+WEIGHT = Weight()
+
+
+def nan_check(on: int):
+    shared.cmd_opts.disable_nan_check = not on
+
+
 def cards():
     """The page of residuals is made anew, as its Refresh button does it."""
     page = next(page for page in ui_extra_networks.extra_pages if page.name == "residuals")
@@ -139,6 +166,10 @@ def routes(_, app):
     app.post("/probe/tokens")(lambda: MARKED.stop())
     app.post("/probe/ones/{on}")(lambda on: masks_of_ones(int(on)))
     app.post("/probe/first-difference")(lambda body=Body(): first_difference(body["a"], body["b"]))  # noqa: B008
+    app.post("/probe/checkpoint-hash/{digits}")(checkpoint_hash)
+    app.post("/probe/spoil/{part}")(lambda part: WEIGHT.spoil(part))
+    app.post("/probe/restore")(lambda: WEIGHT.restore())
+    app.post("/probe/nan-check/{on}")(lambda on: nan_check(int(on)))
     app.get("/probe/attention")(lambda: sd_hijack.model_hijack.optimization_method)
 
 

@@ -1,0 +1,124 @@
+"""Which tokens of a prompt are a concept's, and what a user is told where they are not as they should be.
+
+Text and numbers go in and come out: nothing here knows a tokenizer, a model or the WebUI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from .prompt import SPECIAL_IDS
+
+
+@dataclass(frozen=True)
+class ConceptTokens:
+    """The concept tokens C: `indices` into the flat list of context ids, ascending."""
+
+    indices: tuple[int, ...]
+    problem: str | None = None
+    """A sentence for the user, None when all is right."""
+    identifier_found: bool = True
+    class_found: bool = True
+    """Whether at least one identifier has its macro class."""
+    own: tuple[int, ...] = ()
+    """Those of `indices` that are an identifier's; the others are a macro class's."""
+    adjacent: bool = True
+    """False if some macro class was taken from a few tokens further on ("V* red dog")."""
+
+
+def find_concept_tokens(
+    ids: Sequence[int],
+    identifier_ids: Sequence[int],
+    class_ids: Sequence[int],
+    *,
+    macro_class: str = "",
+    concept: str = "",
+    placeholder: str = "V*",
+    others: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
+    reach: int = 4,
+    special_ids: Collection[int] = SPECIAL_IDS,
+) -> ConceptTokens:
+    """The concept tokens C of one concept in a context: each identifier and the macro class after it.
+
+    `ids` are all chunks in a row, start, end and padding included, so that an index into `ids` is an index
+    into the context (77·chunk + k). Those `special_ids` may stand between identifier and class, as where a
+    chunk ends. Where the class does not follow at once, its first occurrence that begins within the next
+    `reach` tokens is taken ("V* red dog"; then `adjacent` is False), but never one behind another identifier.
+    An identifier without any class counts by itself. `others` are the (identifier ids, class ids) of the
+    prompt's other concepts. `macro_class`, `concept` (as its tag) and `placeholder` are the words for the sentence
+    in `problem`: what the user wrote.
+    """
+    if not identifier_ids:
+        raise ValueError("identifier_ids is empty")
+    places = [index for index, token in enumerate(ids) if token not in special_ids]
+    tokens = [ids[index] for index in places]
+    own = list(identifier_ids)
+    noun = list(class_ids)
+    name = f"{placeholder} of {concept}" if concept else placeholder
+    advice = f'write "{placeholder} {macro_class}"' if macro_class else f'write "{placeholder}" and its class'
+
+    starts = _occurrences(tokens, own)
+    rivals = [list(theirs_noun) for theirs, theirs_noun in others if list(theirs) == own]
+    if noun in rivals:
+        return ConceptTokens(
+            (),
+            f'{name} is the same word before the same class, "{macro_class}", as another concept, so LAG cannot tell '
+            "the two apart and both act everywhere; train one of them with another identifier.",
+            identifier_found=bool(starts),
+            class_found=False,
+            adjacent=False,
+        )
+    borders = {*starts, *(at for theirs, _ in others if theirs for at in _occurrences(tokens, list(theirs)))}
+    found: set[int] = set()
+    identifiers: set[int] = set()
+    identifier_found = class_found = False
+    adjacent = True
+    for start in starts:
+        after = start + len(own)
+        border = min((at for at in borders if at >= after), default=len(tokens))
+        within = tokens[after : min(border, after + reach + len(noun) - 1)]
+        gap = next(iter(_occurrences(within, noun)), None) if noun else None
+        near = tokens[after : min(border, after + reach)]
+        rival_gaps = [at for theirs in rivals if theirs for at in _occurrences(near, theirs)[:1]]
+        if rival_gaps and (gap is None or min(rival_gaps) < gap):
+            continue  # the same identifier, but it stands before another concept's class
+        identifier_found = True
+        identifiers.update(range(start, after))
+        if gap is not None:
+            class_found = True
+            adjacent = adjacent and gap == 0
+            found.update(range(after + gap, after + gap + len(noun)))
+
+    problem = None
+    if not identifier_found:
+        problem = f"{name} is not in the prompt, so LAG leaves the residual out; {advice}."
+    elif noun and not class_found:
+        word = f'"{macro_class}"' if macro_class else "its class"
+        problem = f"{name} is not followed by {word}, so LAG sees only the identifier; {advice}."
+    return ConceptTokens(
+        tuple(sorted(places[at] for at in found | identifiers)),
+        problem,
+        identifier_found=identifier_found,
+        class_found=class_found,
+        adjacent=class_found and adjacent,
+        own=tuple(sorted(places[at] for at in identifiers)),
+    )
+
+
+def _occurrences(tokens: Sequence[int], wanted: list[int]) -> list[int]:
+    """Where `wanted` begins in `tokens`, without overlaps."""
+    starts: list[int] = []
+    at = 0
+    while at + len(wanted) <= len(tokens):
+        if list(tokens[at : at + len(wanted)]) == wanted:
+            starts.append(at)
+            at += len(wanted)
+        else:
+            at += 1
+    return starts
+
+
+def absence(tag: str, placeholder: str) -> str:
+    """The sentence of a concept that acts everywhere though no text has its word."""
+    return f"{tag} acts, but its {placeholder} is not in the prompt: nothing asks for the concept."
