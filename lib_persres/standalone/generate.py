@@ -11,6 +11,7 @@ import torch
 from ..branch import Branches
 from ..concept_tokens import ConceptTokens, absence, find_concept_tokens
 from ..errors import PersresError
+from ..finite import BASE, TEXT, VAE, too_strong
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
 from ..prompt import Tag, parse_tags, placeholder_of, stray_tag, wordless
@@ -161,7 +162,24 @@ def draw(
             latents = sample(
                 sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
             )
-    return sd.decode_latents(latents), recorder
+    _check_finite(sd, latents, noise, context, parts)
+    images = sd.decode_latents(latents)
+    if not torch.isfinite(images).all():
+        raise PersresError(VAE)
+    return images, recorder
+
+
+@torch.no_grad()
+def _check_finite(sd, latents, noise: torch.Tensor, context: torch.Tensor, parts: Sequence[Prepared]) -> None:
+    """PersresError with the likely reason where the latents are not finite."""
+    if torch.isfinite(latents).all():
+        return
+    if not torch.isfinite(context).all():
+        raise PersresError(TEXT)
+    t = torch.full((1,), len(sd.alphas_cumprod) - 1, dtype=torch.long, device=sd.device)
+    alone = sd.unet(noise[:1].to(sd.device, torch.float32), timesteps=t, context=context[:1].to(sd.device))
+    strengths = {tag.text: tag.strength for part in parts for tag in part.tags}
+    raise PersresError(too_strong(strengths) if strengths and torch.isfinite(alone).all() else BASE)
 
 
 def find_tokens(words: Words, ids: list[int], index: int, placeholder: str) -> ConceptTokens:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 from ..errors import PersresError
+from ..prompt import NETWORK
 from .options import check_all
 from .settings import TITLE, Settings
 from .values import kind, shown
 
+PROMPTS = ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt")
 SPELLINGS = ("persres", "personalizedresidual", "personalizedresiduals", "sdwebuipersres")
 
 
@@ -28,6 +30,7 @@ def check_generation(body) -> None:
     options = body.get("override_settings")
     if isinstance(options, dict):
         check_all(options)
+    _check_texts(body)
     scripts = body.get("alwayson_scripts")
     if not isinstance(scripts, dict):
         return
@@ -39,6 +42,19 @@ def check_generation(body) -> None:
         raise PersresError(f"alwayson_scripts names {TITLE} {len(ours)} times, as {', '.join(ours)}; name it once.")
     for name in ours:
         _check_entry(scripts[name])
+
+
+def _check_texts(body: dict) -> None:
+    """A prompt with our tag can be written back: half a character cannot, and the WebUI would fail at its answer."""
+    texts = {name: body[name] for name in PROMPTS if isinstance(body.get(name), str)}
+    if any(f"<{NETWORK}" in text for text in texts.values()):
+        for name, text in texts.items():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise PersresError(
+                    f"{name} has half a character (a lone surrogate) at place {error.start + 1}; write it again."
+                ) from error
 
 
 def _check_entry(entry) -> None:

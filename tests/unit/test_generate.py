@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -65,6 +67,40 @@ def near(one, other):
 
 def differ(one, other):
     return (one.images - other.images).abs().max() > 1e-3
+
+
+# -- numbers that are not finite
+
+
+@contextmanager
+def spoiled(weight):
+    before = weight.data.clone()
+    weight.data.fill_(float("nan"))
+    try:
+        yield
+    finally:
+        weight.data.copy_(before)
+
+
+@pytest.mark.parametrize("lag", [False, True])
+def test_a_strength_that_overflows_is_named_and_nothing_is_drawn(make, lag):
+    with pytest.raises(PersresError) as error:
+        make("<persres:rex:1e30>" + PROMPT, lag=lag)
+    assert str(error.value).endswith("<persres:rex:1e30> acts at strength 1e+30; lower its strength.")
+
+
+def test_a_part_of_the_checkpoint_that_is_not_finite_is_named(make, sd):
+    parts = {
+        "The base model alone": sd.unet.out[2].bias,
+        "The text encoder": sd.token_embedding.weight,
+        "The VAE": next(sd.vae.decoder.parameters()),
+    }
+    for name, weight in parts.items():
+        with spoiled(weight):
+            for prompt in (TAG + PROMPT, SEEN) if name != "The VAE" else (TAG + PROMPT,):
+                with pytest.raises(PersresError) as error:
+                    make(prompt)
+                assert str(error.value).startswith(name) and "strength" not in str(error.value)
 
 
 # -- tags and strength

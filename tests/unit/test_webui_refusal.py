@@ -18,6 +18,8 @@ def body(entry, name=TITLE):
         None,
         {},
         {"prompt": "a dog", "alwayson_scripts": {}},
+        {"prompt": "a \ud800 dog", "negative_prompt": 3},
+        {"prompt": "a 🐕 <persres:é>", "negative_prompt": None},
         {"alwayson_scripts": None},
         {"alwayson_scripts": {"ControlNet": {}, "Seed": 3}},
         {"override_settings": {"persres_lag": "never", "CLIP_stop_at_last_layers": -1}},
@@ -50,6 +52,12 @@ def test_what_is_understood_or_not_ours_passes(good):
             "2 times, as Personalized Residuals, personalized residuals",
         ),
         ({"override_settings": {"persres_lag": "x"}}, "persres_lag is 'x'"),
+        ({"override_settings": {"persres_cache": 10**400}}, "persres_cache is a number of more than 60 digits"),
+        (body({"args": [{"strength": 10**400}]}), "strength is a number of more than 60 digits"),
+        (body({"args": [{"enabled": None, "lag": 1}]}), "lag is '1'"),
+        ({"prompt": "a \ud800 <persres:rex>"}, "prompt has half a character .a lone surrogate. at place 3"),
+        ({"prompt": "<persres:\udfff>"}, "prompt has half a character"),
+        ({"prompt": "<persres:a>", "hr_prompt": "\ud800"}, "hr_prompt has half a character"),
     ],
 )
 def test_what_would_be_dropped_is_refused(bad, words):

@@ -1,5 +1,7 @@
 """The script's arguments as the UI and the API give them; no WebUI is needed for it."""
 
+from dataclasses import fields
+
 import pytest
 
 from lib_persres.errors import PersresError
@@ -25,6 +27,49 @@ def test_a_dict_switches_it_on_and_missing_or_null_values_are_the_defaults():
     assert Settings.from_args([{}]) == Settings(enabled=True)
     assert Settings.from_inputs([{"lag": False, "mask": None}, *DEFAULTS[1:]]) == Settings(enabled=True, lag=False)
     assert Settings.from_args([{"enabled": False}]) == OFF
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Settings)])
+def test_null_is_the_same_as_left_out_for_every_field(name):
+    given = {"enabled": True, "lag": False, "mask": "median", "unconditional": "base", "strength": 0.5}
+    given["show_masks"] = True
+    without = {key: value for key, value in given.items() if key != name}
+    assert Settings.from_args([{**given, name: None}]) == Settings.from_args([without])
+    assert Settings.from_args([{name: None}]) == Settings(enabled=True)
+    # the request's infotext says what is left out
+    behind = [False, "median", "base", 0.5, True]
+    assert Settings.from_inputs([{name: None}, *behind]) == Settings.from_inputs([{}, *behind])
+    row = [given[key] for key in given]
+    place = list(given).index(name)
+    default = getattr(Settings(), name)
+    assert Settings.from_args([*row[:place], None, *row[place + 1 :]]) == Settings.from_args(
+        [*row[:place], default, *row[place + 1 :]]
+    )
+
+
+def deep(levels: int):
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+ODD = [10**400, -(10**400), 10**5000, float("nan"), float("inf"), 1e300, deep(900), deep(9000), [], {}]
+ODD += [{"a": deep(900)}, "", "x" * 10**6, "\ud800", "\0", "10" * 400, [True], [None], (1,)]
+
+
+@pytest.mark.parametrize("place, name", list(enumerate(field.name for field in fields(Settings))))
+def test_odd_values_are_refused_in_one_sentence(place, name):
+    for value in ODD:
+        for args in ([{name: value}], [None] * place + [value], [{name: value}, None]):
+            if isinstance(value, dict) and args == [value]:
+                continue  # a dict in the first place is the dict
+            with pytest.raises(PersresError) as error:
+                Settings.from_args(args)
+            assert str(error.value).startswith(f"Personalized Residuals: {name} is ") and len(str(error.value)) <= 200
+            if isinstance(args[0], dict):
+                with pytest.raises(PersresError, match=f"{name} is "):
+                    Settings.from_inputs([*args[:1], True, "median", "mirror", 1.0, False])
 
 
 @pytest.mark.parametrize("off", [[], [None], [False, True], [{"enabled": False}]])
