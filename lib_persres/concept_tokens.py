@@ -50,7 +50,9 @@ def find_concept_tokens(
     in `problem`: what the user wrote.
     """
     if not identifier_ids:
-        raise ValueError("identifier_ids is empty")
+        problem = f"The file of {concept or placeholder} names no identifier, so LAG cannot see where it is."
+        return ConceptTokens((), problem, identifier_found=False, class_found=False)
+    others = [pair for pair in others if pair[0]]
     places = [index for index, token in enumerate(ids) if token not in special_ids]
     tokens = [ids[index] for index in places]
     own = list(identifier_ids)
@@ -69,7 +71,7 @@ def find_concept_tokens(
             class_found=False,
             adjacent=False,
         )
-    borders = {*starts, *(at for theirs, _ in others if theirs for at in _occurrences(tokens, list(theirs)))}
+    borders = {*starts, *(at for theirs, _ in others for at in _occurrences(tokens, list(theirs)))}
     found: set[int] = set()
     identifiers: set[int] = set()
     identifier_found = class_found = False

@@ -227,6 +227,8 @@ def wordless(prompt: str, what: str = "prompt") -> str | None:
     written = next(iter(placeholders(prompt).values()), None)
     if written is None:
         return None
+    if what == NEGATIVE:  # whose V* is that of the image's prompt
+        written, what = f"{written} in the {NEGATIVE}", "prompt"
     return f"{written} stands for a concept, but the {what} has no <{NETWORK}:…> tag: it was read as words."
 
 

@@ -57,6 +57,8 @@ def draw(
     with Branches(host.unet, [residual]) as branches:
         branches.plan = plan
         latents = sample(host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, progress=progress)
+    if not torch.isfinite(latents).all():
+        raise PersresError("The picture's numbers are not finite (NaN).")
     with torch.no_grad():
         pixels = (host.decode_latents(latents).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]

@@ -124,9 +124,6 @@ class Tokens:
 
         words: as in `write_identifiers`. The vectors of a word have ids of their own here, below zero.
         """
-        if not concepts[index].identifier:
-            problem = f"The file of {concepts[index].tag.text} names no identifier, so LAG cannot see where it is."
-            return ConceptTokens((), problem, identifier_found=False, class_found=False)
         key = (text, index, *words, *((c.identifier, c.macro_class, c.placeholder) for c in concepts))
         if key not in self._found:
             chunks = self.model.process_texts([text])[0][0]
@@ -149,7 +146,7 @@ class Tokens:
                 macro_class=concept.macro_class,
                 concept=concept.tag.text,
                 placeholder=concept.placeholder,
-                others=[pair for i, pair in enumerate(spelled) if i != index and pair[0]],
+                others=[pair for i, pair in enumerate(spelled) if i != index],
             )
         return self._found[key]
 

@@ -201,3 +201,11 @@ def test_a_preview_under_lag_is_the_base_where_nothing_asks_for_the_concept(sd):
     plain, lag = preview.draw(sd, rex, "a house", 16, 0)
     (base,) = preview.draw(sd, Residual({}, rex.metadata), "a house", 16, 0, lag=[False])
     assert lag.tobytes() == base.tobytes() != plain.tobytes()
+
+
+def test_a_preview_whose_numbers_are_not_finite_says_so_and_is_no_black_picture(sd):
+    rex = longhand.random_residual(sd.unet, 2, 0)
+    rex.metadata.identifier, rex.metadata.macro_class = "olis", "dog"
+    strong = {target: Factors(f.down, f.up * 1e30) for target, f in rex.factors.items()}
+    with pytest.raises(PersresError, match="not finite"):
+        preview.draw(sd, Residual(strong, rex.metadata), PROMPT, 16, 0, lag=[False])

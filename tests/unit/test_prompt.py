@@ -186,6 +186,7 @@ def test_placeholders_without_a_tag_are_told():
     assert P.wordless("a V2* dog", "hires prompt") == (
         "V2* stands for a concept, but the hires prompt has no <persres:…> tag: it was read as words."
     )
+    assert P.wordless("V*", P.NEGATIVE).startswith("V* in the negative prompt stands for a concept, but the prompt has")
 
 
 @pytest.mark.parametrize("text", ["<persres:rex a V* dog", "a <Persres:rex> dog", "<persres:>", "<persres>"])
@@ -288,6 +289,12 @@ def test_concepts_with_the_same_words_are_not_guessed_apart():
     found = find_concept_tokens(chunked([V, DOG]), [V], [DOG], macro_class="dog", others=[([V], [DOG])])
     assert found.indices == () and "cannot tell the two apart" in found.problem
     assert found.identifier_found and "not in the prompt" not in found.problem
+
+
+def test_a_concept_without_an_identifier_is_told_and_ends_no_other():
+    found = find_concept_tokens(chunked([V, DOG]), [], [DOG], concept="<persres:rex>")
+    assert found.problem.startswith("The file of <persres:rex> names no identifier") and not found.identifier_found
+    assert find_concept_tokens(chunked([V, DOG]), [V], [DOG], others=[([], [DOG])]).indices == (1, 2)
 
 
 def test_an_empty_context_is_a_problem_not_a_crash():

@@ -26,7 +26,7 @@ def test_v_star_without_a_tag_is_told_and_nothing_changes(host, reference):
     (sentence,) = told(result)
     assert sentence == "V* stands for a concept, but the prompt has no <persres:…> tag: it was read as words."
     (sentence,) = told(host.generate("a dog", negative_prompt="a V2* dog"))
-    assert sentence.startswith("V2* stands for a concept, but the negative prompt has no")
+    assert sentence.startswith("V2* in the negative prompt stands for a concept, but the prompt has no")
     assert len(told(host.generate("a photo of a V* dog", **HIRES))) == 1
     (sentence,) = told(host.generate("a dog", hr_prompt="a V* dog", **HIRES))
     assert sentence.startswith("V* stands for a concept, but the hires prompt has no")
