@@ -38,12 +38,13 @@ class Concept:
 
 
 def read_concepts(prompt: str, load: Callable[[str], Loaded], problem: Callable[[str], None]) -> list[Concept]:
-    """The concepts of a prompt, in the order of their tags; of two tags for one name the last counts.
+    """The concepts of a prompt, in the order of their tags; of two tags for one name the last counts
+    that can be read.
 
     problem: told each sentence for the user. A tag that cannot be read or used keeps its place without a residual, so
     that V2* still means the second one.
     """
-    concepts: dict[str, Concept] = {}
+    concepts: dict[tuple[bool, str], Concept] = {}  # by whether the tag could be read, and its file or name
     text, networks = extra_networks.parse_prompt(prompt)
     others = [f"<{name}:>" for name in networks if name != NETWORK]  # with capitals the WebUI passes it over
     for sentence in dict.fromkeys(filter(None, map(stray_tag, [text, *others]))):
@@ -55,17 +56,17 @@ def read_concepts(prompt: str, load: Callable[[str], Loaded], problem: Callable[
             problem(str(error))
             name = params.items[0].strip() if params.items else ""
             written = Tag(name, text=f"<{NETWORK}:{':'.join(params.items)}>")
-            if not any(concept.tag.name == name for concept in concepts.values()):
-                concepts[name] = Concept(written, None, str(error))
+            concepts.setdefault((False, name), Concept(written, None, str(error)))
             continue
         try:
             concept = Concept(tag, load(tag.name))
         except PersresError as error:
             problem(f"{tag.text} was not applied: {error}")
             concept = Concept(tag, None, str(error))
-        concepts[str(concept.loaded.entry.path) if concept.loaded else tag.name] = concept
-    found = enumerate(concepts.values(), start=1)
-    return [replace(concept, placeholder=placeholder_of(text, number)) for number, concept in found]
+        concepts[True, str(concept.loaded.entry.path) if concept.loaded else tag.name] = concept
+    names = {concept.tag.name for (read, _), concept in concepts.items() if read}
+    found = [concept for (read, _), concept in concepts.items() if read or concept.tag.name not in names]
+    return [replace(concept, placeholder=placeholder_of(text, number)) for number, concept in enumerate(found, start=1)]
 
 
 def write_identifiers(

@@ -131,8 +131,8 @@ class Weight:
     def spoil(self, part: str):
         model = shared.sd_model
         modules = {"unet": model.model.diffusion_model, "text": model.cond_stage_model, "vae": model.first_stage_model}
-        self.weight = next(w for name, w in modules[part].named_parameters() if name.endswith("norm_out.weight")
-                           or name.endswith("out.0.weight") or name.endswith("final_layer_norm.weight"))
+        ends = ("norm_out.weight", "out.0.weight", "final_layer_norm.weight")
+        self.weight = [w for name, w in modules[part].named_parameters() if name.endswith(ends)][-1]
         self.before = self.weight.data.clone()
         self.weight.data.fill_(float("nan"))
 
