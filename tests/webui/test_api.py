@@ -30,9 +30,19 @@ def script(entry, name=TITLE) -> dict:
 # -- refusals
 
 
+def deep(levels: int):
+    return [deep(levels - 1)] if levels else []
+
+
 @pytest.mark.parametrize(
     "entry, words",
     [
+        ({"args": [{"strength": 10**400}]}, "strength is a number of more than 60 digits"),
+        ({"args": [{"strength": float("nan")}]}, "strength is 'nan'"),
+        ({"args": [{"lag": deep(400)}]}, "lag is a list"),
+        ({"args": [None, None, deep(400)]}, "mask is a list"),
+        ({"args": [None, "true"]}, "lag is 'true'"),
+        ({"args": [{"enabled": 1}]}, "enabled is '1'"),
         ({}, 'has no "args"'),
         ({"args": {"lag": True}}, "must be a list"),
         ({"args": [False] * 7}, "takes 6 values"),
@@ -46,6 +56,23 @@ def script(entry, name=TITLE) -> dict:
 def test_what_the_webui_would_drop_is_refused(host, path, entry, words):
     status, detail = refused(host, script(entry), f"/sdapi/v1/{path}")
     assert status == 422 and words in detail
+
+
+def test_null_is_the_same_as_left_out(host):
+    lag = host.image(REX, LAG)
+    assert same(host.image(REX, [{"enabled": None, "lag": True}]), lag)
+    fields = ("enabled", "lag", "mask", "unconditional", "strength", "show_masks")
+    assert same(host.image(REX, [dict.fromkeys(fields)]), host.image(REX, [{}]))
+    infotext = host.generate(REX, [{"unconditional": "base", "strength": 0.5}]).infotexts[0]
+    body = {"infotext": infotext, "alwayson_scripts": {TITLE: {"args": [{"strength": None, "lag": True}]}}}
+    again = json.loads(host.post("/sdapi/v1/txt2img", body)["info"])["infotexts"][0]
+    assert "Persres strength: 0.5" in again and "Persres unconditional: base" in again
+
+
+def test_half_a_character_is_refused_where_the_webui_would_fail_at_its_answer(host):
+    body = {**PLAIN, "prompt": "a \ud800 V* dog <persres:rex>"}
+    status, detail = refused(host, body)
+    assert status == 422 and detail.startswith("prompt has half a character")
 
 
 def test_the_name_is_the_scripts_own_in_any_case(host):
