@@ -10,12 +10,14 @@ import torch
 
 from ..branch import Branches
 from ..errors import PersresError
+from ..finite import NotFinite, is_finite, likely_reason
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
 from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
+from .emphasis import not_understood
 from .words import Words
 
 
@@ -56,6 +58,7 @@ def generate(
     mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
     """
     made = prepare(sd, prompt, find_residual, lag)
+    made.problems += not_understood(negative, " in the negative prompt") if guidance != 1 else []
     images, recorder = draw(
         sd, [made], seeds, width, height, negative, steps, guidance, mask, unconditional, progress
     )
@@ -94,7 +97,7 @@ def prepare(
     problems = []
     if not residuals and re.search(r"(?<!\w)V\d*\*", text):
         problems.append("V* stands for a concept, but the prompt has no <persres:…> tag: it was read as words.")
-    if len(words.ids(written)) > 75:
+    if len(words.read(written)[0]) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
     tokens = [find_tokens(words, ids[0].tolist(), i) for i in range(len(residuals))]
@@ -107,8 +110,7 @@ def prepare(
             problems.append(found.problem)
         elif not found.identifier_found:
             problems.append(f"{tag.text} acts, but its V* is not in the prompt: nothing asks for the concept.")
-    if other := re.search(r"<\w+:[^>]+>", text):
-        problems.append(f"{other[0]} was read as words: only the WebUI knows such a tag.")
+    problems += not_understood(text)
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     tags = [
         tag if found.identifier_found or not gate else replace(tag, strength=0.0)
@@ -147,20 +149,28 @@ def draw(
     uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
     recorder = MaskRecorder() if any(gate for part in parts for gate in part.gated) else None
-    if not residuals:
-        latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
-    else:
-        plans = _Plans(sd, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
-        total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
-        with Branches(sd.unet, residuals) as branches:
+    try:
+        if not residuals:
+            latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
+        else:
+            plans = _Plans(sd, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
+            total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
+            with Branches(sd.unet, residuals) as branches:
 
-            def before_step(index: int, t: int) -> None:
-                branches.plan = plans.at(index / total)
+                def before_step(index: int, t: int) -> None:
+                    branches.plan = plans.at(index / total)
 
-            latents = sample(
-                sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
-            )
-    return sd.decode_latents(latents), recorder
+                latents = sample(
+                    sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
+                )
+    except NotFinite as error:
+        acting = [(tag.text, tag.strength) for part in parts for tag in part.tags if tag.strength]
+        reason = likely_reason(sd.unet, acting, guidance if uncond is not None else None)
+        raise NotFinite(f"{error} {reason[0].upper()}{reason[1:]}.") from error
+    images = sd.decode_latents(latents)
+    if not is_finite(images):
+        raise NotFinite("The picture is not finite: the autoencoder cannot decode what was drawn. Lower the guidance.")
+    return images, recorder
 
 
 def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:

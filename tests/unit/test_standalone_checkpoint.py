@@ -217,12 +217,13 @@ def test_yaml_that_describes_no_model_is_refused(saved, state, tmp_path):
 
 
 def test_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
-    from lib_persres.standalone.weights import read
+    from lib_persres.standalone.weights import opened
 
     path = tmp_path / "header.safetensors"
     header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(0x80)
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"x")
-    assert read(path)["a"].tolist() == [ord("x")]
+    with opened(path) as state:
+        assert state["a"].read().tolist() == [ord("x")]
 
 
 def test_text_encoders_sizes_are_told_from_its_tensors():
