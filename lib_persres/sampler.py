@@ -3,7 +3,6 @@
 import torch
 
 from .errors import PersresError
-from .finite import NotFinite, is_finite
 
 
 def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:
@@ -45,7 +44,6 @@ def sample(
     [cond…, uncond…]; with guidance 1 with the cond rows alone, and `uncond` may be None.
     before_step(index, t): called before each UNet call. progress(done, total): called after each step.
     generators: one CPU generator an image, for z; needed where eta > 0.
-    Raises NotFinite where the first step or the last gives an infinity or a NaN.
     """
     count = noise.shape[0]
     guided = guidance != 1
@@ -80,8 +78,6 @@ def sample(
         if sigma > 0:
             z = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators])
             x = x + sigma * z.to(x)
-        if index in (0, len(timesteps) - 1) and not is_finite(x):  # at once, or at the latest before it is shown
-            raise NotFinite(f"The picture is no longer finite after step {index + 1} of {len(timesteps)}.")
         if progress is not None:
             progress(index + 1, len(timesteps))
     return x

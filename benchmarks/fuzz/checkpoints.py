@@ -239,7 +239,7 @@ def _text(data: bytes, name: str, rng: random.Random) -> bytes:
             levels = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" for i in range(9))
             return (levels + data.decode().replace("version: text_encoder", "version: *a8")).encode()
         if how < 0.15:
-            return rng.choice((b"[" * 50_000, b"a: " + b"1" * 6000, b"{" * 2000, b"\xff\xfe", b"!!python/object:os.x {}"))
+            return rng.choice((b"[" * 50_000, b"a: " + b"1" * 6000, b"{" * 2000, b"\xff\xfe", b"!!python/object:o {}"))
         return _json(_odd(yaml.safe_load(data), rng))  # JSON is YAML
     lines = data.decode().splitlines()
     lines.insert(rng.randrange(len(lines) + 1), rng.choice(("a b", "a b c", "a", "\x00 \x01", "#version", "é ñ")))

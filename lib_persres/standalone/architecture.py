@@ -155,7 +155,7 @@ def _check(made: Architecture) -> None:
 
 
 def text_config(text: dict, folder: Path | None, checkpoint) -> dict:
-    """The text encoder's config.json, which must agree with its tensors (`transformer.text_model.…`), else their sizes."""
+    """The text encoder's config.json, else the sizes of its tensors (`transformer.text_model.…`); both must agree."""
     prefix = "transformer.text_model."
     try:
         vocabulary, hidden = text[prefix + "embeddings.token_embedding.weight"].shape

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lib_persres.errors import PersresError, first_line
-from lib_persres.finite import first_not_finite
+from lib_persres.overflow import is_finite
 from lib_persres.residual import file_hash
 
 from . import architecture as arch
@@ -210,24 +211,33 @@ def save_sd1(
     )
     arch.write(path, architecture, text_folder)
     partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(partial, 0o666 & ~umask)  # safetensors makes it the owner's alone
-    os.replace(partial, path)  # a crash never leaves half a checkpoint
+    try:
+        save_file(state, partial, metadata={"format": "pt"})
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)  # safetensors makes it the owner's alone
+        os.replace(partial, path)  # a crash never leaves half a checkpoint
+    except SafetensorError as error:  # of a full disk, too
+        raise PersresError(f"{path} cannot be written: {first_line(error)}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read(stored: dict[str, weights.Stored], device, dtype, prefix: str, path: Path) -> dict[str, torch.Tensor]:
     """Raises PersresError where a value is not finite: such a model draws black pictures and learns nothing."""
-    tensors = {name: tensor.read().to(device, dtype) for name, tensor in stored.items()}
-    if name := first_not_finite(tensors.items()):
-        raise PersresError(
-            f"{path} has weights that are not finite, the first is {prefix}{name}: the file is damaged or was merged "
-            "wrongly, so take another copy."
-            if first_not_finite([("", stored[name].read().float())])
-            else f"{path} has weights that are too large for {str(dtype).removeprefix('torch.')}, the first is "
-            f"{prefix}{name}: take --dtype fp32."
-        )
+    tensors = {}
+    for name, tensor in stored.items():
+        read = tensor.read()
+        converted = read.to(dtype)
+        if not is_finite(converted):
+            if is_finite(read.float()):
+                narrow = str(dtype).removeprefix("torch.")
+                raise PersresError(f"{path}: {prefix}{name} has numbers too large for {narrow}: load it in float32.")
+            raise PersresError(
+                f"{path} has weights that are not finite, the first is {prefix}{name}: the file is damaged or was "
+                "merged wrongly, so take another copy."
+            )
+        tensors[name] = converted.to(device)
     return tensors
 
 

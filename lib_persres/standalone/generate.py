@@ -10,7 +10,6 @@ import torch
 
 from ..branch import Branches
 from ..errors import PersresError
-from ..finite import NotFinite, is_finite, likely_reason
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
 from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags
@@ -149,28 +148,20 @@ def draw(
     uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
     recorder = MaskRecorder() if any(gate for part in parts for gate in part.gated) else None
-    try:
-        if not residuals:
-            latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
-        else:
-            plans = _Plans(sd, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
-            total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
-            with Branches(sd.unet, residuals) as branches:
+    if not residuals:
+        latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
+    else:
+        plans = _Plans(sd, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
+        total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
+        with Branches(sd.unet, residuals) as branches:
 
-                def before_step(index: int, t: int) -> None:
-                    branches.plan = plans.at(index / total)
+            def before_step(index: int, t: int) -> None:
+                branches.plan = plans.at(index / total)
 
-                latents = sample(
-                    sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
-                )
-    except NotFinite as error:
-        acting = [(tag.text, tag.strength) for part in parts for tag in part.tags if tag.strength]
-        reason = likely_reason(sd.unet, acting, guidance if uncond is not None else None)
-        raise NotFinite(f"{error} {reason[0].upper()}{reason[1:]}.") from error
-    images = sd.decode_latents(latents)
-    if not is_finite(images):
-        raise NotFinite("The picture is not finite: the autoencoder cannot decode what was drawn. Lower the guidance.")
-    return images, recorder
+            latents = sample(
+                sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
+            )
+    return sd.decode_latents(latents), recorder
 
 
 def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:

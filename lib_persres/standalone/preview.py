@@ -10,9 +10,9 @@ from PIL import Image
 
 from ..branch import Branches
 from ..errors import PersresError
-from ..finite import NotFinite, is_finite, likely_reason
 from ..lag import guidance_plan
 from ..learned_words import check_width, learned_vectors, vectors_for
+from ..overflow import is_finite, likely_reason
 from ..prompt import find_concept_tokens, parse_tags, substitute
 from ..residual import Residual
 from ..sampler import noise_for, sample
@@ -54,17 +54,14 @@ def draw(
     plan = guidance_plan(strength, gated, indicator)
     factor = getattr(getattr(host, "vae", None), "factor", 8)
     noise = noise_for([seed], (4, side // factor, side // factor)).repeat(count, 1, 1, 1)
-    try:
-        with Branches(host.unet, [residual]) as branches:
-            branches.plan = plan
-            latents = sample(host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, progress=progress)
-    except NotFinite as error:
-        reason = likely_reason(host.unet, [(metadata.concept or "this concept", 1.0)])
-        raise NotFinite(f"{error} {reason[0].upper()}{reason[1:]}.") from error
+    with Branches(host.unet, [residual]) as branches:
+        branches.plan = plan
+        latents = sample(host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, progress=progress)
     with torch.no_grad():
         images = host.decode_latents(latents)
     if not is_finite(images):
-        raise NotFinite("The picture is not finite: the autoencoder cannot decode what was drawn.")
+        reason = likely_reason(host.unet, [(metadata.concept or "this concept", 1.0)])
+        raise PersresError(f"The picture is not finite: {reason}.")
     pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
 

@@ -43,7 +43,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
         if not isinstance(vocabulary, dict) or not all(type(i) is int and 0 <= i < MOST for i in vocabulary.values()):
-            raise PersresError("The tokenizer's vocabulary is not a list of tokens and their numbers: it is not CLIP's.")
+            raise PersresError("The tokenizer's vocabulary is no list of tokens and their numbers: it is not CLIP's.")
         for token in (BOS, EOS):
             if token not in vocabulary:
                 raise PersresError(f"The tokenizer's vocabulary lacks {token}: it is not CLIP's.")

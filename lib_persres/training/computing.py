@@ -7,7 +7,6 @@ import contextlib
 import torch
 
 from ..errors import first_line
-from ..finite import NotFinite, first_not_finite, is_finite, likely_reason
 from .frozen import checkpointed, frozen, lean, weights_in
 from .host import Host
 from .texts import Texts
@@ -50,8 +49,6 @@ class Computing:
         with contextlib.ExitStack() as stack:
             stack.enter_context(frozen(unet))
             expected = self._predict()  # before anything is changed, and so that what a host does lazily is done
-            if not is_finite(expected):  # before the learning rate is blamed for it
-                raise NotFinite(f"The model itself predicts what is not finite: {self._reason()}.")
             stack.enter_context(weights_in(unet, self._precision))
             self._lean = self._enter_lean(stack, expected)
             if self._checkpointing:
@@ -74,14 +71,6 @@ class Computing:
     def _predict(self) -> torch.Tensor:
         z_t, t = self._sample
         return self._host.unet(z_t, timesteps=t, context=self._texts.contexts[:1]).float()
-
-    def _reason(self) -> str:
-        if is_finite(self._texts.contexts):
-            return likely_reason(self._host.unet)
-        own = getattr(getattr(self._host, "text", None), "state_dict", dict)()
-        name = first_not_finite(own.items())
-        where = f", the first of its weights that are not is {name}" if name else ""
-        return f"what the text encoder gives is not finite{where}: take another copy of the checkpoint"
 
     def _enter_lean(self, stack: contextlib.ExitStack, expected: torch.Tensor) -> bool:
         """Whether the lean layers predict what the model's own do; only then are they left in place."""

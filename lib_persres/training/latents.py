@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..finite import NotFinite, is_finite
 from .host import Host
 from .images import Photo, crop_views
 from .recipe import Recipe
@@ -32,11 +31,6 @@ def encode_photos(host: Host, photos: Sequence[Photo], recipe: Recipe, resolutio
     for index, photo in enumerate(photos):
         views = crop_views(photo.image, resolution, recipe.flips, recipe.crops, seed + index)
         mean, std = host.encode_images(views)
-        if not (is_finite(mean) and is_finite(std)):
-            raise NotFinite(
-                f"What the autoencoder makes of {photo.path.name} is not finite: its weights are damaged, or half "
-                "precision is too narrow for it (in the WebUI --no-half-vae)."
-            )
         means.append(mean.float())
         stds.append(std.float())
     return Latents(torch.cat(means).to(host.device), torch.cat(stds).to(host.device))

@@ -1,8 +1,5 @@
 """`train`: the file that it writes, what interrupts it, and what it refuses."""
 
-import os
-import signal
-
 import pytest
 
 pytest.importorskip("ldm")
@@ -49,43 +46,6 @@ def test_a_second_concept_of_a_class_gets_another_identifier(residual, checkpoin
         Residual.read_metadata(tmp_path / f"{name}.safetensors").identifier for name in ("old", "rex")
     }
     assert len(identifiers) == 2
-
-
-def test_interrupted_training_keeps_what_was_learned(checkpoint, photos, tmp_path, monkeypatch, capsys):
-    from lib_persres.commands.train import _Training
-
-    progress = _Training.progress
-
-    def interrupt(self, done, total, loss):
-        progress(self, done, total, loss)
-        if done == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(_Training, "progress", interrupt)
-    before = signal.getsignal(signal.SIGINT)
-    assert train(checkpoint, photos, tmp_path, "--steps", "9") == 0
-    assert signal.getsignal(signal.SIGINT) is before
-    metadata = Residual.load(tmp_path / "rex.safetensors").metadata
-    assert metadata.steps == 2 and metadata.recipe["stages"][0]["steps"] == 9
-    assert "after 2 of 9 steps" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("when", ["twice", "before the first step"])
-def test_aborted_training_writes_nothing(when, checkpoint, photos, tmp_path, monkeypatch, capsys):
-    from lib_persres.commands.train import _Training
-
-    method = "progress" if when == "twice" else "should_stop"
-    original = getattr(_Training, method)
-
-    def interrupt(self, *args):
-        result = original(self, *args)
-        for _ in range(2 if when == "twice" else 1):
-            os.kill(os.getpid(), signal.SIGINT)
-        return result
-
-    monkeypatch.setattr(_Training, method, interrupt)
-    assert train(checkpoint, photos, tmp_path, "--steps", "9") == 130
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
