@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -21,8 +22,10 @@ def read_pickle(path: Path) -> tuple[dict[str, Stored], object]:
     if zipfile.is_zipfile(path):
         _check_zip(path)
     try:
-        # not torch.load, which the WebUI replaces
-        content = torch.serialization.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how it was written, which nobody can change
+            # not torch.load, which the WebUI replaces
+            content = torch.serialization.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "nsupported" not in str(error):
             raise PersresError(f"{path} is damaged or truncated: download it again.") from error

@@ -92,7 +92,8 @@ def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     assert "needed" in refusal(out=tmp_path / "file" / "rex.safetensors")
     assert "must end in" in refusal(out=tmp_path / "rex.pt")
     assert "nowhere.ckpt" in refusal(checkpoint="nowhere.ckpt")
-    assert "template" in refusal(template="a {thing}")
+    assert "template" in refusal(template="a {identifier} {thing}")
+    assert "never be learned" in refusal(template="a photo of a {macro_class}")
     assert "learning rate" in refusal(lr="7")
     assert "rank" in refusal(rank="many")
     assert "3 stages with steps" in refusal(recipe="attndreambooth", steps="5")
@@ -108,6 +109,10 @@ def test_what_does_not_fit_the_model_is_refused(checkpoint, photos, tmp_path, ca
     assert "abacus" in capsys.readouterr().err
     train(checkpoint, photos, tmp_path, "--identifier", "a b")
     assert "identifier" in capsys.readouterr().err
+    hidden = "a photo of a thing" + " thing" * 80 + " {identifier} {macro_class}"
+    for template in (hidden, "a photo of a{identifier}b"):
+        train(checkpoint, photos, tmp_path, "--template", template)
+        assert "a word of its own among the first 75 tokens" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
