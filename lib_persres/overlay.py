@@ -7,11 +7,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .errors import PersresError
+
 _COLOURS = ((255, 40, 40), (40, 140, 255), (60, 210, 60), (255, 190, 0))
 
 
 class MaskRecorder:
-    """A plan's recorder: sums the masks and the concept maps of each block over the steps."""
+    """A plan's recorder: sums the masks and the concept maps of each block over the steps.
+
+    `masks` is empty where no concept ever acted.
+    """
 
     def __init__(self):
         self.calls: dict[str, int] = {}
@@ -35,6 +40,8 @@ class MaskRecorder:
         """
         sums = getattr(self, what)
         chosen = [name for name in sums if blocks is None or name in blocks]
+        if not chosen:
+            raise PersresError(f"No {what} were recorded: no concept acted under LAG.")
         size = size or max((sums[name].shape[-2:] for name in chosen), key=lambda s: s[0] * s[1])
         parts = []
         for name in chosen:

@@ -5,7 +5,6 @@ Nothing at the top of these files imports torch, so that `--help` answers at onc
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import PersresError
 from . import evaluate, generate, inspect, toybox, train
-from .common import Formatter
+from .common import Formatter, Parser
 
 EPILOG = """\
 a first tour, with the small Toybox model that comes along:
@@ -24,10 +23,11 @@ a first tour, with the small Toybox model that comes along:
 
 `python -m lib_persres COMMAND --help` explains a command and its options.
 """
+NAMES = {"clip": "--no-deps clip-anytorch", "ray": "ray"}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="python -m lib_persres",
         description="Teach Stable Diffusion your own things from a few photos, and draw them anywhere.",
         epilog=EPILOG,
@@ -42,7 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status: 0, 1 after an error, 2 for wrong options, 130 after Ctrl-C."""
+    """Run a command; its exit status: 0, 1 after an error, 2 for wrong options, 128 and its number after a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        # a console that has no "→" or "×", and a name that is not UTF-8, show a question mark, and the command goes on
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help, or what is wrong
@@ -54,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = args.run(args) or 0
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return getattr(stop, "status", 130)
     except BrokenPipeError:  # `inspect … | head`: nobody reads on, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -73,9 +77,28 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, PersresError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("lib_persres"):
-        return f'The package {error.name} is not installed: run pip install "lib-persres[standalone]".'
+        return _install(str(error.name).partition(".")[0])
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'A file'}: {error.strerror}."
+        return str(PersresError(f"{error.filename or 'A file'}: {error.strerror}."))
     if type(error).__name__ == "OutOfMemoryError":  # torch's own, which is not imported here
         return "The device's memory is full: lower --batch or the picture's size, or take --device cpu."
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+        return "The memory is full: lower --batch or the pictures' size."
+    if isinstance(error, RuntimeError) and "not implemented for" in str(error):
+        return "The device cannot compute in these numbers: take --dtype fp32."
     return None
+
+
+def _install(package: str) -> str:
+    """How to get a package; the standalone host's are in two lists, see pyproject.toml."""
+    if package == "ldm":
+        return (
+            "The package ldm is not installed: run pip install --no-deps stable-diffusion-sdkit, which is right only "
+            "with --no-deps."
+        )
+    if package in ("clip", "ray"):
+        return f"The package {package} is not installed: run pip install {NAMES[package]}."
+    return (
+        f'The package {package} is not installed: run pip install "lib-persres[standalone]", and '
+        "pip install --no-deps -r requirements-nodeps.txt."
+    )

@@ -18,6 +18,8 @@ TOYBOX = "toybox"
 TOYBOX_CHECKPOINT = Path(__file__).parent.parent / "toybox" / "checkpoint" / "toybox.safetensors"
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 MOST_SEEDS = 10_000
+LONGEST_TEXT = 20_000
+"""Characters of a prompt; 75 tokens have some hundreds."""
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -30,44 +32,71 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 # -- types of arguments --------------------------------------------------------------------------------------
 
 
-def at_least(low: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
+MOST = 1_000_000
+"""Of a number whose largest sensible value nobody knows."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong, whatever was written."""
+
+    def error(self, message: str):
+        message = message.rstrip(".")
+        self.exit(2, f"error: {PersresError(f'{message[0].upper()}{message[1:]}: see {self.prog} --help.')}\n")
+
+
+def at_least(low: int, most: int = MOST) -> Callable[[str], int]:
+    def whole(given: str) -> int:
         try:
-            number = int(text)
+            number = int(given)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if number < low:
-            raise argparse.ArgumentTypeError(f"{number} is less than {low}")
+            raise argparse.ArgumentTypeError(f"{given[:40]!r} is not a whole number") from None
+        if not low <= number <= most:
+            raise argparse.ArgumentTypeError(f"{given[:40]} is not a number from {low} to {most}")
         return number
 
     return whole
 
 
-def finite(text: str) -> float:
+def finite(given: str) -> float:
     try:
-        number = float(text)
+        number = float(given)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+        raise argparse.ArgumentTypeError(f"{given[:40]!r} is not a number")
     return number
 
 
-def seed(text: str) -> int:
-    number = at_least(0)(text)
-    if number >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not less than 2^63")
-    return number
+def words(given: str) -> str:
+    """Words for a model. Bytes that are not UTF-8 come as lone surrogates, which no tokenizer takes."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{given[:80]!r} is not in UTF-8, write it again") from None
+    if len(given) > LONGEST_TEXT:
+        raise argparse.ArgumentTypeError(f"{given[:40]!r}… has {len(given)} characters, at most {LONGEST_TEXT}")
+    return given
 
 
-def seeds(text: str) -> list[int]:
+def file_name(given: str) -> str:
+    """A file's or a folder's name, in whatever encoding the disk has."""
+    if not given.strip() or "\0" in given:
+        raise argparse.ArgumentTypeError(f"{given[:40]!r} is no file or folder")
+    return given
+
+
+def seed(given: str) -> int:
+    return at_least(0, 2**63 - 1)(given)
+
+
+def seeds(given: str) -> list[int]:
     """ "7" -> [7]; "0-3" -> [0, 1, 2, 3]."""
-    first, dash, last = text.strip().partition("-")
+    first, dash, last = given.strip().partition("-")
     if not dash:
         return [seed(first)]
     low, high = seed(first), seed(last)
     if not low <= high < low + MOST_SEEDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 0-7 of at most {MOST_SEEDS} seeds")
+        raise argparse.ArgumentTypeError(f"{given[:40]!r} is not a range such as 0-7 of at most {MOST_SEEDS} seeds")
     return list(range(low, high + 1))
 
 
@@ -78,6 +107,7 @@ def add_model_options(important, tinkering) -> None:
     important.add_argument(
         "--checkpoint",
         metavar="PATH",
+        type=file_name,
         default=TOYBOX,
         help='a Stable Diffusion 1.x checkpoint (.safetensors), or "toybox" (the default) for the small '
         "model that comes along",
@@ -97,10 +127,14 @@ def checkpoint_path(name: str) -> Path:
                 "or make it with `python -m lib_persres toybox train` and `toybox export`."
             )
         return TOYBOX_CHECKPOINT
-    path = Path(name)
-    if not path.is_file():
-        raise PersresError(f"There is no checkpoint {path}: give the path of a .safetensors file.")
-    return path
+    found = Path(name)
+    if found.is_dir():
+        from ..standalone.likeness import of_folder
+
+        raise PersresError(f"{found} is {of_folder(found)}.")
+    if not found.is_file():
+        raise PersresError(f"There is no checkpoint {found}: give the path of a .safetensors file.")
+    return found
 
 
 def is_toybox(path: Path) -> bool:
@@ -125,10 +159,10 @@ def _device(name: str):
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise PersresError(f"The device {name!r} cannot be used here: try --device cpu.") from error
+    except Exception as error:  # each kind of device has its own
+        raise PersresError(f"The device {name[:40]!r} cannot be used here: try --device cpu.") from error
     if device.type == "meta":  # a device to torch, but one without memory
-        raise PersresError(f"The device {name!r} cannot be used here: try --device cpu.")
+        raise PersresError(f"The device {name[:40]!r} cannot be used here: try --device cpu.")
     return device
 
 
@@ -159,9 +193,9 @@ def refuse_existing(path: Path, force: bool) -> None:
 # -- the terminal --------------------------------------------------------------------------------------------
 
 
-def note(text: str) -> None:
+def note(line: str) -> None:
     """A line beside the results, so on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(line, file=sys.stderr, flush=True)
 
 
 def progress_bar(total: int, unit: str):
@@ -172,10 +206,10 @@ def progress_bar(total: int, unit: str):
     return tqdm(total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
 
 
-def printable(text: str) -> str:
+def printable(line: str) -> str:
     """A file's text without what would steer the terminal."""
     return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
     )
 
 

@@ -14,8 +14,10 @@ from .common import (
     add_model_options,
     at_least,
     checkpoint_path,
+    file_name,
     make_folder,
     note,
+    words,
 )
 
 DESCRIPTION = """\
@@ -40,6 +42,10 @@ SHIPPED_CLIP = TOYBOX_CHECKPOINT.parent / "clip"
 """A CLIP of the Toybox's own words, where one comes along."""
 
 
+def as_path(given: str) -> Path:
+    return Path(file_name(given))
+
+
 def add_parser(commands) -> None:
     parser = commands.add_parser(
         "evaluate",
@@ -54,7 +60,7 @@ def add_parser(commands) -> None:
     _add_score(actions)
     made = actions.add_parser("report", help="write the report of a run", formatter_class=Formatter)
     made.set_defaults(run=report)
-    made.add_argument("folder", metavar="DIR", type=Path, help="a run's folder")
+    made.add_argument("folder", metavar="DIR", type=as_path, help="a run's folder")
 
 
 def _add_run(actions) -> None:
@@ -63,44 +69,54 @@ def _add_run(actions) -> None:
     what = made.add_argument_group("what to measure")
     what.add_argument(
         "--suite",
+        type=file_name,
         required=True,
         metavar="NAME",
         help="paper, toybox, toybox-quick, toybox-recipes, toybox-choices, or a suite's JSON file",
     )
-    what.add_argument("--out", required=True, metavar="DIR", type=Path, help="the run's folder")
+    what.add_argument("--out", required=True, metavar="DIR", type=as_path, help="the run's folder")
     what.add_argument("--dataset", choices=KINDS, default="toybox", help="its layout (default: toybox)")
-    what.add_argument("--root", metavar="DIR", type=Path, help="where the dataset is")
-    what.add_argument("--class", dest="macro_class", metavar="NOUN", help="of the thing in a folder of photos")
-    what.add_argument("--prompts", metavar="FILE", type=Path, help="other prompts, one a line with {}")
+    what.add_argument("--root", metavar="DIR", type=as_path, help="where the dataset is")
+    what.add_argument(
+        "--class", dest="macro_class", type=words, metavar="NOUN", help="of the thing in a folder of photos"
+    )
+    what.add_argument("--prompts", metavar="FILE", type=as_path, help="other prompts, one a line with {}")
     what.add_argument(
         "--nouns",
         metavar="FILE",
-        type=Path,
+        type=as_path,
         help="where the suite chooses macro classes: its nouns, one a line, such as WordNet's index.noun",
     )
-    what.add_argument("--only", nargs="+", default=[], metavar="CONCEPT", help="only these concepts now")
+    what.add_argument("--only", nargs="+", type=words, default=[], metavar="CONCEPT", help="only these concepts now")
     _add_embedders(what)
     how = made.add_argument_group("how")
     how.add_argument(
-        "--workers", type=at_least(1), metavar="N", help="processes (default: 1 on a GPU, else one for each core)"
+        "--workers", type=at_least(1, 1024), metavar="N", help="processes (default: 1 on a GPU, else one for each core)"
     )
     how.add_argument(
-        "--ray", metavar="ADDRESS", help="do the work on a Ray cluster: its address, auto, or local for this machine"
+        "--ray",
+        type=words,
+        metavar="ADDRESS",
+        help="do the work on a Ray cluster: its address, auto, or local for this machine",
     )
-    how.add_argument("--batch", type=at_least(1), default=4, help="pictures at a time (default: 4)")
+    how.add_argument("--batch", type=at_least(1, 1024), default=4, help="pictures at a time (default: 4)")
     add_model_options(what, how)
 
 
 def _add_score(actions) -> None:
     made = actions.add_parser("score", help="score a run's pictures again", formatter_class=Formatter)
     made.set_defaults(run=score)
-    made.add_argument("folder", metavar="DIR", type=Path, help="a run's folder")
+    made.add_argument("folder", metavar="DIR", type=as_path, help="a run's folder")
     _add_embedders(made)
 
 
 def _add_embedders(parser) -> None:
-    parser.add_argument("--clip", metavar="PATH", help="CLIP ViT-B/32: its folder, or OpenAI's ViT-B-32.pt")
-    parser.add_argument("--dino", metavar="PATH", help="DINO ViT-S/16: its folder, or DINO's own .pth")
+    parser.add_argument(
+        "--clip", type=file_name, metavar="PATH", help="CLIP ViT-B/32: its folder, or OpenAI's ViT-B-32.pt"
+    )
+    parser.add_argument(
+        "--dino", type=file_name, metavar="PATH", help="DINO ViT-S/16: its folder, or DINO's own .pth"
+    )
 
 
 def run(args) -> int:

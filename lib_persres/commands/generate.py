@@ -15,12 +15,14 @@ from .common import (
     check_side,
     checkpoint_path,
     default_resolution,
+    file_name,
     finite,
     load_model,
     make_folder,
     note,
     progress_bar,
     seeds,
+    words,
 )
 
 DESCRIPTION = """\
@@ -53,7 +55,9 @@ def add_parser(commands) -> None:
     )
     parser.set_defaults(run=run)
     important = parser.add_argument_group("what to draw")
-    important.add_argument("--prompt", required=True, help="what the picture shows, with the concepts' tags")
+    important.add_argument(
+        "--prompt", type=words, required=True, help="what the picture shows, with the concepts' tags"
+    )
     important.add_argument(
         "--lag",
         action=argparse.BooleanOptionalAction,
@@ -71,16 +75,17 @@ def add_parser(commands) -> None:
     important.add_argument(
         "--residuals",
         metavar="FOLDER",
+        type=file_name,
         default="residuals",
         help="where the concepts are (default: residuals)",
     )
     important.add_argument(
-        "--out", metavar="FOLDER", default="outputs", help="where the pictures go (default: outputs)"
+        "--out", metavar="FOLDER", type=file_name, default="outputs", help="where the pictures go (default: outputs)"
     )
     important.add_argument("--masks", action="store_true", help="also write where LAG let the concepts act")
     tinkering = parser.add_argument_group("tinkering")
     tinkering.add_argument(
-        "--negative", default="", metavar="PROMPT", help="what the picture should not show"
+        "--negative", type=words, default="", metavar="PROMPT", help="what the picture should not show"
     )
     tinkering.add_argument("--steps", type=at_least(1), default=50, help="sampling steps (default: 50)")
     tinkering.add_argument(
@@ -93,11 +98,11 @@ def add_parser(commands) -> None:
     for side in ("width", "height"):
         tinkering.add_argument(
             f"--{side}",
-            type=at_least(1),
+            type=at_least(1, 8192),
             metavar="PIXELS",
             help=f"the pictures' {side} (default: the model's own)",
         )
-    tinkering.add_argument("--mask", default="median", help="how LAG makes its masks (default: median)")
+    tinkering.add_argument("--mask", type=words, default="median", help="how LAG makes its masks (default: median)")
     tinkering.add_argument(
         "--unconditional",
         choices=("mirror", "base"),
@@ -105,7 +110,7 @@ def add_parser(commands) -> None:
         help="what LAG does to the unconditional half: the same (mirror, the default), or nothing (base)",
     )
     tinkering.add_argument(
-        "--batch", type=at_least(1), default=4, help="pictures at a time; fewer need less memory (default: 4)"
+        "--batch", type=at_least(1, 1024), default=4, help="pictures at a time; fewer need less memory (default: 4)"
     )
     add_model_options(important, tinkering)
 
@@ -124,6 +129,7 @@ def run(args) -> int:
         residuals(tag.name)
     make_folder(Path(args.out))
 
+    from ..overflow import is_finite, likely_reason
     from ..standalone.generate import generate
     from .pictures import PictureFolder, infotext, write_png
 
@@ -166,13 +172,16 @@ def run(args) -> int:
                 unconditional=args.unconditional,
                 progress=progress,
             )
+            if not is_finite(result.images):
+                acting = [(tag.text, tag.strength) for tag in tags]
+                raise PersresError(f"The picture is not finite: {likely_reason(sd.unet, acting, args.guidance)}.")
             overlays = _overlays(result, _gated(tags, args.lag)) if args.masks else []
             for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
                 own = {"Seed": seed, "Persres problems": " ".join(result.problems) or None}
-                path = folder.save(image, seed, infotext(args.prompt, args.negative, {**settings, **own}))
-                print(path, flush=True)
+                written = folder.save(image, seed, infotext(args.prompt, args.negative, {**settings, **own}))
+                print(written, flush=True)
                 if overlays:
-                    mask = path.with_name(f"{path.stem}-mask.png")
+                    mask = written.with_name(f"{written.stem}-mask.png")
                     print(write_png(mask, overlays[index]), flush=True)
             told += [problem for problem in result.problems if problem not in told]
     finally:
@@ -181,7 +190,10 @@ def run(args) -> int:
         for problem in told:
             note(f"warning: {problem}")
     if args.masks and not overlays:
-        note("warning: There are no masks to show, since no concept was drawn with LAG; add --lag.")
+        why = "no concept was drawn with LAG; add --lag"
+        if any(_gated(tags, args.lag)):
+            why = "no concept acted: its strength is 0, its start= was never reached, or its V* is not in the prompt"
+        note(f"warning: There are no masks to show, since {why}.")
     return 0
 
 
@@ -221,7 +233,7 @@ def _overlays(result, gated: list[bool]) -> list:
     from ..overlay import overlay
 
     seen = [i for i, (wanted, found) in enumerate(zip(gated, result.tokens)) if wanted and found.indices]
-    if result.masks is None or not seen:
+    if result.masks is None or not result.masks.masks or not seen:
         return []
     masks = result.masks.mean("masks")[:, seen]
     return [overlay(image, mask) for image, mask in zip(_images(result.images), masks)]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
+from .new_files import write_new
+
 _NUMBER = re.compile(r"([0-9]{5,9})-")
 
 
@@ -32,14 +34,13 @@ class PictureFolder:
 
 
 def write_png(path: Path, image: Image.Image, parameters: str = "") -> Path:
-    """Raises FileExistsError, and leaves the file, if it is there."""
+    """Raises FileExistsError, and leaves the file, if it is there; the file is whole or not there."""
     text = PngImagePlugin.PngInfo()
     if parameters:
         text.add_text("parameters", parameters)
     data = io.BytesIO()
     image.save(data, "PNG", pnginfo=text)
-    with open(path, "xb") as file:
-        file.write(data.getvalue())
+    write_new(path, data.getvalue())
     return path
 
 

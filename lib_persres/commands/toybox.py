@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 from ..errors import PersresError
-from .common import Formatter, at_least, make_folder, note, refuse_existing, seed
+from .common import Formatter, at_least, file_name, make_folder, note, refuse_existing, seed, words
+from .new_files import write_over
 from .toybox_install import add_actions
 
 DESCRIPTION = """\
@@ -53,30 +55,32 @@ def add_parser(commands) -> None:
     photos = action(
         "photos", write_photos, '"photos" of a thing that the model has never seen, to learn from'
     )
-    photos.add_argument("folder", metavar="FOLDER", help="where the photos go")
+    photos.add_argument("folder", type=file_name, metavar="FOLDER", help="where the photos go")
     photos.add_argument(
         "--class",
         dest="cls",
         metavar="NOUN",
+        type=words,
         default="ball",
         help="ball (the default), box, star, heart, ring, cross, moon or cone",
     )
     photos.add_argument(
         "--skin",
+        type=words,
         default="halves-0",
         help="its looks: halves, stacked, target, diagonal, quarters or emblem, in the colours 0 to 3 "
         "(default: halves-0)",
     )
     photos.add_argument(
-        "--background", default="sand", help="grass, sand (the default), night, bricks, water or snow"
+        "--background", type=words, default="sand", help="grass, sand (the default), night, bricks, water or snow"
     )
-    photos.add_argument("--count", type=at_least(1), default=5, help="how many (default: 5)")
+    photos.add_argument("--count", type=at_least(1, 100_000), default=5, help="how many (default: 5)")
     photos.add_argument("--seed", type=seed, default=0, help="another seed, other photos (default: 0)")
     photos.add_argument("--force", action="store_true", help="replace photos that are there")
 
     sample = action("sample", write_sample, "random scenes with their captions, in captions.txt")
-    sample.add_argument("folder", metavar="FOLDER", help="where the pictures go")
-    sample.add_argument("--count", type=at_least(1), default=8, help="how many (default: 8)")
+    sample.add_argument("folder", type=file_name, metavar="FOLDER", help="where the pictures go")
+    sample.add_argument("--count", type=at_least(1, 100_000), default=8, help="how many (default: 8)")
     sample.add_argument("--seed", type=seed, default=0, help="another seed, other scenes (default: 0)")
     sample.add_argument("--force", action="store_true", help="replace pictures that are there")
 
@@ -86,7 +90,7 @@ def add_parser(commands) -> None:
         "train the Toybox model from nothing",
         "Train the Toybox model from nothing, on the CPU. It can be interrupted: the same command goes on.",
     )
-    train.add_argument("folder", metavar="FOLDER", help="where its pictures, states and logs go (2 GB)")
+    train.add_argument("folder", type=file_name, metavar="FOLDER", help="where its pictures, states and logs go (2 GB)")
     train.add_argument(
         "--scenes", type=at_least(40), default=30000, help="training pictures (default: 30000)"
     )
@@ -107,8 +111,10 @@ def add_parser(commands) -> None:
     export = action(
         "export", export_base, "write a trained Toybox model as a checkpoint that every host loads"
     )
-    export.add_argument("folder", metavar="FOLDER", help="the folder of toybox train")
-    export.add_argument("out", metavar="OUT", help="the checkpoint (.safetensors); its yaml goes beside it")
+    export.add_argument("folder", type=file_name, metavar="FOLDER", help="the folder of toybox train")
+    export.add_argument(
+        "out", type=file_name, metavar="OUT", help="the checkpoint (.safetensors); its yaml goes beside it"
+    )
     export.add_argument("--force", action="store_true", help="replace the checkpoint if it is there")
     add_actions(action)
 
@@ -157,7 +163,7 @@ def write_sample(args) -> int:
     names = _draw(scenes, folder, args.force)
     captions = [describe(scene, np.random.default_rng([args.seed, i, 1])) for i, scene in enumerate(scenes)]
     lines = [f"{name}\t{caption.text}\n" for name, caption in zip(names, captions)]
-    (folder / "captions.txt").write_text("".join(lines), encoding="utf-8")
+    write_over(folder / "captions.txt", "".join(lines).encode())
     print("".join(lines), end="")
     return 0
 
@@ -173,7 +179,9 @@ def _draw(scenes, folder: Path, force: bool) -> list[str]:
         refuse_existing(folder / name, force)
     make_folder(folder)
     for name, scene in zip(names, scenes):
-        Image.fromarray(render(scene)[0]).save(folder / name)
+        data = io.BytesIO()
+        Image.fromarray(render(scene)[0]).save(data, "PNG")
+        write_over(folder / name, data.getvalue())
     return names
 
 
@@ -228,7 +236,7 @@ def _same_settings(folder: Path, settings: dict) -> None:
                 "give the same, or another folder."
             )
     else:
-        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        write_over(path, (json.dumps(settings) + "\n").encode())
 
 
 def export_base(args) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .common import file_name
+
 NOTE = "The WebUI then offers it as toybox.safetensors and loads it without a network; it draws 128x128 pictures."
 
 
@@ -12,8 +14,12 @@ def add_actions(action) -> None:
         ("uninstall", uninstall, "take out of a WebUI what toybox install put there, and nothing else", ""),
     ):
         parser = action(name, run, help, f"{help[0].upper()}{help[1:]}.{note}")
-        parser.add_argument("--webui", metavar="DIR", required=True, help="the WebUI's folder, the one with webui.py")
-        parser.add_argument("--data-dir", metavar="DIR", help="its --data-dir, where it is started with one")
+        parser.add_argument(
+            "--webui", type=file_name, metavar="DIR", required=True, help="the WebUI's folder, the one with webui.py"
+        )
+        parser.add_argument(
+            "--data-dir", type=file_name, metavar="DIR", help="its --data-dir, where it is started with one"
+        )
 
 
 def install(args) -> int:

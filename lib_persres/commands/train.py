@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import signal
-import threading
-import time
-from collections import deque
 from pathlib import Path
 
 from ..errors import PersresError, first_line
 from ..training.names import check_class, check_name, free_identifier
 from ..training.precision import PRECISIONS
-from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
 from .common import (
     Formatter,
@@ -23,21 +18,25 @@ from .common import (
     check_side,
     checkpoint_path,
     default_resolution,
+    file_name,
+    finite,
     is_toybox,
     load_model,
     make_folder,
     note,
-    progress_bar,
-    refuse_existing,
     seed,
     size_text,
+    words,
 )
+from .training_files import SUFFIX, TrainingFiles
+from .training_run import TrainingRun
 
 DESCRIPTION = """\
 Learn a concept (your dog, your cup) from 3 to 10 photos and write it as a small file, its residual.
 
 The photos should show the concept alone, from some sides and if possible before different backgrounds.
-Ctrl-C stops after the current step and keeps what was learned until then; a second Ctrl-C gives up.
+Ctrl-C stops after the current step and keeps what was learned until then; a second Ctrl-C gives up. A training
+that was ended early, however it was, goes on with the same command and --resume.
 """
 EPILOG = """\
 examples:
@@ -46,7 +45,8 @@ examples:
   python -m lib_persres train --checkpoint v1-5.safetensors --images a.jpg b.jpg c.jpg --name rex --class dog
       the paper's training on Stable Diffusion 1.5
 """
-SUFFIX = ".safetensors"
+HEADER = 1_000_000
+"""Bytes that a file may have beside its numbers, its picture among them."""
 NOT_OURS = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -61,13 +61,19 @@ def add_parser(commands) -> None:
     parser.set_defaults(run=run)
     important = parser.add_argument_group("what to learn")
     important.add_argument(
-        "--images", nargs="+", required=True, metavar="PATH", help="a folder with the photos, or the photos"
+        "--images",
+        nargs="+",
+        type=file_name,
+        required=True,
+        metavar="PATH",
+        help="a folder with the photos, or the photos",
     )
     important.add_argument(
-        "--name", required=True, help="the concept's name in prompts, as rex in <persres:rex:1.0>"
+        "--name", type=words, required=True, help="the concept's name in prompts, as rex in <persres:rex:1.0>"
     )
     important.add_argument(
         "--class",
+        type=words,
         required=True,
         dest="macro_class",
         metavar="NOUN",
@@ -76,10 +82,29 @@ def add_parser(commands) -> None:
     important.add_argument(
         "--out",
         metavar="PATH",
+        type=file_name,
         default="residuals",
         help="the file (….safetensors), or the folder for NAME.safetensors (default: residuals)",
     )
-    important.add_argument("--force", action="store_true", help="replace the file if it is there already")
+    important.add_argument(
+        "--overwrite",
+        "--force",
+        dest="force",
+        action="store_true",
+        help="replace the file if it is there already, and begin anew what was ended early",
+    )
+    important.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a training that was ended early, by the same options as then",
+    )
+    important.add_argument(
+        "--save-every",
+        type=at_least(0),
+        metavar="N",
+        help="write the training's state beside the file each N steps, so that --resume goes on from there even after "
+        "a crash; 0: only when it is told to end (default: so seldom that it costs little)",
+    )
     important.add_argument(
         "--recipe",
         choices=list(RECIPES),
@@ -88,17 +113,20 @@ def add_parser(commands) -> None:
     )
     values = parser.add_argument_group("the recipe's values", "Each of these replaces the recipe's own.")
     values.add_argument("--steps", type=at_least(1), help="training steps")
-    values.add_argument("--batch", type=at_least(1), help="images in a step")
-    values.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
-    values.add_argument("--rank", help="the residual's rank: a part of the width as 0.05m, or a number as 8")
+    values.add_argument("--batch", type=at_least(1, 1024), help="images in a step")
+    values.add_argument("--lr", type=finite, metavar="RATE", help="learning rate")
+    values.add_argument(
+        "--rank", type=words, help="the residual's rank: a part of the width as 0.05m, or a number as 8"
+    )
     values.add_argument(
         "--targets",
         metavar="RULE",
+        type=words,
         help="what of each block learns: proj_out, proj_in, kv (keys and values), attn2 (all of its cross-attention), "
         "attn1 (its self-attention), unet, embedding (V*'s own vector), or several as kv+proj_out; "
         "LAG confines proj_out alone",
     )
-    values.add_argument("--crops", type=at_least(0), help="random crops of each photo, beside its centre")
+    values.add_argument("--crops", type=at_least(0, 100), help="random crops of each photo, beside its centre")
     values.add_argument(
         "--flips",
         action=argparse.BooleanOptionalAction,
@@ -106,11 +134,12 @@ def add_parser(commands) -> None:
         help="learn from mirror images, too; wrong for a thing with a left and a right side",
     )
     values.add_argument(
-        "--template", help='the prompt to learn with (default: "a photo of a {identifier} {macro_class}")'
+        "--template", type=words, help='the prompt to learn with (default: "a photo of a {identifier} {macro_class}")'
     )
     values.add_argument(
         "--class-images",
         nargs="+",
+        type=file_name,
         metavar="PATH",
         help="other things of the class, for recipes that keep the class (default: the model draws some first)",
     )
@@ -118,11 +147,12 @@ def add_parser(commands) -> None:
     tinkering.add_argument(
         "--identifier",
         metavar="WORD",
+        type=words,
         help="the rare word that V* stands for (default: one that no other concept of this class has)",
     )
     tinkering.add_argument(
         "--resolution",
-        type=at_least(1),
+        type=at_least(1, 4096),
         metavar="PIXELS",
         help="side of the crops (default: the model's own)",
     )
@@ -165,9 +195,13 @@ def run(args) -> int:
         template=args.template,
     )
     recipe.prompt("", "")  # a template that cannot be filled in is told before anything is loaded
-    refuse_existing(out, args.force)
+    if args.resume and args.force:
+        raise PersresError("--resume goes on with a training and --overwrite begins anew: give one of them.")
+    files = TrainingFiles(out, args.force, args.resume)
+    files.check()
 
     from ..residual import rank_of
+    from ..training.estimate import LEARNING, estimate
     from ..training.images import load_images
     from ..training.loop import train
 
@@ -179,49 +213,77 @@ def run(args) -> int:
         raise PersresError(f"The recipe {recipe.name} has no use for --class-images: take one that keeps the class.")
     make_folder(out.parent)
 
-    sd = load_model(checkpoint, args.device, args.dtype)
-    resolution = args.resolution or default_resolution(sd.unet.params)
-    check_side(sd.unet.params, resolution, "--resolution")
-    others = (path for path in sorted(out.parent.glob(f"*{SUFFIX}")) if path != out)
-    identifier = args.identifier or free_identifier(sd.encode_text, macro_class, others)
-    note(
-        f'Learning "{args.name}" from {len(photos)} photo{"s" * (len(photos) > 1)} '
-        f"at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, V* is {identifier}"
-    )
-    with _Training(recipe) as training:
-        residual = train(
-            sd,
-            photos,
-            args.name,
-            macro_class,
-            recipe,
-            resolution=resolution,
-            seed=args.seed,
-            identifier=identifier,
-            precision=args.precision,
-            checkpointing=args.checkpointing,
-            class_photos=class_photos,
-            progress=training.progress,
-            should_stop=training.should_stop,
-            tell=note,
-            drawing=training.drawing,
+    with files.lock():
+        files.check()  # once more: another may have ended meanwhile
+        sd = load_model(checkpoint, args.device, args.dtype)
+        resolution = args.resolution or default_resolution(sd.unet.params)
+        check_side(sd.unet.params, resolution, "--resolution")
+        size = estimate(recipe, sd.unet)
+        files.check_room(size.file + HEADER, LEARNING * 3 * size.learned + HEADER)
+        identifier = args.identifier or _identifier(files, sd, macro_class)
+        note(
+            f'{"Going on with" if args.resume else "Learning"} "{args.name}" from {len(photos)} '
+            f"photo{'s' * (len(photos) > 1)} at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, "
+            f"V* is {identifier}"
         )
-        residual.save(out)
+        with TrainingRun(recipe, files, args.save_every) as training:
+            residual = train(
+                sd,
+                photos,
+                args.name,
+                macro_class,
+                recipe,
+                resolution=resolution,
+                seed=args.seed,
+                identifier=identifier,
+                precision=args.precision,
+                checkpointing=args.checkpointing,
+                class_photos=class_photos,
+                begun=training.begun,
+                progress=training.progress,
+                should_stop=training.should_stop,
+                tell=note,
+                drawing=training.drawing,
+            )
+            finished = residual.metadata.steps == recipe.steps
+            kept = not finished and training.save_state()
+            written, elsewhere = files.place(residual)
+        if finished:
+            files.forget_state()
+        told_to_go = training.ended_by not in (None, signal.SIGINT)
+        if not args.no_preview and not told_to_go and not elsewhere:
+            _add_picture(sd, residual, files, recipe.prompt("V*", macro_class), resolution, args.seed)
+    if not finished:
+        note(f"Stopped after {residual.metadata.steps} of {recipe.steps} steps; what was learned until then is kept.")
+    if kept:
+        note(training.how_to_resume())
+    _tell(residual, written, training.seconds)
+    print("Draw it with:\n  " + example(args.checkpoint, written, macro_class))
+    if elsewhere:
+        note(f"{'warning' if written.parent == out.parent else 'error'}: {elsewhere}")
+    if told_to_go and not finished:
+        return 128 + training.ended_by
+    return 1 if written.parent != out.parent else 0
+
+
+def _identifier(files: TrainingFiles, sd, macro_class: str) -> str:
+    if files.resume:
+        from ..training.state import read_facts
+
+        return read_facts(files.state).identifier
+    others = (path for path in sorted(files.out.parent.glob(f"*{SUFFIX}")) if path != files.out)
+    return free_identifier(sd.encode_text, macro_class, others)
+
+
+def _tell(residual, written: Path, seconds: float) -> None:
     metadata = residual.metadata
-    if not args.no_preview:
-        _add_picture(sd, residual, out, recipe.prompt("V*", macro_class), resolution, args.seed)
-    if metadata.steps < recipe.steps:
-        note(f"Stopped after {metadata.steps} of {recipe.steps} steps; what was learned until then is kept.")
     print(
-        f"{out}: {residual.parameters_count():,} parameters, {size_text(out.stat().st_size)}, loss "
-        f"{metadata.loss['first']:.4f} → {metadata.loss['last']:.4f} in {metadata.steps} steps, "
-        f"{training.seconds:.0f} s"
+        f"{written}: {residual.parameters_count():,} parameters, {size_text(written.stat().st_size)}, loss "
+        f"{metadata.loss['first']:.4f} → {metadata.loss['last']:.4f} in {metadata.steps} steps, {seconds:.0f} s"
     )
-    print("Draw it with:\n  " + example(args.checkpoint, out, macro_class))
-    return 0
 
 
-def _add_picture(sd, residual, out: Path, prompt: str, resolution: int, number: int) -> None:
+def _add_picture(sd, residual, files: TrainingFiles, prompt: str, resolution: int, number: int) -> None:
     """Draw the concept into its file, which is there already: whatever happens here does not cost it."""
     from ..standalone.preview import draw
     from ..thumbnail import thumbnail
@@ -230,7 +292,8 @@ def _add_picture(sd, residual, out: Path, prompt: str, resolution: int, number: 
     try:
         (image,) = draw(sd, residual, prompt, resolution, number, lag=[False])
         residual.metadata.preview = thumbnail(image)
-        residual.save(out)
+        if files.is_own(files.out, residual.metadata):
+            residual.save(files.out)
     except KeyboardInterrupt:
         note("The file has no picture.")
     except Exception as error:
@@ -253,63 +316,8 @@ def output_file(out: str, name: str) -> Path:
 
 def example(checkpoint: str, out: Path, macro_class: str) -> str:
     """The command that draws what was just learned."""
-    words = ["python", "-m", "lib_persres", "generate"]
-    words += ["--checkpoint", checkpoint] if checkpoint != "toybox" else []
-    words += ["--residuals", str(out.parent)] if out.parent != Path("residuals") else []
+    command = ["python", "-m", "lib_persres", "generate"]
+    command += ["--checkpoint", checkpoint] if checkpoint != "toybox" else []
+    command += ["--residuals", str(out.parent)] if out.parent != Path("residuals") else []
     prompt = f"<persres:{out.stem}:1.0> a photo of a V* {macro_class}"
-    return f'{shlex.join(words)} --prompt "{prompt}"'  # these quotes are every shell's
-
-
-class _Training:
-    """The bar, and what Ctrl-C means, while steps are made.
-
-    The loop asks `should_stop` before each step, so the bar's clock starts with the first step and not
-    with the encoding of the photos.
-    """
-
-    def __init__(self, recipe: Recipe):
-        self.recipe, self.stop, self.seconds = recipe, False, 0.0
-        self._done, self._bar, self._losses, self._started = 0, None, deque(maxlen=20), 0.0
-        self._before = self._pictures = None
-
-    def __enter__(self) -> _Training:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-        for bar in (self._pictures, self._bar):
-            if bar is not None:
-                bar.close()
-
-    def drawing(self, drawn: int, count: int) -> None:
-        """Pictures of the class, by the model; Ctrl-C gives up, since nothing is learned yet."""
-        if self._pictures is None:
-            self._pictures = progress_bar(count, "pictures")
-            self._pictures.set_description_str("drawing pictures of the class")
-        self._pictures.update(drawn - self._pictures.n)
-        if drawn == count:
-            self._pictures.close()
-
-    def should_stop(self) -> bool:
-        if self._bar is None:
-            self._bar, self._started = progress_bar(self.recipe.steps, "steps"), time.monotonic()
-        return self.stop
-
-    def progress(self, done: int, total: int, loss: float) -> None:
-        self._done, self.seconds = done, time.monotonic() - self._started
-        self._losses.append(loss)
-        if len(self.recipe.stages) > 1:
-            self._bar.set_description_str(self.recipe.place(done), refresh=False)
-        # the loss of a step jumps with its timesteps: the mean of the last ones shows where it goes
-        self._bar.set_postfix_str(f"loss {sum(self._losses) / len(self._losses):.4f}", refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def _interrupt(self, *_) -> None:
-        if self.stop or not self._done:  # the second time, or there is nothing to keep yet
-            raise KeyboardInterrupt
-        self.stop = True
-        # os.write, since print may not be called while the bar is being printed
-        os.write(2, b"\nStopping after this step and keeping what was learned; Ctrl-C again gives up.\n")
+    return f'{shlex.join(command)} --prompt "{prompt}"'  # these quotes are every shell's

@@ -2,12 +2,22 @@
 
 import copy
 import json
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import yaml
 
-from lib_persres.errors import PersresError
+from lib_persres.errors import PersresError, first_line
+
+LARGEST_TEXT = 100_000
+"""Bytes of a yaml or a config.json; real ones have 2,000."""
+MOST = {"num_res_blocks": 8, "transformer_depth": 4, "num_hidden_layers": 64}
+"""What makes layers by its number, and so time without end."""
+LARGEST = 1 << 16
+"""Of every other number."""
+LONGEST = 8
+"""Entries of a list; each level of a UNet or an autoencoder has one."""
 
 SD1_UNET = {
     "image_size": 32,
@@ -51,22 +61,30 @@ class Architecture:
     text_folder: Path | None = None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, by which a few lines may stand for more than any memory holds."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases, which no such file needs")
+        return super().compose_node(parent, index)
+
+
 def read(checkpoint) -> Architecture:
     """The architecture in `<name>.yaml` beside the checkpoint, else SD1's."""
     path = Path(checkpoint).with_suffix(".yaml")
     if not path.is_file():
         return Architecture()
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+        params = yaml.load(_text(path), _Loader)["model"]["params"]
         standard = Architecture()
         if params.get("parameterization", "eps") != "eps":
             raise PersresError(
-                f"{path} describes a model that predicts {params['parameterization']}; SD1.x predicts eps."
+                f"{path} describes a model that predicts {str(params['parameterization'])[:20]}; SD1.x predicts eps."
             )
         first_stage = params["first_stage_config"]["params"]
         text = (params.get("cond_stage_config") or {}).get("params") or {}
-        folder = path.parent / str(text.get("version") or "")
-        return Architecture(
+        made = Architecture(
             unet=dict(params["unet_config"]["params"]),
             ddconfig=dict(first_stage["ddconfig"]),
             embed_dim=int(first_stage["embed_dim"]),
@@ -74,43 +92,112 @@ def read(checkpoint) -> Architecture:
             linear_start=float(params.get("linear_start", standard.linear_start)),
             linear_end=float(params.get("linear_end", standard.linear_end)),
             timesteps=int(params.get("timesteps", standard.timesteps)),
-            text_folder=folder if text.get("version") and (folder / "config.json").is_file() else None,
+            text_folder=_folder(path.parent, text.get("version")),
         )
+        _check(made)
+        return made
     except PersresError:
         raise
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise PersresError(f"{path} is not like Stable Diffusion's v1-inference.yaml: {reason}.") from error
+    except (
+        *(OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError),
+        *(OverflowError, RecursionError),
+    ) as error:
+        raise PersresError(f"{path} is not like Stable Diffusion's v1-inference.yaml: {first_line(error)}.") from error
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > LARGEST_TEXT:
+        raise ValueError(f"it is larger than {LARGEST_TEXT} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def _folder(beside: Path, version) -> Path | None:
+    """The folder of a text encoder beside the yaml; SD's own yaml has the name of one on a hub there, or nothing."""
+    if not isinstance(version, str) or not version or ".." in version:
+        return None
+    if Path(version).is_absolute() or PureWindowsPath(version).anchor:  # of another machine, or over the network
+        return None
+    return beside / version if (beside / version / "config.json").is_file() else None
+
+
+def _check(made: Architecture) -> None:
+    """Raise ValueError for sizes that no model has, before anything is made of them."""
+    for values in (made.unet, made.ddconfig):
+        for name, value in values.items():
+            entries = value if isinstance(value, list) else [value]
+            if len(entries) > LONGEST:
+                raise ValueError(f"{name} has {len(entries)} entries")
+            for entry in entries:
+                if isinstance(entry, (dict, list)) or (
+                    isinstance(entry, (int, float)) and not abs(entry) <= MOST.get(name, LARGEST)
+                ):
+                    raise ValueError(f"{name} is {str(entry)[:20]}")
+    expected = (
+        ("in_channels", made.unet.get("in_channels"), (4, 8, 9)),
+        ("out_channels", made.unet.get("out_channels"), (4,)),
+        ("embed_dim", made.embed_dim, (4,)),
+        ("dims", made.unet.get("dims", 2), (2,)),
+        ("num_classes", made.unet.get("num_classes"), (None,)),
+        ("the autoencoder's in_channels", made.ddconfig.get("in_channels"), (3,)),
+        ("out_ch", made.ddconfig.get("out_ch"), (3,)),
+    )
+    for name, value, allowed in expected:
+        if value not in allowed or isinstance(value, bool):
+            raise ValueError(f"{name} is {str(value)[:20]} where SD1.x has {allowed[0]}")
+    if type(made.unet.get("image_size")) is not int or made.unet["image_size"] < 1:
+        raise ValueError("image_size is not a number of pixels")
+    if not 0 < abs(made.scale_factor) < 1e3:
+        raise ValueError(f"scale_factor is {made.scale_factor:g}")
+    if not 1 < made.timesteps <= 10_000:
+        raise ValueError(f"timesteps is {str(made.timesteps)[:20]}")
+    if not 0 < made.linear_start <= made.linear_end < 1 or made.timesteps * math.log1p(-made.linear_end) < -80:
+        raise ValueError(f"linear_start and linear_end are {made.linear_start:g} and {made.linear_end:g}")
 
 
 def text_config(text: dict, folder: Path | None, checkpoint) -> dict:
-    """The text encoder's config.json, else its sizes as its tensors tell (`transformer.text_model.…`)."""
-    if folder is not None:
-        try:
-            return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PersresError(f"{folder / 'config.json'} cannot be read: {error}.") from error
+    """The text encoder's config.json, else the sizes of its tensors (`transformer.text_model.…`); both must agree."""
     prefix = "transformer.text_model."
     try:
         vocabulary, hidden = text[prefix + "embeddings.token_embedding.weight"].shape
         positions = text[prefix + "embeddings.position_embedding.weight"].shape[0]
         intermediate = text[prefix + "encoder.layers.0.mlp.fc1.weight"].shape[0]
+        layers = len({name.removeprefix(prefix).split(".")[2] for name in text if ".encoder.layers." in name})
     except (LookupError, ValueError) as error:
         raise PersresError(f"{checkpoint} is no SD1 checkpoint: its text encoder is not CLIP's.") from error
-    layers = {name.removeprefix(prefix).split(".")[2] for name in text if ".encoder.layers." in name}
-    if hidden % 64:
+    if layers > MOST["num_hidden_layers"]:
+        raise PersresError(f"{checkpoint} is no SD1 checkpoint: its text encoder has {layers} layers.")
+    told = {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "max_position_embeddings": positions,
+    }
+    if folder is not None:
+        return _told(folder / "config.json", told)
+    if hidden % 64 or not hidden:
         raise PersresError(
             f"{checkpoint}: the number of attention heads of a text encoder {hidden} wide cannot be told; "
             "let the yaml beside it name a folder with the encoder's config.json."
         )
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": hidden // 64,  # CLIP's heads are 64 wide in every size of its text encoder
-        "max_position_embeddings": positions,
-    }
+    return {**told, "num_attention_heads": hidden // 64}  # CLIP's heads are 64 wide in every size of its text encoder
+
+
+def _told(path: Path, told: dict[str, int]) -> dict:
+    """A config.json whose sizes are these."""
+    try:
+        config = json.loads(_text(path))
+        config = config.get("text_config") or config
+        values = {name: config[name] for name in told if name in config}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise PersresError(f"{path} cannot be read: {first_line(error)}.") from error
+    for name, value in values.items():
+        if type(value) is not int or value != told[name]:
+            raise PersresError(f"{path} says {name} {str(value)[:20]}, and the checkpoint has {told[name]}.")
+    heads = config.get("num_attention_heads")
+    if type(heads) is not int or heads < 1 or told["hidden_size"] % heads:
+        raise PersresError(f"{path} says num_attention_heads {str(heads)[:20]}, which must divide the width.")
+    return {**config, **told}
 
 
 def write(checkpoint, architecture: Architecture, text_folder: str) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lib_persres.errors import PersresError
+from lib_persres.errors import PersresError, first_line
+from lib_persres.overflow import is_finite
 from lib_persres.residual import file_hash
 
 from . import architecture as arch
@@ -99,41 +101,20 @@ def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion
     path = Path(path)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    unet_state, vae_state, text_state = weights.split(weights.read(path), path)
-    architecture = arch.read(path)
-    try:
-        with torch.device("meta"):  # shapes only: no random weights to make and throw away
-            unet = build_unet(architecture.unet)
-            vae = AutoencoderKL(architecture.ddconfig, architecture.embed_dim)
-    except PersresError:
-        raise
-    except ImportError as error:
-        raise PersresError(f"Loading {path} needs a package that is not installed: {_line(error)}.") from error
-    except Exception as error:  # ldm checks its arguments with asserts and by failing anywhere
-        sidecar = path.with_suffix(".yaml")
-        raise PersresError(f"{sidecar} describes no model that can be built: {_line(error)}.") from error
-    config = arch.text_config(text_state, architecture.text_folder, path)
-    folders = [folder for folder in (architecture.text_folder, path.parent) if folder is not None]
-    try:
-        text = TextEncoder(config, Tokenizer.find(*folders))
-    except PersresError:
-        raise
-    except ImportError as error:
-        raise PersresError(f"Loading {path} needs a package that is not installed: {_line(error)}.") from error
-    except Exception as error:
-        raise PersresError(f"{path}: its text encoder's config is not one: {_line(error)}.") from error
-
-    weights.check(unet_state, unet.state_dict(), weights.UNET, path)
-    weights.check(vae_state, vae.state_dict(), weights.VAE, path)
-    weights.check(text_state, text.sd_state_dict(), weights.TEXT, path)
-    if text.config["hidden_size"] != unet.params.get("context_dim"):
-        raise PersresError(f"{path}: the text encoder is not as wide as the UNet's context_dim.")
-
-    # Copies, never the file's memory map: the file may be replaced while the model is in use.
-    unet.load_state_dict(_copy(unet_state, device, dtype), assign=True)
-    vae.load_state_dict(_copy(vae_state, device, torch.float32), assign=True)
-    text.load_sd_state_dict(text_state)
-    text.to(device, dtype)
+    with weights.opened(path) as state:
+        unet_state, vae_state, text_state = weights.split(state, path)
+        architecture = arch.read(path)
+        unet, vae, text = _empty(path, architecture, text_state)
+        # all is compared before any of it is read
+        weights.check(unet_state, unet.state_dict(), weights.UNET, path)
+        weights.check(vae_state, vae.state_dict(), weights.VAE, path)
+        weights.check(text_state, text.sd_state_dict(), weights.TEXT, path)
+        if text.config["hidden_size"] != unet.params.get("context_dim"):
+            raise PersresError(f"{path}: the text encoder is not as wide as the UNet's context_dim.")
+        # Copies, never the file's memory map: the file may be replaced while the model is in use.
+        unet.load_state_dict(_read(unet_state, device, dtype, weights.UNET, path), assign=True)
+        vae.load_state_dict(_read(vae_state, device, torch.float32, weights.VAE, path), assign=True)
+        text.to(device, dtype).load_sd_state_dict(_read(text_state, device, dtype, weights.TEXT, path))
     for module in (unet, vae, text):
         module.eval().requires_grad_(False)
     return StableDiffusion(
@@ -148,6 +129,36 @@ def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion
         dtype=dtype,
         path=path,
     )
+
+
+def _empty(path: Path, architecture: arch.Architecture, text_state: dict) -> tuple[UNet, AutoencoderKL, TextEncoder]:
+    """The model's three parts, whose weights are still to be read; the UNet and the autoencoder are shapes alone."""
+    sidecar = path.with_suffix(".yaml")
+    try:
+        with torch.device("meta"):  # no random weights to make and throw away
+            unet = build_unet(architecture.unet)
+            vae = AutoencoderKL(architecture.ddconfig, architecture.embed_dim)
+    except PersresError:
+        raise
+    except ImportError as error:
+        raise PersresError(f"Loading {path} needs a package that is not installed: {_line(error)}.") from error
+    except Exception as error:  # ldm checks its arguments with asserts and by failing anywhere
+        raise PersresError(f"{sidecar} describes no model that can be built: {_line(error)}.") from error
+    config = arch.text_config(text_state, architecture.text_folder, path)
+    folders = [folder for folder in (architecture.text_folder, path.parent) if folder is not None]
+    tokenizer = Tokenizer.find(*folders)
+    if tokenizer.largest >= config["vocab_size"]:
+        raise PersresError(f"{path}: the tokenizer beside it has more tokens than its text encoder knows.")
+    if config["max_position_embeddings"] != Tokenizer.length:
+        raise PersresError(f"{path} is no SD1 checkpoint: its text encoder does not read {Tokenizer.length} tokens.")
+    try:
+        return unet, vae, TextEncoder(config, tokenizer)
+    except PersresError:
+        raise
+    except ImportError as error:
+        raise PersresError(f"Loading {path} needs a package that is not installed: {_line(error)}.") from error
+    except Exception as error:
+        raise PersresError(f"{path}: its text encoder's config is not one: {_line(error)}.") from error
 
 
 def save_sd1(
@@ -200,17 +211,36 @@ def save_sd1(
     )
     arch.write(path, architecture, text_folder)
     partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(partial, 0o666 & ~umask)  # safetensors makes it the owner's alone
-    os.replace(partial, path)  # a crash never leaves half a checkpoint
+    try:
+        save_file(state, partial, metadata={"format": "pt"})
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)  # safetensors makes it the owner's alone
+        os.replace(partial, path)  # a crash never leaves half a checkpoint
+    except SafetensorError as error:  # of a full disk, too
+        raise PersresError(f"{path} cannot be written: {first_line(error)}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _copy(state: dict[str, torch.Tensor], device, dtype) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device, dtype, copy=True) for name, tensor in state.items()}
+def _read(stored: dict[str, weights.Stored], device, dtype, prefix: str, path: Path) -> dict[str, torch.Tensor]:
+    """Raises PersresError where a value is not finite: such a model draws black pictures and learns nothing."""
+    tensors = {}
+    for name, tensor in stored.items():
+        read = tensor.read()
+        converted = read.to(dtype)
+        if not is_finite(converted):
+            if is_finite(read.float()):
+                narrow = str(dtype).removeprefix("torch.")
+                raise PersresError(f"{path}: {prefix}{name} has numbers too large for {narrow}: load it in float32.")
+            raise PersresError(
+                f"{path} has weights that are not finite, the first is {prefix}{name}: the file is damaged or was "
+                "merged wrongly, so take another copy."
+            )
+        tensors[name] = converted.to(device)
+    return tensors
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__} {text[0]}" if text else type(error).__name__
+    text = first_line(error)
+    return text if text == type(error).__name__ else f"{type(error).__name__} {text}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +17,7 @@ from ..prompt import Tag, parse_tags, placeholder_of, stray_tag, wordless
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
+from .emphasis import not_understood
 from .words import Words
 
 
@@ -58,6 +58,7 @@ def generate(
     mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
     """
     made = prepare(sd, prompt, find_residual, lag)
+    made.problems += not_understood(negative, " in the negative prompt") if guidance != 1 else []
     images, recorder = draw(
         sd, [made], seeds, width, height, negative, steps, guidance, mask, unconditional, progress
     )
@@ -93,9 +94,10 @@ def prepare(
     written = words.write(given.strip())
     text = written.text
     context, ids = words.encode(written)
+    problems = [] if residuals or not (sentence := wordless(given)) else [sentence]
     stray = stray_tag(given)
-    problems = list(filter(None, [None if residuals else wordless(given), stray]))
-    if len(words.ids(written)) > 75:
+    problems += [stray] if stray else []
+    if len(words.read(written)[0]) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
     written_as = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
@@ -109,8 +111,7 @@ def prepare(
             problems.append(found.problem)
         elif not found.identifier_found:
             problems.append(absence(tag.text, placeholder))
-    if not stray and (other := re.search(r"<\w+:[^>]+>", text)):
-        problems.append(f"{other[0]} was read as words: only the WebUI knows such a tag.")
+    problems += [] if stray else not_understood(text)
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     tags = [
         tag if found.identifier_found or not gate else replace(tag, strength=0.0)

@@ -20,7 +20,10 @@ try:
         from ldm.modules.diffusionmodules.openaimodel import UNetModel
         from ldm.modules.diffusionmodules.util import GroupNorm32, timestep_embedding
 except ImportError as error:
-    raise PersresError(f"The networks need ldm ({error}): install stable-diffusion-sdkit.") from error
+    raise PersresError(
+        f"The networks need ldm ({error}): run pip install --no-deps stable-diffusion-sdkit, which is right only "
+        "with --no-deps."
+    ) from error
 
 TEXT_KEYS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings "

@@ -13,6 +13,7 @@ from ..concept_tokens import find_concept_tokens
 from ..errors import PersresError
 from ..lag import guidance_plan
 from ..learned_words import check_width, learned_vectors, vectors_for
+from ..overflow import is_finite, likely_reason
 from ..prompt import parse_tags, substitute
 from ..residual import Residual
 from ..sampler import noise_for, sample
@@ -57,10 +58,12 @@ def draw(
     with Branches(host.unet, [residual]) as branches:
         branches.plan = plan
         latents = sample(host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, progress=progress)
-    if not torch.isfinite(latents).all():
-        raise PersresError("The picture's numbers are not finite (NaN).")
     with torch.no_grad():
-        pixels = (host.decode_latents(latents).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        images = host.decode_latents(latents)
+    if not is_finite(images):
+        reason = likely_reason(host.unet, [(metadata.concept or "this concept", 1.0)])
+        raise PersresError(f"The picture is not finite: {reason}.")
+    pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
 
 

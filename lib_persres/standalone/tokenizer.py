@@ -12,10 +12,14 @@ from pathlib import Path
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from lib_persres.errors import PersresError
+from lib_persres.errors import PersresError, first_line
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 MERGES = 49152 - 256 - 2  # the BPE file is longer than CLIP's vocabulary; only these are used
+MOST = 1 << 20
+"""Tokens of a vocabulary; CLIP's has 49,408."""
+LARGEST_FILE = 16 << 20
+"""Bytes of vocab.json or merges.txt; CLIP's have 1 million."""
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -38,10 +42,16 @@ class Tokenizer:
     length = 77
 
     def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
+        if not isinstance(vocabulary, dict) or not all(type(i) is int and 0 <= i < MOST for i in vocabulary.values()):
+            raise PersresError("The tokenizer's vocabulary is no list of tokens and their numbers: it is not CLIP's.")
         for token in (BOS, EOS):
             if token not in vocabulary:
                 raise PersresError(f"The tokenizer's vocabulary lacks {token}: it is not CLIP's.")
+        for left, right in merges:
+            if not {left, right, left + right} <= vocabulary.keys():
+                raise PersresError(f"The tokenizer's merge of {left} and {right} is not in its vocabulary.")
         self.vocabulary, self.merges = dict(vocabulary), [tuple(pair) for pair in merges]
+        self.largest = max(vocabulary.values())
         self.bos, self.eos = vocabulary[BOS], vocabulary[EOS]
         self._strings = {index: token for token, index in self.vocabulary.items()}
         # The same pipeline as transformers' CLIPTokenizerFast, built here so that it does not depend on
@@ -72,10 +82,10 @@ class Tokenizer:
         """Read vocab.json and merges.txt."""
         folder = Path(folder)
         try:
-            vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        except (OSError, ValueError) as error:
-            raise PersresError(f"{folder}: vocab.json and merges.txt cannot be read: {error}.") from error
+            vocabulary = json.loads(_text(folder / "vocab.json"))
+            lines = _text(folder / "merges.txt").split("\n")
+        except (OSError, ValueError, RecursionError) as error:
+            raise PersresError(f"{folder}: vocab.json and merges.txt cannot be read: {first_line(error)}.") from error
         if lines and lines[0].startswith("#version"):
             lines = lines[1:]
         return cls(vocabulary, _pairs(lines, folder / "merges.txt"))
@@ -87,7 +97,7 @@ class Tokenizer:
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 lines = file.read().split("\n")[1 : MERGES + 1]
         except (OSError, EOFError, ValueError) as error:
-            raise PersresError(f"{path}: the tokenizer's merges cannot be read: {error}.") from error
+            raise PersresError(f"{path}: the tokenizer's merges cannot be read: {first_line(error)}.") from error
         merges = _pairs(lines, path)
         symbols = byte_symbols()
         tokens = symbols + [symbol + "</w>" for symbol in symbols]
@@ -114,7 +124,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without start and end tokens and of any length."""
-        return self._bpe.encode(text, add_special_tokens=False).ids
+        try:
+            return self._bpe.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:  # a lone surrogate: what Python makes of bytes in arguments
+            raise PersresError(f"The text {text!r} is not UTF-8: write it again.") from error
 
     def pad(self, ids: list[int]) -> list[int]:
         """77 ids: start, at most 75 of `ids`, end, and the end token again as padding."""
@@ -132,6 +145,12 @@ class Tokenizer:
         (folder / "vocab.json").write_text(json.dumps(self.vocabulary, ensure_ascii=False), encoding="utf-8")
         lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
         (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path.name} is larger than {LARGEST_FILE} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def _pairs(lines: list[str], source) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from ..learned_words import check_width, learned_vectors, pieces, vectors_for
 from ..prompt import Substituted, Tag, substitute
 from ..residual import Residual
 from .checkpoint import StableDiffusion
+from .emphasis import emphasized, parts_of
 
 
 class Words:
@@ -39,12 +40,16 @@ class Words:
         names = [tag.text for tag in self.tags]
         return substitute(prompt, [f.identifier for f in self.facts], [f.macro_class for f in self.facts], names)
 
-    def ids(self, written: Substituted) -> list[int]:
-        """Without start, end and padding, and of any length."""
-        found: list[int] = []
-        for piece in pieces(written, [index in self._learned for index in range(len(self.facts))]):
-            found += self.sd.encode_text(piece) if isinstance(piece, str) else self._learned[piece]
-        return found
+    def read(self, written: Substituted) -> tuple[list[int], list[float]]:
+        """The ids, without start, end and padding and of any length, and what each counts by the prompt's emphasis."""
+        ids: list[int] = []
+        weights: list[float] = []
+        learned = [index in self._learned for index in range(len(self.facts))]
+        for part in parts_of(written):
+            for piece in pieces(part.written, learned):
+                ids += self.sd.encode_text(piece) if isinstance(piece, str) else self._learned[piece]
+            weights += [part.weight] * (len(ids) - len(weights))
+        return ids, weights
 
     def spelled(self, index: int) -> list[int]:
         """The ids that stand for a concept."""
@@ -53,6 +58,10 @@ class Words:
     @torch.no_grad()
     def encode(self, written: Substituted) -> tuple[torch.Tensor, torch.Tensor]:
         """The context (1,77,d), and the ids (1,77) it comes from."""
-        ids = torch.tensor([self.sd.text.tokenizer.pad(self.ids(written))], device=self.sd.device)
+        own, counts = self.read(written)
+        ids = torch.tensor([self.sd.text.tokenizer.pad(own)], device=self.sd.device)
+        weights = torch.ones(ids.shape, device=self.sd.device)
+        counts = counts[: ids.shape[1] - 2]
+        weights[0, 1 : 1 + len(counts)] = torch.tensor(counts, device=self.sd.device)
         with vectors_for(self.sd.token_embedding, self._vectors):
-            return self.sd.text(ids), ids
+            return emphasized(self.sd.text(ids), weights), ids

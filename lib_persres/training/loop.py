@@ -18,6 +18,7 @@ def train(
     macro_class: str,
     recipe: Recipe,
     *,
+    begun: Callable[[Trainer], None] = lambda trainer: None,
     progress: Callable[[int, int, float], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = lambda sentence: None,
@@ -26,13 +27,15 @@ def train(
 ) -> Residual:
     """Learn a residual. options: those of `Trainer`.
 
-    progress(done, total, loss) is called after each step; when should_stop() turns true, what was learned until then
-    is returned (its metadata tell the steps done). tell(sentence) is called with each of the trainer's notes.
+    begun(trainer) is called before anything is learned, and may load a state. progress(done, total, loss) is called
+    after each step; when should_stop() turns true, what was learned until then is returned (its metadata tell the steps
+    done). tell(sentence) is called with each of the trainer's notes.
     drawing(drawn, count) is called while the model draws pictures of the class, see `Trainer.draw_class`. The host's
     modules are left as they were.
     """
     trainer = Trainer(host, photos, concept, macro_class, recipe, **options)
     told = 0
+    begun(trainer)
     with trainer:
         trainer.draw_class(drawing)
         while not trainer.finished and not should_stop():

@@ -112,6 +112,7 @@ class Recipe:
         for name, known in (("form", FORMS), ("start", STARTS)):
             if getattr(self, name) not in known:
                 raise PersresError(f"A recipe's {name} can be {', '.join(known)}, not {getattr(self, name)!r}.")
+        check_template(self.template)
         if not self.stages:
             raise PersresError(f"The recipe {self.name} has no stages.")
         if len({str(stage.rank) for stage in self.stages}) > 1:
@@ -201,3 +202,12 @@ class Recipe:
         in_stage = {name: values.pop(name) for name in list(values) if name in Stage.__dataclass_fields__}
         stages = tuple(replace(s, **in_stage) for i, s in enumerate(self.stages) if i + 1 != out)
         return replace(self, stages=stages, **values)
+
+
+def check_template(template: str) -> None:
+    """Raise PersresError for a template by which V* would never be learned."""
+    if not isinstance(template, str) or "{identifier}" not in template:
+        raise PersresError(
+            f"The template {str(template)[:80]!r} has no {{identifier}}, so that V* would never be learned: write "
+            "where it stands."
+        )

@@ -58,6 +58,43 @@ def test_problems_are_told_on_stderr_and_in_the_picture(checkpoint, residual, tm
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("tag", ["<persres:rex:0>", "<persres:rex:start=0.99>"])
+def test_masks_of_a_concept_that_never_acts_are_said_to_be_none(tag, checkpoint, residual, tmp_path, capsys):
+    prompt = f"{tag} a photo of a V* dog"
+    assert generate(checkpoint, residual, tmp_path, "--lag", "--masks", prompt=prompt) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["00000-0.png"]
+    assert "There are no masks to show, since no concept acted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "prompt, more, reason",
+    [
+        ("<persres:rex:1e30> a photo of a V* dog", [], "strength"),
+        ("a dog", ["--guidance", "1e300"], "guidance"),
+    ],
+)
+def test_a_picture_that_is_not_finite_is_a_sentence_and_no_file(
+    prompt, more, reason, checkpoint, residual, tmp_path, capsys
+):
+    assert generate(checkpoint, residual, tmp_path, *more, prompt=prompt) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "not finite" in error and reason in error and not list(tmp_path.iterdir())
+
+
+def test_a_prompt_that_is_not_utf8_is_a_sentence(checkpoint, residual, tmp_path, capsys):
+    for more in ({"prompt": "a \udcff dog"}, {"more": ["--negative", "\udcff"]}):
+        assert generate(checkpoint, residual, tmp_path, *more.pop("more", []), **more) == 2
+        assert "is not in UTF-8" in capsys.readouterr().err
+
+
+def test_what_only_the_webui_understands_is_said_and_kept_in_the_picture(checkpoint, residual, tmp_path, capsys):
+    more = ["--negative", "<lora:x:1> (bad:1.2)"]
+    assert generate(checkpoint, residual, tmp_path, *more, prompt="a (dog:1.3) AND a [cat:dog:0.5]") == 0
+    error = capsys.readouterr().err
+    assert error.count("warning: ") == 3 and "AND was read as a word" in error and "negative prompt" in error
+    assert parameters(tmp_path / "00000-0.png").startswith("a (dog:1.3) AND a [cat:dog:0.5]\n")
+
+
 def test_pictures_without_concepts_say_nothing_of_them(checkpoint, residual, tmp_path):
     assert generate(checkpoint, residual, tmp_path, "--width", "32", "--guidance", "1", prompt="a dog") == 0
     text = parameters(tmp_path / "00000-0.png")
@@ -132,3 +169,30 @@ def test_numbers_go_on_after_the_highest(tmp_path):
     with pytest.raises(FileExistsError):
         write_png(tmp_path / "00008-4.png", image)
     assert (tmp_path / "00008-4.png").read_bytes() == b"written meanwhile"
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
+    image = Image.new("RGB", (8, 8))
+    for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
+
+        def fail(written, path, error=error):
+            assert written.stat().st_size > 0
+            raise error
+
+        monkeypatch.setattr("lib_persres.commands.new_files.put_new", fail)
+        with pytest.raises(type(error)):
+            write_png(tmp_path / "1.png", image)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_new_on_a_disk_without_links_too(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", link)
+    write_png(tmp_path / "1.png", Image.new("RGB", (8, 8)))
+    with pytest.raises(FileExistsError):
+        write_png(tmp_path / "1.png", Image.new("RGB", (8, 8)))
+    with Image.open(tmp_path / "1.png") as image:
+        image.load()
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]

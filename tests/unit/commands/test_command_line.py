@@ -157,6 +157,9 @@ def test_toybox_training_goes_on_only_with_the_same_settings(tmp_path, capsys):
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(28, "No space left on device", "x.png"), 1, "error: x.png: No space left on device.\n"),
         (ModuleNotFoundError("No module", name="transformers"), 1, "error: The package transformers is not"),
+        (MemoryError(), 1, "error: The memory is full"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "error: The memory is full"),
+        (RuntimeError('"conv2d" not implemented for \'Half\''), 1, "error: The device cannot compute"),
     ],
 )
 def test_failures_are_a_sentence_and_a_status(error, status, text, monkeypatch, capsys):
@@ -166,6 +169,22 @@ def test_failures_are_a_sentence_and_a_status(error, status, text, monkeypatch, 
     monkeypatch.setattr(commands.inspect, "run", fail)
     assert main(["inspect", "x"]) == status
     assert capsys.readouterr().err.startswith(text)
+
+
+@pytest.mark.parametrize("name", ["ldm.modules.attention", "transformers", "yaml", "clip", "ray"])
+def test_a_missing_package_is_installed_by_what_the_sentence_says(name, monkeypatch, capsys):
+    def fail(args):
+        raise ModuleNotFoundError("No module", name=name)
+
+    monkeypatch.setattr(commands.inspect, "run", fail)
+    assert main(["inspect", "x"]) == 1
+    error = capsys.readouterr().err
+    listed = (ROOT / "pyproject.toml").read_text() + (ROOT / "requirements-nodeps.txt").read_text()
+    nodeps = [line.partition("==")[0] for line in (ROOT / "requirements-nodeps.txt").read_text().splitlines()]
+    wanted = {"ldm": "stable-diffusion-sdkit", "clip": "clip-anytorch", "ray": "ray"}.get(name.partition(".")[0])
+    assert "pip install " in error and (wanted is None or (wanted in error and wanted in listed))
+    if wanted in nodeps or wanted is None:  # the list alone lacks ldm, and pip's own dependencies break it
+        assert "--no-deps" in error
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

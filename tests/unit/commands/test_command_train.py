@@ -1,8 +1,5 @@
 """`train`: the file that it writes, what interrupts it, and what it refuses."""
 
-import os
-import signal
-
 import pytest
 
 pytest.importorskip("ldm")
@@ -51,43 +48,6 @@ def test_a_second_concept_of_a_class_gets_another_identifier(residual, checkpoin
     assert len(identifiers) == 2
 
 
-def test_interrupted_training_keeps_what_was_learned(checkpoint, photos, tmp_path, monkeypatch, capsys):
-    from lib_persres.commands.train import _Training
-
-    progress = _Training.progress
-
-    def interrupt(self, done, total, loss):
-        progress(self, done, total, loss)
-        if done == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(_Training, "progress", interrupt)
-    before = signal.getsignal(signal.SIGINT)
-    assert train(checkpoint, photos, tmp_path, "--steps", "9") == 0
-    assert signal.getsignal(signal.SIGINT) is before
-    metadata = Residual.load(tmp_path / "rex.safetensors").metadata
-    assert metadata.steps == 2 and metadata.recipe["stages"][0]["steps"] == 9
-    assert "after 2 of 9 steps" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("when", ["twice", "before the first step"])
-def test_aborted_training_writes_nothing(when, checkpoint, photos, tmp_path, monkeypatch, capsys):
-    from lib_persres.commands.train import _Training
-
-    method = "progress" if when == "twice" else "should_stop"
-    original = getattr(_Training, method)
-
-    def interrupt(self, *args):
-        result = original(self, *args)
-        for _ in range(2 if when == "twice" else 1):
-            os.kill(os.getpid(), signal.SIGINT)
-        return result
-
-    monkeypatch.setattr(_Training, method, interrupt)
-    assert train(checkpoint, photos, tmp_path, "--steps", "9") == 130
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     "name", ["", "a/b", "a\\b", "../rex", ".rex", "rex:1", "a<b", "a=b", " rex", "x" * 101]
 )
@@ -132,7 +92,8 @@ def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     assert "needed" in refusal(out=tmp_path / "file" / "rex.safetensors")
     assert "must end in" in refusal(out=tmp_path / "rex.pt")
     assert "nowhere.ckpt" in refusal(checkpoint="nowhere.ckpt")
-    assert "template" in refusal(template="a {thing}")
+    assert "template" in refusal(template="a {identifier} {thing}")
+    assert "never be learned" in refusal(template="a photo of a {macro_class}")
     assert "learning rate" in refusal(lr="7")
     assert "rank" in refusal(rank="many")
     assert "3 stages with steps" in refusal(recipe="attndreambooth", steps="5")
@@ -148,6 +109,10 @@ def test_what_does_not_fit_the_model_is_refused(checkpoint, photos, tmp_path, ca
     assert "abacus" in capsys.readouterr().err
     train(checkpoint, photos, tmp_path, "--identifier", "a b")
     assert "identifier" in capsys.readouterr().err
+    hidden = "a photo of a thing" + " thing" * 80 + " {identifier} {macro_class}"
+    for template in (hidden, "a photo of a{identifier}b"):
+        train(checkpoint, photos, tmp_path, "--template", template)
+        assert "a word of its own among the first 75 tokens" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

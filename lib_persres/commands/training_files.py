@@ -1,0 +1,122 @@
+"""What a training writes: its file, and beside it the state by which it goes on after it was ended."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..errors import PersresError
+from .common import note, size_text
+from .lock import only_one
+from .new_files import put_new
+
+SUFFIX = ".safetensors"
+OURS = ("concept", "identifier", "macro_class", "base_hash", "recipe", "seed", "image_hashes")
+"""What tells a training from another in its file."""
+
+
+class TrainingFiles:
+    """out: the file. overwrite, resume: what the options say of those that are there."""
+
+    def __init__(self, out: Path, overwrite: bool, resume: bool):
+        self.out, self.overwrite, self.resume = out, overwrite, resume
+        self.state = out.with_name(f"{out.stem}.state.pt")
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        taken = f"{self.out} is being trained by another process: wait for it, or give another name."
+        return only_one(self.out.with_name(f".{self.out.stem}.lock"), taken)
+
+    def check(self) -> None:
+        """Raise PersresError where a file is there that the options do not allow for."""
+        if self.out.is_dir():
+            raise PersresError(f"{self.out} is a folder where a file is to be written: give another name.")
+        if self.resume:
+            if not self.state.is_file():
+                raise PersresError(f"There is nothing to go on with: {self.state} is not there. Leave out --resume.")
+            return
+        if self.overwrite:
+            return
+        if self.state.is_file():
+            raise PersresError(
+                f"A training of {self.out} was ended early ({self.state}): go on with --resume, or begin anew with "
+                "--overwrite."
+            )
+        if self.out.exists():
+            raise PersresError(f"{self.out} already exists: give another name, or --overwrite to replace it.")
+
+    def check_room(self, file: int, state: int) -> None:
+        """Before the work. file, state: bytes."""
+        with contextlib.suppress(OSError):  # a disk that does not tell
+            free = shutil.disk_usage(self.out.parent).free
+            if free < file:
+                raise PersresError(
+                    f"{self.out.parent} has room for {size_text(free)}, and the file needs {size_text(file)}: "
+                    "make room, or give another place with --out."
+                )
+            if free < file + 2 * state:  # the old one stays until the new one is whole
+                note(
+                    f"warning: {self.out.parent} has room for {size_text(free)}, too little to keep the training's "
+                    f"state (twice {size_text(state)}): if it is ended early, it cannot be resumed."
+                )
+
+    def place(self, residual) -> tuple[Path, str]:
+        """Write the residual. Where it went, and a sentence where that is not where it was to go."""
+        try:
+            path = self._place_in(self.out.parent, residual)
+        except PersresError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            for folder in _elsewhere():
+                with contextlib.suppress(PersresError, OSError):
+                    path = self._place_in(folder, residual)
+                    return path, f"{error} So it is in {path}: move it."
+            raise
+        if path != self.out:
+            return path, f"{self.out} was written by another meanwhile, so this one is {path.name}."
+        return path, ""
+
+    def _place_in(self, folder: Path, residual) -> Path:
+        target = folder / self.out.name
+        if folder == self.out.parent and (self.overwrite or self.is_own(target, residual.metadata)):
+            residual.save(target)
+            return target
+        written = folder / f".{secrets.token_hex(6)}{SUFFIX}"
+        try:
+            residual.save(written)
+            for number in range(1, 1000):
+                path = target if number == 1 else target.with_name(f"{self.out.stem}-{number}{SUFFIX}")
+                with contextlib.suppress(FileExistsError):
+                    put_new(written, path)
+                    return path
+            raise PersresError(f"{target} and many of its name are there already: give another name.")
+        except OSError as error:
+            raise PersresError(f"{target} cannot be written: {error.strerror or error}.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                written.unlink(missing_ok=True)
+
+    @staticmethod
+    def is_own(path: Path, metadata) -> bool:
+        """Whether the file is of the training whose metadata these are."""
+        from ..residual import Residual
+
+        try:
+            theirs = Residual.read_metadata(path) if path.is_file() else None
+        except (PersresError, OSError):
+            return False
+        return theirs is not None and all(getattr(theirs, name) == getattr(metadata, name) for name in OURS)
+
+    def forget_state(self) -> None:
+        with contextlib.suppress(OSError):
+            self.state.unlink(missing_ok=True)
+
+
+def _elsewhere() -> list[Path]:
+    """Folders to which what was learned is saved where its own takes nothing any more."""
+    found = [Path.cwd()]
+    with contextlib.suppress(RuntimeError):
+        found.append(Path.home())
+    return [*found, Path(tempfile.gettempdir())]
