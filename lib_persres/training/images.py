@@ -57,7 +57,7 @@ def load_images(
     beside: so many other photos share the memory. tell: called with a sentence for what is passed over or not as it
     should be.
     """
-    paths = _list_files(paths_or_folder, tell)
+    paths = list_files(paths_or_folder, tell)
     if len(paths) > limit:
         raise PersresError(f"{len(paths)} images were given, but at most {limit} are allowed; choose fewer.")
     photos = [
@@ -143,9 +143,10 @@ def crop_views(
     return torch.stack(views)
 
 
-def _list_files(
-    source: str | os.PathLike | Iterable[str | os.PathLike], tell: Callable[[str], None]
+def list_files(
+    source: str | os.PathLike | Iterable[str | os.PathLike], tell: Callable[[str], None] = lambda sentence: None
 ) -> list[Path]:
+    """The files that `load_images` reads, looked at but not read."""
     if not isinstance(source, (str, os.PathLike)):
         paths = [Path(path) for path in source]
         if not paths:

@@ -11,8 +11,12 @@ from PIL import Image
 
 SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 """A profile's colour space -> the mode that it describes."""
-RELATIVE, BLACK_POINT = 1, 0x2000
-"""The rendering intent, relative colorimetric, and the flag that keeps black black (names differ between Pillows)."""
+RELATIVE = 1
+"""The rendering intent, relative colorimetric."""
+FLAGS = 0x2000 | 0x0400
+"""Black stays black; finer tables (the flags' names differ between Pillows)."""
+EXACT = 0x2000 | 0x0100
+"""No table in between: of greys it would be too coarse in the dark."""
 MOST_PROFILE = 16 << 20
 BROKEN = "The colour profile is damaged or for other colours and was ignored"
 MISSING = "The colour profile was not applied, since this Pillow lacks ImageCms"
@@ -109,20 +113,22 @@ def _converter(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image
         described,
         "RGB",
         renderingIntent=RELATIVE,
-        flags=BLACK_POINT,
+        flags=EXACT if described == "L" else FLAGS,
     )
+    if described == "L":
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        tables = np.asarray(cms.applyTransform(ramp, transform))[0].T.tolist()
+        return lambda part: Image.merge("RGB", [part.point(table) for table in tables])
 
     def convert(part: Image.Image) -> Image.Image:
         return cms.applyTransform(part if part.mode == described else part.convert(described), transform)
 
-    return None if _changes_nothing(convert, described) else convert
+    return None if described == "RGB" and _changes_nothing(convert) else convert
 
 
-def _changes_nothing(convert: Callable, mode: str) -> bool:
+def _changes_nothing(convert: Callable) -> bool:
     """Whether it is sRGB's own profile, by its colours: a photo in sRGB stays as it is, without rounding."""
-    if mode == "CMYK":
-        return False
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
-    probe = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 27, 3) if mode == "RGB" else steps[None]
+    probe = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 27, 3)
     seen = np.asarray(convert(Image.fromarray(np.ascontiguousarray(probe))), dtype=int)
-    return bool(np.abs(seen - (probe if mode == "RGB" else probe[..., None]).astype(int)).max() <= 1)
+    return bool(np.abs(seen - probe).max() <= 1)

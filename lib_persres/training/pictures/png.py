@@ -130,8 +130,9 @@ def _band(plain: np.ndarray, width: int, depth: int, colour: int, kept: dict) ->
     """The rows as Pillow has such a picture, with 8 bits where there were fewer or colours of 16."""
     count = len(plain)
     if depth < 8:
-        bits = np.unpackbits(plain, axis=1).reshape(count, -1, depth)[:, :width]
-        plain = (bits << np.arange(depth, dtype=np.uint8)[::-1]).sum(-1, dtype=np.uint8)
+        bits = np.unpackbits(plain, axis=1)
+        places = [bits[:, place::depth] << np.uint8(depth - 1 - place) for place in range(depth)]
+        plain = sum(places[1:], start=places[0])[:, :width]
         if colour == GREY:
             plain = plain * np.uint8(255 // ((1 << depth) - 1))
     elif depth == 16:
