@@ -6,6 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
+from lib_persres.commands import main
 from lib_persres.errors import PersresError
 from lib_persres.training.images import load_images
 from lib_persres.training.pictures import folders
@@ -130,3 +131,14 @@ def test_notes_are_short_lines_whatever_folders_are_called(tmp_path):
         fill(folder / (f"{number}" + "\n\x1b[1m" * 30), "a.png")
     sentences = told(folder)
     assert len(sentences) == 3 and all(text.isprintable() and len(text) <= 300 for text in sentences)
+
+
+def test_the_command_line_prints_what_is_passed_over(tmp_path, capsys):
+    pytest.importorskip("ldm")
+    fill(tmp_path / "photos", "a.png", "a.txt", "b.mp4")
+    (tmp_path / "model.safetensors").write_bytes(b"no model")  # read after the photos
+    command = ["train", "--checkpoint", tmp_path / "model.safetensors", "--images", tmp_path / "photos"]
+    command += ["--name", "rex", "--class", "dog", "--out", tmp_path / "out", "--device", "cpu"]
+    assert main([str(part) for part in command]) == 1
+    printed = capsys.readouterr().err
+    assert "Passed over in photos: 1 video." in printed and "caption file beside the photos is ignored" in printed

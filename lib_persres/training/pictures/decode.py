@@ -24,11 +24,11 @@ MOST_PIXELS = 1 << 28
 """Of one picture, as its file says; 268 megapixels."""
 MOST_TIFF = 178_000_000
 """Likewise of a TIFF, for which Pillow has a limit that only a whole process can change."""
-MOST_MEMORY = 1 << 30
+MOST_MEMORY = 768 << 20
 """Bytes that decoding one may take."""
 MOST_KEPT = 1 << 24
 """Pixels that are kept of one."""
-BAND = 1 << 22
+BAND = 1 << 20
 """Pixels that are converted at a time."""
 IN_BANDS = 1 << 26
 """Pixels from which on a PNG is read in bands; below, Pillow reads it at once, which is faster."""
