@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 
-from . import __version__
+from . import __version__, png
 from .errors import PersresError, first_line
 
 FORMAT, FORMAT_VERSION = "persres", 1
@@ -118,9 +118,10 @@ def _decode(name: str, text: str):
 
 
 def _is_png(text: str) -> bool:
-    """Whether it is a small PNG in base64, and so safe to put into a page."""
+    """Whether it is a small PNG in base64, and so safe to put into a page and to decode."""
+    if len(text) > MAX_PREVIEW:
+        return False
     try:
-        start = base64.b64decode(text, validate=True)[:8]
+        return png.is_small(base64.b64decode(text, validate=True))
     except ValueError:
         return False
-    return start == b"\x89PNG\r\n\x1a\n" and len(text) <= MAX_PREVIEW

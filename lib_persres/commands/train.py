@@ -202,13 +202,15 @@ def run(args) -> int:
 
     from ..residual import rank_of
     from ..training.estimate import LEARNING, estimate
-    from ..training.images import load_images
+    from ..training.images import list_files, load_images
     from ..training.loop import train
 
     for stage in recipe.stages:
         rank_of(stage.rank, 320)
-    photos = load_images(_paths(args.images))
-    class_photos = load_images(_paths(args.class_images)) if args.class_images else None
+    given = list_files(_paths(args.images), tell=note)
+    of_class = list_files(_paths(args.class_images), tell=note) if args.class_images else []
+    photos = load_images(given, beside=len(of_class), tell=note)
+    class_photos = load_images(of_class, beside=len(given), tell=note) if of_class else None
     if class_photos and not recipe.keeps_class:
         raise PersresError(f"The recipe {recipe.name} has no use for --class-images: take one that keeps the class.")
     make_folder(out.parent)

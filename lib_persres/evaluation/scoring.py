@@ -199,7 +199,7 @@ class _Scoring:
 def opened(path: Path) -> Image.Image:
     """A picture of the run."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             return image.convert("RGB")
     except (OSError, ValueError) as error:
         raise PersresError(f"The picture {path} cannot be scored: run the evaluation again first.") from error

@@ -131,12 +131,6 @@ def test_a_broken_image_is_named(tmp_path, content):
     assert "broken.png cannot be read" in refused(tmp_path)
 
 
-def test_an_image_of_absurd_size_is_named(tmp_path, monkeypatch):
-    ramp().save(tmp_path / "huge.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert "huge.png cannot be read" in refused(tmp_path)
-
-
 def test_a_tiny_image_is_named_with_its_size(tmp_path):
     ramp(100, 31).save(tmp_path / "tiny.png")
     assert "tiny.png is too small (100×31 pixels); each side needs 32" in refused(tmp_path)

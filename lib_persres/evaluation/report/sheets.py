@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ...errors import PersresError
+from ...training.images import load_photo
 from .folder import Run
 from .tables import categories_of
 
@@ -89,10 +91,10 @@ def draw_page(
 def _paste(page: Image.Image, file: Path | None, x: int, y: int) -> None:
     try:
         if file is None:
-            raise OSError
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    except OSError:  # a picture that is not there, or half-written, is an empty place
+            raise PersresError
+        photo = load_photo(file, min_side=1)
+        picture = photo.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    except PersresError:  # a picture that is not there, or half-written, is an empty place
         picture = Image.new("RGB", (SIDE, SIDE), EMPTY)
     page.paste(picture, (x, y))
 

@@ -41,13 +41,14 @@ def add_training_routes(app: FastAPI, jobs: Jobs, allowed: Callable[[], Iterable
         if others is not None and others_folder is not None:
             raise PersresError("Give the class's pictures either as class_images or as class_folder, not as both.")
         request = Request.from_dict(body)
-        given = photos.from_base64(images) if folder is None else photos.from_folder(folder, allowed())
+        given, notes = (photos.from_base64(images), []) if folder is None else photos.from_folder(folder, allowed())
         of_class = []
         if others is not None:
             of_class = photos.from_base64(others, of_class=True)
         elif others_folder is not None:
-            of_class = photos.from_folder(others_folder, allowed(), of_class=True)
-        return {"id": jobs.submit(request, given, of_class)}
+            of_class, more = photos.from_folder(others_folder, allowed(), of_class=True)
+            notes = notes + more
+        return {"id": jobs.submit(request, given, of_class, notes)}
 
     @app.post(ROUTE, dependencies=guarded)
     async def train(request: HttpRequest):

@@ -15,6 +15,7 @@ from ...errors import PersresError, first_line
 from ..files import SUFFIX, Shelf
 from . import store
 from .job import OVER, RESUMABLE, Job
+from .photos import Source
 from .request import Request
 from .run import Loan, run
 
@@ -79,13 +80,17 @@ class Jobs:
     def submit(
         self,
         request: Request,
-        images: Sequence[tuple[str, bytes]],
-        class_images: Sequence[tuple[str, bytes]] = (),
+        images: Sequence[tuple[str, Source]],
+        class_images: Sequence[tuple[str, Source]] = (),
+        notes: Sequence[str] = (),
     ) -> str:
-        """Put a training at the queue's end; its id. PersresError where it could not end well."""
+        """Put a training at the queue's end; its id. PersresError where it could not end well.
+
+        notes: sentences that its status tells from the beginning.
+        """
         with self._changed:
             self._refuse_name(request)
-        folder = store.JobFolder.create(self.root, request, images, class_images)
+        folder = store.JobFolder.create(self.root, request, images, class_images, notes)
         with self._changed:
             try:
                 self._refuse_name(request)  # again: reading the images took its time

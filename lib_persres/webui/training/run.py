@@ -50,7 +50,7 @@ def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
     """Train; the state that the job ends in. PersresError for what the user can change."""
     trainer, resolution = _trainer(job, loan, shelf)
     total = trainer.recipe.steps
-    notes = [ONE] if len(job.record.images) == 1 else []
+    notes = job.record.notes + ([ONE] if len(job.record.images) == 1 else [])
     job.progress(trainer.done, trainer.losses, loan.memory())
     stages = [[stage.targets, stage.steps] for stage in trainer.recipe.stages]
     job.put(total=total, stages=stages, message=" ".join(notes))

@@ -33,6 +33,8 @@ class Record:
     """The names that the user knows them by."""
     class_images: list[str] = field(default_factory=list)
     """Likewise; none: where the recipe wants some, the model draws them."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was passed over among the images, or is not as it should be."""
     stages: list[list] = field(default_factory=list)
     """The targets and steps of each stage, once it has begun."""
     state: str = "queued"
@@ -64,8 +66,9 @@ class JobFolder:
         cls,
         root: Path,
         request: Request,
-        images: Sequence[tuple[str, bytes]],
-        class_images: Sequence[tuple[str, bytes]] = (),
+        images: Sequence[tuple[str, photos.Source]],
+        class_images: Sequence[tuple[str, photos.Source]] = (),
+        notes: Sequence[str] = (),
     ) -> JobFolder:
         """Write a new training's folder. PersresError where an image cannot be used or the disk is full."""
         photos.check_count(len(images))
@@ -77,10 +80,9 @@ class JobFolder:
         partial = root / f"{NEW}{identity}"
         folder = cls(partial)
         try:
-            folder._keep("images", images)
-            folder._keep("class_images", class_images)
-            kept = ([name for name, _ in each] for each in (images, class_images))
-            folder.write(Record(request.to_dict(), *kept))
+            notes = [*notes, *folder._keep("images", images), *folder._keep("class_images", class_images)]
+            kept = ([photos.name_of(name) for name, _ in each] for each in (images, class_images))
+            folder.write(Record(request.to_dict(), *kept, notes, message=" ".join(notes)))
             os.replace(partial, root / identity)
         except OSError as error:
             raise PersresError(f"The training cannot be kept in {root}: {error.strerror or error}.") from error
@@ -88,24 +90,26 @@ class JobFolder:
             shutil.rmtree(partial, ignore_errors=True)
         return cls(root / identity)
 
-    def _keep(self, kind: str, images: Sequence[tuple[str, bytes]]) -> None:
+    def _keep(self, kind: str, images: Sequence[tuple[str, photos.Source]]) -> list[str]:
         if not images:
-            return
+            return []
         (self.path / kind).mkdir(parents=True)
         paths = self._image_paths(kind, len(images))
-        for path, (_, data) in zip(paths, images):
-            path.write_bytes(data)
-        photos.load(paths, [name for name, _ in images])
+        for path, (name, source) in zip(paths, images):
+            photos.keep(path, name, source)
+        return photos.check(paths, [name for name, _ in images])
 
     def _image_paths(self, kind: str, count: int) -> list[Path]:
         return [self.path / kind / f"{number:04d}" for number in range(count)]
 
     def photos(self, record: Record) -> list[Photo]:
-        return photos.load(self._image_paths("images", len(record.images)), record.images)
+        paths = self._image_paths("images", len(record.images))
+        return photos.load(paths, record.images, beside=len(record.class_images))
 
     def class_photos(self, record: Record) -> list[Photo] | None:
         names = record.class_images
-        return photos.load(self._image_paths("class_images", len(names)), names) if names else None
+        paths = self._image_paths("class_images", len(names))
+        return photos.load(paths, names, beside=len(record.images)) if names else None
 
     def read(self) -> Record:
         """The record. PersresError where it is damaged."""
