@@ -19,9 +19,9 @@ from .common import (
     load_model,
     make_folder,
     note,
-    progress_bar,
     seeds,
 )
+from .progress import progress_bar
 
 DESCRIPTION = """\
 Draw pictures from a prompt.

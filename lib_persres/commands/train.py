@@ -27,11 +27,11 @@ from .common import (
     load_model,
     make_folder,
     note,
-    progress_bar,
     refuse_existing,
     seed,
     size_text,
 )
+from .progress import progress_bar
 
 DESCRIPTION = """\
 Learn a concept (your dog, your cup) from 3 to 10 photos and write it as a small file, its residual.
@@ -287,8 +287,7 @@ class _Training:
     def drawing(self, drawn: int, count: int) -> None:
         """Pictures of the class, by the model; Ctrl-C gives up, since nothing is learned yet."""
         if self._pictures is None:
-            self._pictures = progress_bar(count, "pictures")
-            self._pictures.set_description_str("drawing pictures of the class")
+            self._pictures = progress_bar(count, "pictures", "drawing pictures of the class")
         self._pictures.update(drawn - self._pictures.n)
         if drawn == count:
             self._pictures.close()
