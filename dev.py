@@ -3,11 +3,14 @@
     python dev.py demo [ARGUMENTS...]     learn a concept, draw it, show pictures and scores on one page
     python dev.py test [ARGUMENTS...]     ruff, then pytest; the arguments are pytest's, such as -k lag
     python dev.py figures [NAME...]       list the figures that the README states, or measure some again
+    python dev.py cuda [ARGUMENTS...]     all that waits for a card, in at most nine minutes; a report in a folder
 
-Every command runs in the project's folder. `python dev.py demo --help` and `python dev.py figures --help` say
-more. Two environment variables are read:
+Every command runs in the project's folder. `python dev.py demo --help`, and so for figures and cuda, says more.
+`test` without arguments runs the tests that compare numbers once more, with the kernels of the oldest processors.
+Three environment variables are read:
 
     PERSRES_VENV     the folder of the virtual environment; else .venv beside this file
+    PERSRES_PYTHON   a Python that has all that is needed, such as torch for CUDA: no environment is made
     PERSRES_WEBUI    a checkout of the AUTOMATIC1111 WebUI; with it the tests in tests/webui run, too
 """
 
@@ -35,6 +38,8 @@ TORCH = "torch==2.13.0"
 REQUIREMENTS = ("requirements.txt", "requirements-nodeps.txt")
 STAMP = "persres-stamp.txt"
 MAKING = "being made\n"
+OLDEST = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""What makes the libraries below torch compute as on a processor with little; these are their names."""
 
 
 class Stop(Exception):
@@ -79,6 +84,17 @@ def state_of(folder: Path, wanted: str) -> str:
     if not python_in(folder).exists() or stamp.splitlines()[:1] != wanted.splitlines()[:1]:
         return "unusable"
     return "ready" if stamp == wanted else "outdated"
+
+
+def given_python(environment) -> Path | None:
+    """The Python that PERSRES_PYTHON names, by a path or as a command; None without it."""
+    name = environment.get("PERSRES_PYTHON")
+    if not name:
+        return None
+    found = shutil.which(name)
+    if found is None:
+        raise Stop(f"PERSRES_PYTHON names {name}, which is no program that can be run: correct or unset it.")
+    return Path(os.path.abspath(found))
 
 
 def ensure_venv(folder: Path, root: Path, run) -> Path:
@@ -199,17 +215,30 @@ def webui_folder(environment) -> Path | None:
     return folder
 
 
+MODULES = {"demo": "lib_persres.demo", "figures": "lib_persres.figures", "cuda": "benchmarks.cuda"}
+
+
+def numerics(root: Path) -> list:
+    """The test files that compare with a bound of tests/unit/rounding.py, by their paths in the project."""
+    files = sorted((root / "tests" / "unit").rglob("test_*.py"))
+    return [
+        path.relative_to(root).as_posix()
+        for path in files
+        if "\nfrom rounding import " in path.read_text(encoding="utf-8")
+    ]
+
+
 def commands_for(name: str, arguments: list, python: Path, webui: Path | None) -> list:
-    """The command lines of one command of ours, to be run until one fails."""
-    if name == "demo":
-        return [[str(python), "-m", "lib_persres.demo", *arguments]]
-    if name == "figures":
-        return [[str(python), "-m", "lib_persres.figures", *arguments]]
-    ruff, pytest = [str(python), "-m", "ruff", "check", "."], [str(python), "-m", "pytest", "-q"]
+    """One command of ours: (environment, command line) of each that is to be run, until one fails."""
+    if name in MODULES:
+        return [({}, [str(python), "-m", MODULES[name], *arguments])]
+    ruff, pytest = ({}, [str(python), "-m", "ruff", "check", "."]), [str(python), "-m", "pytest", "-q"]
     if arguments:
-        return [ruff, [*pytest, *([] if webui else ["--ignore=tests/webui"]), *arguments]]
-    unit = [*pytest, "--ignore=tests/webui", "-n", "2", "--dist", "worksteal"]
-    return [ruff, unit, *([[*pytest, "tests/webui"]] if webui else [])]  # one WebUI, so one process
+        return [ruff, ({}, [*pytest, *([] if webui else ["--ignore=tests/webui"]), *arguments])]
+    two = ["-n", "2", "--dist", "worksteal"]
+    unit = ({}, [*pytest, "--ignore=tests/webui", *two])
+    oldest = (OLDEST, [*pytest, *two, *numerics(ROOT)])
+    return [ruff, unit, oldest, *([({}, [*pytest, "tests/webui"])] if webui else [])]  # one WebUI, so one process
 
 
 def run(command: list, environment: dict, stdout=None) -> int:
@@ -233,19 +262,20 @@ def main(arguments: list, environment) -> int:
     if name in ("-h", "--help", "help"):
         print(__doc__)
         return 0
-    if name not in ("demo", "test", "figures"):
+    if name != "test" and name not in MODULES:
         print((f"dev.py has no command {name!r}.\n\n" if name else "") + __doc__, file=sys.stderr)
         return 2
     environment = {key: value for key, value in environment.items() if key != "PYTHONHOME"}
     try:
         webui = webui_folder(environment) if name == "test" else None
+        python = given_python(environment)
         if webui:
             environment["PERSRES_WEBUI"] = str(webui)
     except Stop as error:
         say(str(error))
         return 2
     try:
-        python = ensure_venv(
+        python = python or ensure_venv(
             venv_folder(environment), ROOT, lambda command: run(command, environment, stdout=sys.stderr)
         )
     except Stop as error:
@@ -259,9 +289,9 @@ def main(arguments: list, environment) -> int:
     if name == "test":
         environment.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores
     status = 0
-    for command in commands_for(name, arguments[1:], python, webui):
-        say("running " + " ".join(command[1:]))
-        status = run(command, environment)
+    for settings, command in commands_for(name, arguments[1:], python, webui):
+        say("running " + " ".join([*(f"{key}={value}" for key, value in settings.items()), *command[1:]]))
+        status = run(command, {**environment, **settings})
         if status:
             if "ruff" in command:
                 say("ruff has complaints, so pytest did not run.")

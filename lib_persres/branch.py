@@ -150,7 +150,8 @@ class Branches:
             learning = any(f.down.requires_grad or f.up.requires_grad for _, f in present)
             down = torch.cat([factors.down.to(x.device, x.dtype) for _, factors in present])
             up = torch.cat([factors.up.to(x.device, x.dtype) for _, factors in present], dim=1)
-            owner = torch.cat([torch.full((f.down.shape[0],), index) for index, f in present]).to(x.device)
+            # made where x is: a copy from elsewhere could not be recorded as a CUDA graph
+            owner = torch.cat([torch.full((f.down.shape[0],), index, device=x.device) for index, f in present])
             if learning:
                 return down, up, owner  # in training the factors change at each step
             self._cast[key] = down, up, owner

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
+from .commands.progress import progress_bar
 from .evaluation.toybox_concepts import CONCEPTS, SCORES, Scores, draw_each, learn, prompts_for, score
 from .overlay import overlay
 from .standalone.checkpoint import load
@@ -39,11 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     sd, judge = load(CHECKPOINT, "cpu"), Judge.load()
 
     print(f"Learning {concept.name}, a {concept.cls} that the base model has never seen, from 5 pictures.", flush=True)
-    with tqdm(unit="step", desc="training") as bar:
+    with progress_bar(None, "steps", "training") as bar:
 
         def progress(done: int, total: int, loss: float) -> None:
             bar.total = total
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             bar.update()
 
         residual, photos = learn(sd, concept, out / "photos", progress=progress)
@@ -53,13 +53,15 @@ def main(argv: list[str] | None = None) -> int:
 
     scores, rows, masks = Scores(), [], []
     prompts = prompts_for(concept)
-    for index, prompt in enumerate(tqdm(prompts, desc="drawing", unit="prompt")):
-        drawn = draw_each(sd, residual, prompt, index, options.per_prompt)
-        images = {method: got.images for method, got in drawn.items()}
-        scores.rows += score(judge, concept, prompt, images)
-        rows.append((prompt, {method: [to_pil(image) for image in got] for method, got in images.items()}))
-        mean = drawn["lag"].masks.mean("masks")
-        masks += [overlay(picture, mean[i]) for i, picture in enumerate(rows[-1][1]["lag"])]
+    with progress_bar(len(prompts), "prompts", "drawing") as bar:
+        for index, prompt in enumerate(prompts):
+            drawn = draw_each(sd, residual, prompt, index, options.per_prompt)
+            images = {method: got.images for method, got in drawn.items()}
+            scores.rows += score(judge, concept, prompt, images)
+            rows.append((prompt, {method: [to_pil(image) for image in got] for method, got in images.items()}))
+            mean = drawn["lag"].masks.mean("masks")
+            masks += [overlay(picture, mean[i]) for i, picture in enumerate(rows[-1][1]["lag"])]
+            bar.update()
     sheet = contact_sheet([photo.image for photo in photos], rows, masks)
     sheet.save(out / "contact-sheet.png")
     for index, picture in enumerate(masks):

@@ -59,7 +59,7 @@ def sample(
     rows = torch.cat([part.to(sd.device) for part in rows])
 
     timesteps = ddim_timesteps(steps, len(sd.alphas_cumprod))
-    alphas = sd.alphas_cumprod.double().cpu()
+    alphas = sd.alphas_cumprod.cpu().double()  # not every device has doubles
     x = noise.to(sd.device, torch.float32)
     for index, t in enumerate(reversed(timesteps)):
         if before_step is not None:

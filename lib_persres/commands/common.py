@@ -198,14 +198,6 @@ def note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def progress_bar(total: int, unit: str):
-    """A bar on stderr with rate and remaining time."""
-    from tqdm import tqdm
-
-    interval = 0.1 if sys.stderr.isatty() else 10  # a log file needs no ten lines a second
-    return tqdm(total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, mininterval=interval)
-
-
 def printable(line: str) -> str:
     """A file's text without what would steer the terminal."""
     return "".join(

@@ -20,10 +20,10 @@ from .common import (
     load_model,
     make_folder,
     note,
-    progress_bar,
     seeds,
     words,
 )
+from .progress import progress_bar
 
 DESCRIPTION = """\
 Draw pictures from a prompt.

@@ -11,7 +11,8 @@ from collections import deque
 
 from ..errors import PersresError
 from ..training.recipe import Recipe
-from .common import note, progress_bar
+from .common import note
+from .progress import progress_bar
 from .training_files import TrainingFiles
 
 ENDING = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -80,7 +81,7 @@ class TrainingRun:
     def drawing(self, drawn: int, count: int) -> None:
         """Pictures of the class, by the model."""
         if self._pictures is None:
-            self._pictures = progress_bar(count, "pictures")
+            self._pictures = progress_bar(count, "pictures", "drawing pictures of the class")
             self._pictures.set_description_str("drawing pictures of the class")
         self._pictures.update(drawn - self._pictures.n)
         if drawn == count:

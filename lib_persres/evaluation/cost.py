@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -15,16 +14,17 @@ import torch
 from ..branch import Branches
 from ..lag import Plan, guidance_plan
 from ..residual import Residual
-from ..standalone.architecture import SD1_UNET
 from ..standalone.modules import build_unet
 from ..unet import find_blocks
+from .drawing import peak_bytes
+from .model_sizes import SD1, SIZES, ModelSize
 
-CONTEXT = (77, 768)
+TOKENS = 77
 
 
 def params_sd1() -> dict[str, int]:
     with torch.device("meta"):
-        unet = build_unet(SD1_UNET)
+        unet = build_unet(SD1.unet)
     blocks = find_blocks(unet)
     if len(blocks) != 16:
         raise RuntimeError(f"SD1's UNet has 16 transformer blocks, {len(blocks)} were found.")
@@ -32,10 +32,10 @@ def params_sd1() -> dict[str, int]:
         return {"params.sd1": Residual.initialise(unet).parameters_count()}
 
 
-def random_sd1(device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """The full-size UNet with small random weights."""
+def random_unet(size: ModelSize, device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """A UNet with small random weights."""
     with torch.device("meta"):
-        unet = build_unet(SD1_UNET)
+        unet = build_unet(size.unet)
     unet = unet.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     for weight in unet.parameters():
         weight.uniform_(-0.02, 0.02)
@@ -52,7 +52,7 @@ def random_residual(unet: torch.nn.Module) -> Residual:
 def plans(device: str = "cpu") -> dict[str, Plan | None]:
     """One image's conditional and unconditional row: the base model, plain sampling, LAG on two tokens."""
     strength = torch.ones(1, 1, device=device)
-    indicator = torch.zeros(1, 1, CONTEXT[0], device=device)
+    indicator = torch.zeros(1, 1, TOKENS, device=device)
     indicator[..., 5:7] = 1
     gated = torch.ones(1, 1, dtype=torch.bool, device=device)
     return {
@@ -96,18 +96,18 @@ def _step(unet, x, context):
     return time.perf_counter() - started
 
 
-def _inputs(device: str, dtype: torch.dtype):
+def _inputs(size: ModelSize, device: str, dtype: torch.dtype):
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2, 4, 64, 64, generator=generator).to(device, dtype)
-    return x, torch.randn(2, *CONTEXT, generator=generator).to(device, dtype)
+    x = torch.randn(2, 4, size.latent, size.latent, generator=generator).to(device, dtype)
+    return x, torch.randn(2, TOKENS, size.context, generator=generator).to(device, dtype)
 
 
-def cost_sd1(rounds: int = 3) -> dict[str, tuple[float, str]]:
+def cost_sd1(rounds: int = 3, size: ModelSize = SD1) -> dict[str, tuple[float, str]]:
     """On CPU 1 + (time inside our hooks) / (time of the base step); on CUDA the whole step over the base step."""
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
-    unet = random_sd1(device, dtype)
-    x, context = _inputs(device, dtype)
+    unet = random_unet(size, device, dtype)
+    x, context = _inputs(size, device, dtype)
     times: dict[str, list[float]] = {name: [] for name in ("base", "plain", "lag")}
     inside: dict[str, list[float]] = {name: [] for name in times}
     with _TimedBranches(unet, [random_residual(unet)]) as branches:
@@ -129,7 +129,7 @@ def cost_sd1(rounds: int = 3) -> dict[str, tuple[float, str]]:
             value = 1 + statistics.median(inside[name]) / base
             note = f"hooks {statistics.median(inside[name]) * 1e3:.1f} ms, base step {base:.2f} s on CPU"
         found[f"cost.{name}"] = (value, note)
-    peaks = {name: _peak(name) for name in ("base", "lag")}
+    peaks = {name: _peak(name, size) for name in ("base", "lag")}
     found["cost.lag_memory"] = (
         peaks["lag"] / peaks["base"],
         f"peak {peaks['lag'] / 2**20:.0f} MiB against {peaks['base'] / 2**20:.0f} MiB, weights included",
@@ -137,30 +137,30 @@ def cost_sd1(rounds: int = 3) -> dict[str, tuple[float, str]]:
     return found
 
 
-def _peak(name: str) -> int:
+def _peak(name: str, size: ModelSize) -> int:
     """Peak memory in bytes of a fresh process that makes two steps."""
-    command = [sys.executable, "-m", "lib_persres.evaluation.cost", name]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "lib_persres.evaluation.cost", name, "--size", size.name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} failed; the lines above say why")
     return json.loads(done.stdout.splitlines()[-1])["peak"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Peak memory of two guidance steps of the full-size SD1 UNet.")
+    parser = argparse.ArgumentParser(description="Peak memory of two guidance steps of a UNet with random weights.")
     parser.add_argument("plan", choices=("base", "plain", "lag"))
-    name = parser.parse_args().plan
+    parser.add_argument("--size", choices=SIZES, default=SD1.name)
+    options = parser.parse_args()
+    name, size = options.plan, SIZES[options.size]
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
-    unet = random_sd1(device, dtype)
+    unet = random_unet(size, device, dtype)
     residual = random_residual(unet)
     with Branches(unet, [residual]) as branches:
         branches.plan = plans(device)[name]
         for _ in range(2):
-            _step(unet, *_inputs(device, dtype))
-    if cuda:
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"plan": name, "peak": peak}))
+            _step(unet, *_inputs(size, device, dtype))
+    print(json.dumps({"plan": name, "peak": peak_bytes(torch.device(device))}))
 
 
 if __name__ == "__main__":

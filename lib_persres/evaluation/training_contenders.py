@@ -1,4 +1,4 @@
-"""Three trainers on the same SD1-size model with random weights, each in a process of its own.
+"""Three trainers on the same model with random weights, of SD1's size, each in a process of its own.
 
     persres   this project's `Trainer`
     plain     its mathematics in a plain loop: the model's own layers, torch's defaults
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -27,7 +26,6 @@ from ..branch import Branches
 from ..errors import PersresError
 from ..lag import Plan
 from ..residual import Factors, Residual
-from ..standalone import architecture as sd1
 from ..standalone.checkpoint import StableDiffusion, alphas_cumprod
 from ..standalone.modules import AutoencoderKL, TextEncoder, build_unet
 from ..standalone.tokenizer import Tokenizer
@@ -36,10 +34,11 @@ from ..training.objective import noised
 from ..training.precision import PRECISIONS
 from ..training.recipe import Recipe, Stage
 from ..training.trainer import Trainer
+from .drawing import peak_bytes
+from .model_sizes import SD1, SIZES, ModelSize
 
 PHOTOS = 5
 PROMPT = "a photo of a phol dog"
-TEXT = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
 def random_weights(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -56,15 +55,18 @@ def random_weights(model: nn.Module, device: torch.device, dtype: torch.dtype) -
 class Contender(ABC):
     """setup: all that comes before the first step, the models' loading left out. step: one of the optimizer."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, side: int, batch: int, total: int):
-        self.device, self.dtype, self.side, self.batch, self.total = device, dtype, side, batch, total
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, size: ModelSize, side: int, batch: int, total: int
+    ):
+        self.device, self.dtype, self.size = device, dtype, size
+        self.side, self.batch, self.total = side, batch, total
         generator = torch.Generator().manual_seed(0)
         self.pictures = torch.rand(PHOTOS, 3, side, side, generator=generator) * 2 - 1
         self.generator = torch.Generator().manual_seed(1)
         self.alphas = alphas_cumprod(0.00085, 0.012, 1000).to(device)
         tokenizer = Tokenizer.find()
         with torch.device("meta"):
-            text = TextEncoder(TEXT, tokenizer)
+            text = TextEncoder(self.size.text, tokenizer)
         self.text = random_weights(text, device, dtype)
         self.load()
 
@@ -93,7 +95,7 @@ class Contender(ABC):
 class Persres(Contender):
     def load(self) -> None:
         with torch.device("meta"):
-            unet, vae = build_unet(sd1.SD1_UNET), AutoencoderKL(sd1.SD1_DDCONFIG, 4)
+            unet, vae = build_unet(self.size.unet), AutoencoderKL(self.size.ddconfig, 4)
         self.host = StableDiffusion(
             unet=random_weights(unet, self.device, self.dtype),
             vae=random_weights(vae, self.device, torch.float32),
@@ -105,13 +107,12 @@ class Persres(Contender):
             path=Path(__file__),  # whose hash the residual would name
         )
 
-    def setup(self) -> None:
+    def setup(self, checkpointing: bool = False) -> None:
         pixels = ((self.pictures + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
         photos = [Photo(Image.fromarray(image), Path(str(i)), str(i)) for i, image in enumerate(pixels)]
         recipe = Recipe("speed", "", (Stage(steps=self.total, batch=self.batch),), crops=0)
-        self.trainer = Trainer(
-            self.host, photos, "speed", "dog", recipe, resolution=self.side, identifier="phol"
-        ).__enter__()
+        options = {"resolution": self.side, "identifier": "phol", "checkpointing": checkpointing}
+        self.trainer = Trainer(self.host, photos, "speed", "dog", recipe, **options).__enter__()
         if self.trainer.notes:
             raise PersresError(" ".join(self.trainer.notes))
 
@@ -156,18 +157,38 @@ class Peer(Contender):
                 "environment that this runs in."
             ) from error
         with torch.device("meta"):
-            unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # SD1's, by its defaults
-            vae = diffusers.AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=(128, 256, 512, 512),
-                layers_per_block=2,
-                latent_channels=4,
-            )
+            unet, vae = self.networks(diffusers)
         self.unet = random_weights(unet, self.device, self.dtype)
         self.vae = random_weights(vae, self.device, torch.float32)
         self.adapter = peft.LoraConfig(
             r=16, lora_alpha=16, init_lora_weights="gaussian", target_modules=["to_k", "to_q", "to_v", "to_out.0"]
+        )
+
+    def networks(self, diffusers) -> tuple[nn.Module, nn.Module]:
+        unet, vae = self.size.unet, self.size.ddconfig
+        levels = len(unet["channel_mult"])
+        plain = 2 ** (levels - 1) not in unet["attention_resolutions"]  # whether the smallest has no attention
+        down, up = (
+            ["CrossAttnDownBlock2D"] * (levels - plain) + ["DownBlock2D"] * plain,
+            ["UpBlock2D"] * plain + ["CrossAttnUpBlock2D"] * (levels - plain),
+        )
+        return (
+            diffusers.UNet2DConditionModel(
+                sample_size=self.size.latent,
+                cross_attention_dim=self.size.context,
+                block_out_channels=[unet["model_channels"] * factor for factor in unet["channel_mult"]],
+                layers_per_block=unet["num_res_blocks"],
+                attention_head_dim=unet["num_heads"],  # diffusers' name for their number
+                down_block_types=down,
+                up_block_types=up,
+            ),
+            diffusers.AutoencoderKL(
+                down_block_types=["DownEncoderBlock2D"] * len(vae["ch_mult"]),
+                up_block_types=["UpDecoderBlock2D"] * len(vae["ch_mult"]),
+                block_out_channels=[vae["ch"] * factor for factor in vae["ch_mult"]],
+                layers_per_block=vae["num_res_blocks"],
+                latent_channels=4,
+            ),
         )
 
     def setup(self) -> None:
@@ -196,17 +217,11 @@ class Peer(Contender):
 CONTENDERS = {"persres": Persres, "plain": Plain, "peer": Peer}
 
 
-def _peak(device: torch.device) -> int:
-    """Bytes, the weights included: of the card, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=CONTENDERS)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--size", choices=SIZES, default=SD1.name)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--total", type=int, default=150)
@@ -214,9 +229,14 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         contender = CONTENDERS[options.name](
-            device, getattr(torch, options.precision), options.side, options.batch, options.total
+            device,
+            getattr(torch, options.precision),
+            SIZES[options.size],
+            options.side,
+            options.batch,
+            options.total,
         )
-        print(json.dumps({"loaded": _peak(device)}), flush=True)
+        print(json.dumps({"loaded": peak_bytes(device)}), flush=True)
         for line in sys.stdin:
             what, _, count = line.strip().partition(" ")
             seconds = []
@@ -226,7 +246,7 @@ def main() -> None:
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds.append(time.perf_counter() - started)
-            answer = {"seconds": statistics.median(seconds), "first": seconds[0], "peak": _peak(device)}
+            answer = {"seconds": statistics.median(seconds), "first": seconds[0], "peak": peak_bytes(device)}
             print(json.dumps(answer), flush=True)
     except PersresError as error:
         sys.exit(str(error))

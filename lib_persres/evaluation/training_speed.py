@@ -11,11 +11,14 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from ..errors import PersresError
+from .model_sizes import SD1, SIZES, ModelSize
 
 STEPS = 150
 """The paper's."""
@@ -37,15 +40,22 @@ class Runner:
 
     def __post_init__(self):
         command = [sys.executable, "-m", "lib_persres.evaluation.training_contenders", self.name, *self.options]
+        self._errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop it when it is full
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
-        self.loaded = self._answer()["loaded"]
+        try:
+            self.loaded = self._answer()["loaded"]
+        except BaseException:
+            self.close()
+            raise
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            reason = self.process.stderr.read().strip().splitlines()
+            self.process.wait()
+            self._errors.seek(0)
+            reason = self._errors.read().strip().splitlines()
             raise PersresError(f"{self.name} failed: {reason[-1] if reason else 'it said nothing'}")
         return json.loads(line)
 
@@ -63,13 +73,24 @@ class Runner:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
+        self._errors.close()
 
 
-def compare(side: int, batch: int, precision: str, rounds: int) -> dict[str, Runner]:
-    options = ["--side", str(side), "--batch", str(batch), "--precision", precision]
+CONTENDERS = ("peer", "plain", "persres")
+
+
+def compare(
+    side: int,
+    batch: int,
+    precision: str,
+    rounds: int,
+    size: ModelSize = SD1,
+    names: Sequence[str] = CONTENDERS,
+) -> dict[str, Runner]:
+    options = ["--side", str(side), "--batch", str(batch), "--precision", precision, "--size", size.name]
     with contextlib.ExitStack() as stack:
         runners = []
-        for name in ("peer", "plain", "persres"):
+        for name in names:
             runners.append(Runner(name, options))
             stack.callback(runners[-1].close)
         for runner in runners:
@@ -97,36 +118,47 @@ def figures() -> dict[str, tuple[float, str]]:
     side, batch, rounds = (512, 4, 30) if cuda else (256, 1, 9)
     runners = compare(side, batch, "bfloat16" if cuda else "float32", rounds)
     print(report(runners))
-    ours, plain, peer = (runners[name] for name in ("persres", "plain", "peer"))
+    return figures_of(runners, side, batch)
+
+
+def figures_of(runners: dict[str, Runner], side: int, batch: int) -> dict[str, tuple[float, str]]:
+    """Without the peer those that need none."""
+    cuda = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if cuda else "CPU, float32"
+    ours, plain, found = runners["persres"], runners["plain"], {}
+    if cuda:
+        rate = PEAK.get(next((card for card in PEAK if card in where), ""), None)
+        share = f", {FLOOR / rate / ours.seconds():.0%} of the arithmetic's floor" if rate else ""
+        found["train.gpu_seconds"] = (ours.seconds(), f"{where}{share}")
+    if "peer" not in runners:
+        return found
+    peer = runners["peer"]
     note = (
         f"{where}, {side}x{side}, {batch} row{'s' * (batch > 1)}: {statistics.median(ours.steps):.3f} s a step, plain "
         f"loop {statistics.median(plain.steps):.3f}, diffusers + peft {statistics.median(peer.steps):.3f}; "
         f"set-up {ours.setup['seconds']:.1f}, {plain.setup['seconds']:.1f}, {peer.setup['seconds']:.1f} s"
     )
-    found = {
+    return {
         "train.vs_peer": (peer.seconds() / ours.seconds(), note),
         "train.memory_vs_peer": (
             ours.peak / peer.peak,
             f"peak {ours.peak / 2**20:.0f} MiB against {peer.peak / 2**20:.0f} MiB, weights included",
         ),
+        **found,
     }
-    if cuda:
-        rate = PEAK.get(next((card for card in PEAK if card in where), ""), None)
-        share = f", {FLOOR / rate / ours.seconds():.0%} of the arithmetic's floor" if rate else ""
-        found["train.gpu_seconds"] = (ours.seconds(), f"{where}{share}")
-    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default=SD1.name)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     try:
-        print(report(compare(options.side, options.batch, options.precision, options.rounds)))
+        size = SIZES[options.size]
+        print(report(compare(options.side, options.batch, options.precision, options.rounds, size)))
     except PersresError as error:
         sys.exit(str(error))
 

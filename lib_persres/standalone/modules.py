@@ -5,6 +5,7 @@ State-dict names are those of the SD1 checkpoints, so that a file loads and save
 
 import contextlib
 import io
+import math
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ try:
     with contextlib.redirect_stdout(io.StringIO()):  # ldm prints a line about xformers at import
         from ldm.modules.diffusionmodules.model import Decoder, Encoder
         from ldm.modules.diffusionmodules.openaimodel import UNetModel
-        from ldm.modules.diffusionmodules.util import GroupNorm32, timestep_embedding
+        from ldm.modules.diffusionmodules.util import GroupNorm32
 except ImportError as error:
     raise PersresError(
         f"The networks need ldm ({error}): run pip install --no-deps stable-diffusion-sdkit, which is right only "
@@ -62,6 +63,13 @@ class UNet(UNetModel):
         for module in self.output_blocks:
             h = module(torch.cat([h, skips.pop()], dim=1), emb, context)
         return self.out(h).to(x.dtype)
+
+
+def timestep_embedding(timesteps: torch.Tensor, width: int) -> torch.Tensor:
+    """ldm's, (b,) -> (b, width) in fp32, made where the timesteps are: a CUDA graph can hold no copy from elsewhere."""
+    steps = torch.arange(width // 2, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * steps / (width // 2))
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class NativeGroupNorm(GroupNorm32):

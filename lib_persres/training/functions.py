@@ -109,6 +109,9 @@ def _norm(x, weight, bias, groups, eps):
 
 
 def _layout(x) -> torch.memory_format:
+    """What the group norm's kernels take: on CUDA they read channels_last memory as if it were contiguous."""
+    if x.device.type != "cpu":
+        return torch.contiguous_format
     is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if is_last and not x.is_contiguous() else torch.contiguous_format
 

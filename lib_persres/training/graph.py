@@ -29,7 +29,8 @@ class Graph:
         torch.cuda.current_stream().wait_stream(stream)
         _clear(weights)  # so that the recorded pass allocates them where its replays write
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # other threads of a host may use the card meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._loss = compute(*self._inputs)
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:

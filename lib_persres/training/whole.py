@@ -129,7 +129,8 @@ def rotation(q: torch.Tensor) -> torch.Tensor:
     """Cayley's transform of each block of q (k, n, n): a rotation, the identity where q is symmetric."""
     skew = (q - q.transpose(-1, -2)) / 2
     one = torch.eye(q.shape[-1], device=q.device)
-    return torch.linalg.solve(one - skew, one + skew)
+    # not `solve`, which waits for the card to say whether there is a solution: I - S always has an inverse
+    return torch.linalg.solve_ex(one - skew, one + skew).result
 
 
 def nearest(delta: torch.Tensor, rank: int) -> Factors:

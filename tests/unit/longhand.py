@@ -164,10 +164,6 @@ def row_of(out, row):
     return (out[row].flatten(1) if out.ndim == 4 else out[row].T).double()
 
 
-def relative(actual, expected):
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
-
-
 def snapshot(unet):
     """Everything that an extension could leave behind on a UNet."""
     modules = {}

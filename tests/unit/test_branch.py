@@ -17,7 +17,8 @@ from branch_calls import (
     plain_plan,
     residuals_for,
 )
-from longhand import equation_3, inputs, make_unet, mask_of, relative, row_of, run
+from longhand import equation_3, inputs, make_unet, mask_of, row_of, run
+from rounding import NETWORK, PRODUCT, assert_near, relative
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
@@ -45,7 +46,7 @@ def check_equation_3(unet, seen, residuals, rows):
                 full = equation_3(block.proj_out, record.x[row], deltas, everywhere)
                 none = equation_3(block.proj_out, record.x[row], [], [])
                 mixed += relative(expected, full) > 1e-2 and relative(expected, none) > 1e-2
-    assert worst < 1e-5
+    assert worst < PRODUCT
     assert mixed == len(seen) * sum(image is not None for _, image in rows)
 
 
@@ -121,7 +122,7 @@ def test_a_plain_concept_beside_a_localized_one_acts_everywhere(unets):
             mask = mask_of(seen[name], image, TOKENS[image][0])
             deltas = [longhand.delta(r, name, STRENGTHS[image][k]) for k, r in enumerate(residuals)]
             expected = equation_3(block.proj_out, seen[name].x[row], deltas, [mask, torch.ones_like(mask)])
-            assert relative(row_of(seen[name].out, row), expected) < 1e-5
+            assert relative(row_of(seen[name].out, row), expected) < PRODUCT
 
 
 # -- equivalences
@@ -212,7 +213,7 @@ def test_split_calls_equal_one_call(unets):
         first = run(unet, x[:2], t[:2], context[:2])
         branches.plan = unconditional
         second = run(unet, x[2:], t[2:], context[2:])
-    assert relative(torch.cat([first, second]), together) < 1e-5
+    assert_near(torch.cat([first, second]), together, NETWORK)
 
 
 def test_unconditional_rows_before_any_conditional_ones_are_refused(unets):
@@ -244,7 +245,7 @@ def test_channels_last_and_half_precision_run(unets):
     x, t, context = arguments
     last = (x.contiguous(memory_format=torch.channels_last), t, context)
     unet.to(memory_format=torch.channels_last)
-    assert relative(output(unet, last, residuals, lag_plan(2, mask=torch.ones_like)), lag) < 1e-5
+    assert_near(output(unet, last, residuals, lag_plan(2, mask=torch.ones_like)), lag, NETWORK)
     unet.bfloat16()
     result = output(unet, (x, t, context), residuals, lag_plan(2, mask=torch.ones_like))
-    assert relative(result.float(), lag) < 0.1
+    assert relative(result.float(), lag) < 0.2 < relative(output(make_unet(), arguments), lag)

@@ -164,25 +164,43 @@ def test_requirements_are_pinned_and_name_no_address():
 
 def test_tests_run_ruff_then_pytest_in_two_processes_and_the_webuis_in_one(tmp_path):
     python = ["python", "-m"]
-    ruff, unit = dev.commands_for("test", [], Path("python"), webui=None)
-    assert ruff == [*python, "ruff", "check", "."]
-    assert unit == [*python, "pytest", "-q", "--ignore=tests/webui", "-n", "2", "--dist", "worksteal"]
+    ruff, unit, oldest = dev.commands_for("test", [], Path("python"), webui=None)
+    assert ruff == ({}, [*python, "ruff", "check", "."])
+    assert unit == ({}, [*python, "pytest", "-q", "--ignore=tests/webui", "-n", "2", "--dist", "worksteal"])
     with_webui = dev.commands_for("test", [], Path("python"), webui=tmp_path)
-    assert with_webui == [ruff, unit, [*python, "pytest", "-q", "tests/webui"]]
+    assert with_webui == [ruff, unit, oldest, ({}, [*python, "pytest", "-q", "tests/webui"])]
+
+
+def test_the_tests_that_compare_numbers_run_once_more_with_the_kernels_of_the_oldest_processors():
+    *_, (settings, command) = dev.commands_for("test", [], Path("python"), webui=None)
+    assert settings == dev.OLDEST and command[4:7] == ["-n", "2", "--dist"]
+    files = command[8:]
+    assert {"tests/unit/test_branch.py", "tests/unit/test_trainer.py", "tests/unit/test_shipped.py"} < set(files)
+    assert "tests/unit/test_dev.py" not in files and files == sorted(files)
+    assert all((ROOT / name).is_file() for name in files)
 
 
 def test_with_arguments_there_is_one_pytest_that_has_them(tmp_path):
-    _, pytest_ = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=None)
+    _, (_, pytest_) = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=None)
     assert pytest_ == ["python", "-m", "pytest", "-q", "--ignore=tests/webui", "-k", "lag"]
-    _, pytest_ = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=tmp_path)
+    _, (_, pytest_) = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=tmp_path)
     assert pytest_ == ["python", "-m", "pytest", "-q", "-k", "lag"]
 
 
-@pytest.mark.parametrize("name", ["demo", "figures"])
+@pytest.mark.parametrize("name", dev.MODULES)
 def test_the_other_commands_run_a_module_with_the_arguments(name):
     assert dev.commands_for(name, ["a", "--b"], Path("python"), None) == [
-        ["python", "-m", f"lib_persres.{name}", "a", "--b"]
+        ({}, ["python", "-m", dev.MODULES[name], "a", "--b"])
     ]
+
+
+def test_a_python_that_is_given_is_used_as_it_is(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(dev, "ensure_venv", None)
+    monkeypatch.setitem(dev.MODULES, "demo", "this")
+    assert dev.main(["demo"], {**os.environ, "PERSRES_PYTHON": sys.executable}) == 0
+    assert "Beautiful is better than ugly" in capfd.readouterr().out
+    assert dev.main(["demo"], {**os.environ, "PERSRES_PYTHON": str(tmp_path / "python")}) == 2
+    assert "is no program that can be run" in capfd.readouterr().err
 
 
 def test_a_webui_checkout_is_known_by_its_files(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from rounding import NETWORK, PRODUCT, assert_near
 from safetensors.torch import save_file
 
 transformers = pytest.importorskip("transformers")
@@ -57,7 +58,8 @@ def test_a_plain_picture_is_the_normalised_colour_and_the_centre_is_kept():
     (pixels,) = DINO([Image.new("RGB", (300, 400), (255, 0, 51))])
     assert pixels.shape == (3, 224, 224)
     for channel, value in enumerate((1.0, 0.0, 0.2)):
-        assert torch.allclose(pixels[channel], torch.tensor((value - DINO.mean[channel]) / DINO.std[channel]))
+        expected = torch.tensor((value - DINO.mean[channel]) / DINO.std[channel])
+        assert_near(pixels[channel], expected.expand(224, 224), PRODUCT)
     # 8 of 12 columns are kept: two are cut off on each side
     stripes = np.repeat(np.arange(12, dtype=np.uint8)[None, :, None] * 20, 8, 0).repeat(3, 2)
     seen = Preprocessing(8, 8, (0, 0, 0), (1, 1, 1))([Image.fromarray(stripes)])[0, 0]
@@ -134,7 +136,8 @@ def test_dino_from_a_folder_a_file_and_its_own_pth_is_one_model(vit, images, tmp
     assert expected.std() > 0.1
     for path in ("folder", "folder/model.safetensors", "dino.pth", "training.pth"):
         found = DinoEmbedder.load(tmp_path / path, batch=2).images(images)
-        assert found.shape == (3, 128) and torch.allclose(found, expected, atol=1e-4), path
+        assert found.shape == (3, 128), path
+        assert_near(found, expected, NETWORK)
 
 
 # -- CLIP ----------------------------------------------------------------------------------------------------
@@ -175,8 +178,8 @@ def test_clip_from_a_folder_gives_transformers_own_features(clip, tokenizer, ima
         ids = torch.tensor([tokenizer.pad(tokenizer.encode(text)) for text in TEXTS])
         out = clip(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
     seen, read = embedder.images(images), embedder.texts(TEXTS)
-    assert torch.allclose(F.normalize(seen), out.image_embeds, atol=1e-5)
-    assert torch.allclose(F.normalize(read), out.text_embeds, atol=1e-5)
+    assert_near(F.normalize(seen), out.image_embeds, NETWORK)
+    assert_near(F.normalize(read), out.text_embeds, NETWORK)
     assert embedder.images([]).shape == embedder.texts([]).shape == (0, 48)
 
 
@@ -217,8 +220,8 @@ def test_openais_own_file_gives_the_features_of_openais_own_code(tokenizer, imag
     embedder = ClipEmbedder.load(path)
     ids = torch.tensor([tokenizer.pad(tokenizer.encode(text)) for text in TEXTS])
     with torch.no_grad():
-        assert torch.allclose(embedder.images(images), model.encode_image(scaled(CLIP, 32)(images)), atol=1e-4)
-        assert torch.allclose(embedder.texts(TEXTS), model.encode_text(ids), atol=1e-4)
+        assert_near(embedder.images(images), model.encode_image(scaled(CLIP, 32)(images)), NETWORK)
+        assert_near(embedder.texts(TEXTS), model.encode_text(ids), NETWORK)
 
 
 # -- what is wrong is named ----------------------------------------------------------------------------------

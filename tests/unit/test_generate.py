@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("ldm")
 
 import longhand
+from rounding import PICTURE
 from standalone_models import tiny_text, tiny_vae
 
 from lib_persres.errors import PersresError
@@ -62,11 +63,11 @@ def same(one, other):
 
 
 def near(one, other):
-    return (one.images - other.images).abs().max() < 1e-4
+    return (one.images - other.images).abs().max() < PICTURE
 
 
 def differ(one, other):
-    return (one.images - other.images).abs().max() > 1e-3
+    return (one.images - other.images).abs().max() > 4 * PICTURE
 
 
 # -- numbers that are not finite
@@ -121,7 +122,7 @@ def test_strength_zero_is_the_base_image_and_strength_scales_the_residual(make, 
         assert same(make("<persres:rex:0>" + PROMPT, lag=lag), make(SEEN))
     half = {t: Factors(f.down, f.up * 0.5) for t, f in shelf["rex"].factors.items()}
     halved = {"rex": Residual(half, shelf["rex"].metadata)}
-    assert same(make("<persres:rex:0.5>" + PROMPT), make(TAG + PROMPT, shelf=halved))
+    assert same(make("<persres:rex:0.5>" + PROMPT), make(TAG + PROMPT, shelf=halved))  # halves are exact
     assert differ(make("<persres:rex:0.5>" + PROMPT), make(TAG + PROMPT))
 
 
@@ -236,7 +237,8 @@ def test_one_concept_found_and_one_not_localizes_the_one(make):
     both = "<persres:rex><persres:mia>"
     result = make(both + PROMPT, lag=True)
     assert len(result.problems) == 1 and "mia" in result.problems[0]
-    assert same(result, make(TAG + PROMPT, lag=True))
+    # what stands still adds zeros, yet to products of another shape
+    assert near(result, make(TAG + PROMPT, lag=True)) and differ(result, make(both + PROMPT))
 
 
 def test_a_prompt_beyond_75_tokens_is_reported(make):
@@ -254,7 +256,7 @@ def test_a_batch_of_seeds_equals_its_singles(make, lag):
     batch = make(TAG + PROMPT, lag=lag, seeds=(1, 2, 3))
     singles = [make(TAG + PROMPT, lag=lag, seeds=(seed,)) for seed in (1, 2, 3)]
     together = torch.cat([single.images for single in singles])
-    assert (batch.images - together).abs().max() < 1e-4
+    assert (batch.images - together).abs().max() < PICTURE
     assert (together[0] - together[1]).abs().max() > 1e-2 and batch.seeds == [1, 2, 3]
 
 

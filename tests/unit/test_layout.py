@@ -33,7 +33,7 @@ def project_files() -> list[Path]:
             and not name.endswith(".egg-info")
             and not (Path(folder) / name / "pyvenv.cfg").exists()
         ]
-        found += [Path(folder) / name for name in files]
+        found += [Path(folder) / name for name in files if name not in IGNORED]  # .git is a file in a worktree
     return sorted(found)
 
 

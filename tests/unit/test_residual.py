@@ -3,6 +3,7 @@
 import pytest
 import torch
 from residual_samples import NAMES, Transformer, small_unet, unet_of
+from rounding import PRODUCT, assert_near
 from torch import nn
 
 from lib_persres.errors import PersresError
@@ -103,7 +104,7 @@ def test_delta_added_to_the_weight_is_the_branch_added_to_the_output(residual):
         expected = proj_out(x) + (branch.movedim(-1, 1) if x.ndim == 4 else branch)
         with torch.no_grad():
             proj_out.weight += factors.delta().view_as(proj_out.weight)
-        torch.testing.assert_close(proj_out(x), expected, atol=1e-5, rtol=1e-5)
+        assert_near(proj_out(x), expected, PRODUCT)
 
 
 # check

@@ -7,7 +7,8 @@ pytest.importorskip("ldm")
 
 import longhand
 from branch_calls import KINDS, output
-from longhand import inputs, make_unet, merged, relative, run
+from longhand import inputs, make_unet, merged, run
+from rounding import NETWORK, relative
 from targets_bench import ATTN2, RULES, random_residual, without
 from torch.func import functional_call
 
@@ -17,7 +18,7 @@ from lib_persres.lag import Plan, guidance_plan
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.targets import EVERY, PARTS
 
-NEAR, FAR = 1e-4, 2e-3
+NEAR, FAR = NETWORK, 2e-3
 """Of the largest value: what rounding makes in fp32, and less than what any of the residuals here changes."""
 
 
@@ -178,7 +179,7 @@ def test_contexts_of_any_length_and_half_precision_run():
         full = output(unet, arguments, [residual], plan)
         assert relative(full, output(unet, arguments)) > FAR
     half = output(unet.bfloat16(), arguments, [residual], plan)
-    assert relative(half.float(), full) < 0.1
+    assert relative(half.float(), full) < 0.2
 
 
 # -- learning

@@ -5,6 +5,8 @@ import torch
 
 pytest.importorskip("ldm")
 
+from rounding import LEARNED
+
 from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 
@@ -30,8 +32,9 @@ def plain(sd, photos):
 @pytest.mark.parametrize("options", [{"checkpointing": True}, {"micro_batch": 1}])
 def test_checkpointing_and_parts_of_a_batch_give_every_target_the_same_gradient(sd, photos, plain, options):
     gradients, loss = learn(sd, photos, **options)
-    assert loss == pytest.approx(plain[1], rel=1e-4)
-    assert (gradients - plain[0]).norm() < 1e-3 * plain[0].norm()
+    # of the second step, to which Adam has moved every weight by as much, those of no gradient but rounding's as well
+    assert loss == pytest.approx(plain[1], rel=1e-3)
+    assert (gradients - plain[0]).norm() < LEARNED * plain[0].norm()
 
 
 def test_in_bfloat16_every_target_learns_about_the_same(sd, photos, plain):

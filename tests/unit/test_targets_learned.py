@@ -5,6 +5,7 @@ import json
 import longhand
 import pytest
 import torch
+from rounding import PICTURE
 
 from lib_persres.commands import main
 from lib_persres.residual import Residual
@@ -98,8 +99,8 @@ def test_a_picture_is_that_of_merged_weights(sd, learned, rule):
         explicit = images(sd, None, "a photo of a phol dog")
     finally:
         sd.unet = untouched
-    assert (drawn.images - explicit.images).abs().max() < 1e-3
-    assert (drawn.images - images(sd, None, "a photo of a phol dog").images).abs().max() > 2e-3
+    assert (drawn.images - explicit.images).abs().max() < PICTURE
+    assert (drawn.images - images(sd, None, "a photo of a phol dog").images).abs().max() > 2 * PICTURE
 
 
 def test_lag_on_keys_and_values_alone_is_told_and_drawn_plainly(sd, learned):

@@ -3,6 +3,7 @@
 import longhand
 import pytest
 import torch
+from rounding import assert_learned_alike
 
 from lib_persres.errors import PersresError
 from lib_persres.training.recipe import Recipe, Stage
@@ -112,9 +113,9 @@ def test_a_state_that_cannot_be_written_is_told_and_leaves_no_part(sd, photos, t
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
 def test_micro_batches_learn_the_same_to_rounding(sd, photos, size):
     whole, parts = make(sd, photos), make(sd, photos, micro_batch=size)
-    for a, b in zip(steps(whole, 6), steps(parts, 6)):
-        assert b == pytest.approx(a, rel=1e-4)
-    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-3, atol=1e-4)
+    start = weights(whole)
+    assert steps(parts, 6) == pytest.approx(steps(whole, 6), rel=1e-3)
+    assert_learned_alike(weights(parts), weights(whole), start)
 
 
 def test_a_training_may_be_left_and_entered_again(sd, photos):
@@ -159,7 +160,7 @@ def test_where_memory_is_short_the_micro_batch_is_halved_and_the_result_stays(sd
     losses = steps(whole, 6)
     seen = limited(sd, 2, monkeypatch)
     small = make(sd, photos, shrink=True)
-    assert steps(small, 6) == pytest.approx(losses, rel=1e-4)
+    assert steps(small, 6) == pytest.approx(losses, rel=1e-3)
     assert small.micro_batch == 2 and seen[0] == 5 and max(seen[2:]) <= 2
     assert len(small.notes) == 1 and small.notes[0].endswith("the model 2 at a time.")
 

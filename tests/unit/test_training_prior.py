@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rounding import NETWORK, assert_near
 from test_trainer import steps, weights
 
 from lib_persres.errors import PersresError
@@ -30,7 +31,7 @@ def test_rows_of_the_class_have_its_prompt_its_pictures_and_the_noise_as_target(
     prompt, empty, cls = sd.encode_prompts(["a photo of a phol dog", "", "a photo of a dog"])[0]
     assert torch.equal(context, torch.stack([prompt, prompt, cls, cls, empty]))
     assert weight.tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.1])
-    torch.testing.assert_close(target[4:], sd.unet(z_t[4:], t[4:], context[4:]))
+    assert_near(target[4:], sd.unet(z_t[4:], t[4:], context[4:]), NETWORK)
     # what is left of a class row without its noise is the class photo's latent
     alphas = sd.alphas_cumprod[t].view(-1, 1, 1, 1)
     z = (z_t - (1 - alphas).sqrt() * target) / alphas.sqrt()
@@ -38,7 +39,7 @@ def test_rows_of_the_class_have_its_prompt_its_pictures_and_the_noise_as_target(
     assert len(mean) == 1  # its centre alone: no crops of the class
     assert ((z[2:4] - mean).abs() < 6 * std + 1e-3).all()
     expected = ((sd.unet(z_t, t, context) - target) ** 2).mean((1, 2, 3)) @ weight
-    assert trainer.losses[0] == pytest.approx(expected.item(), rel=1e-4)
+    assert trainer.losses[0] == pytest.approx(expected.item(), rel=2 * NETWORK)
 
 
 def test_without_class_photos_the_model_draws_its_own_and_says_so(sd, photos):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import longhand
 import pytest
 import torch
+from rounding import NETWORK, assert_near
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
@@ -69,16 +70,16 @@ def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, objec
     prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0]
     assert torch.equal(context, torch.stack([prompt] * 3 + [empty] * 2))
     base = sd.unet(z_t[3:], t[3:], context[3:])
-    torch.testing.assert_close(target[3:], base)
+    assert_near(target[3:], base, NETWORK)
     assert weight.tolist() == pytest.approx([1 / 3] * 3 + [0.15] * 2)
     # nothing is learned yet: equation 1 of the base model, and nothing to keep
     error = ((sd.unet(z_t[:3], t[:3], context[:3]) - target[:3]) ** 2).mean()
-    assert learned.metadata.loss["first"] == pytest.approx(error.item(), rel=1e-5)
+    assert learned.metadata.loss["first"] == pytest.approx(error.item(), rel=2 * NETWORK)
 
 
 def test_the_first_step_keeps_nothing_since_nothing_has_changed_yet(sd, photos):
     losses = [learn(sd, photos, steps=1, keep=2, keep_weight=w).metadata.loss["first"] for w in (0.0, 100.0)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[1] == pytest.approx(losses[0], rel=2 * NETWORK)
 
 
 def test_a_residual_that_keeps_is_quieter_without_its_prompt(sd, photos):

@@ -1,0 +1,1 @@
+"""All that waits for a card, in one call: `python dev.py cuda`."""
