@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ..errors import PersresError
+from ..filling import fill
 from ..targets import EMBEDDING, LAYERED, canonical, parts_of, together
 
 TARGETS = ("proj_out", "proj_in", "kv", "kv+proj_out", "proj_in+kv+proj_out")
@@ -131,12 +132,7 @@ class Recipe:
         return str(self.stages[0].rank)
 
     def prompt(self, identifier: str, macro_class: str) -> str:
-        try:
-            return self.template.format(identifier=identifier, macro_class=macro_class)
-        except (KeyError, IndexError, ValueError) as error:
-            raise PersresError(
-                f"The template {self.template!r} can hold {{identifier}} and {{macro_class}} in braces, nothing else."
-            ) from error
+        return fill(self.template, {"identifier": identifier, "macro_class": macro_class})
 
     def class_prompt(self, macro_class: str) -> str:
         """The prompt without the identifier."""
