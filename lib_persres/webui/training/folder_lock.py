@@ -75,5 +75,5 @@ def _owner(file: int) -> str:
     finally:
         os.close(file)
     if number == str(os.getpid()):
-        return "the WebUI from before its reload, which ends a step first"
+        return "the WebUI of before the reload, which ends its step first"
     return f"another process{f' (number {number})' if number.isascii() and number.isdigit() else ''}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 POLL = 0.05
 """Seconds between two looks while others are at work."""
 COURTESY = 0.05
-"""Seconds left to a thread that was woken and not yet let in: the WebUI's lock lets whoever comes just then go first."""
+"""Seconds left to a thread that was woken and is not in yet: the WebUI's lock lets in whoever comes just then."""
 TRIES = 3
 """So often a task that waits is given way to in vain, until it is taken for one that broke off."""
 
