@@ -1,4 +1,4 @@
-"""What is not finite in a training, and the likely reason: the checkpoint, its autoencoder, a half's range, the rate."""
+"""What is not finite in a training, and the likely reason: the checkpoint, its autoencoder, halves, the rate."""
 
 from __future__ import annotations
 

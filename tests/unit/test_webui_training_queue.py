@@ -84,7 +84,8 @@ def test_a_reload_of_the_page_interrupts_and_the_next_queue_goes_on_by_itself(be
     threading.Timer(0.2, b.gate.release).start()
     b.jobs.close()
     status = b.jobs.get(identity)
-    assert (status["state"], status["message"]) == ("queued", "The page was reloaded at step 3 of 8; it goes on by itself.")
+    assert status["state"] == "queued"
+    assert status["message"] == "The page was reloaded at step 3 of 8; it goes on by itself."
     other = bench()
     assert other.wait(identity, "finished")["done"] == 8
 

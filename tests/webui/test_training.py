@@ -183,20 +183,21 @@ def test_what_was_stopped_is_resumed_to_what_it_would_have_been(host, photos):
     assert torch.equal(numbers(resumed), numbers(whole))
 
 
-def test_skip_is_ignored_and_a_generation_waits_for_the_training(host, photos):
-    identity = submit(host, photos, "waits", steps=15)
-    wait(host, identity, "running")
-    host.post("/sdapi/v1/skip")
-    at_return = []
+def test_skip_is_ignored_and_where_the_setting_is_off_a_generation_waits_for_the_training(host, photos):
+    with host.options(persres_give_way=False):
+        identity = submit(host, photos, "waits", steps=15)
+        wait(host, identity, "running")
+        host.post("/sdapi/v1/skip")
+        at_return = []
 
-    def generate():
-        host.image("a dog")
-        at_return.append(host.get(f"{ROUTE}/{identity}")["state"])
+        def generate():
+            host.image("a dog")
+            at_return.append(host.get(f"{ROUTE}/{identity}")["state"])
 
-    thread = threading.Thread(target=generate)
-    thread.start()
-    wait(host, identity, done=3)
-    thread.join(300)
+        thread = threading.Thread(target=generate)
+        thread.start()
+        wait(host, identity, done=3)
+        thread.join(300)
     assert at_return == ["finished"]
 
 
