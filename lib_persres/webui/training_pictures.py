@@ -24,8 +24,10 @@ def uploaded(text: str | None, folder: Path) -> list[str]:
     """The files that the page says it uploaded into this folder; it may name no others."""
     try:
         found = json.loads(text or "[]")
+        if not isinstance(found, list):
+            raise TypeError("no list")
         inside = [isinstance(path, str) and Path(path).resolve().is_relative_to(folder.resolve()) for path in found]
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle, too deep a list
         raise PersresError("The page sent what is no list of images: reload it.") from error
     if not all(inside):
         raise PersresError("The page named a file that was not uploaded: reload it and drop the images again.")
@@ -34,8 +36,12 @@ def uploaded(text: str | None, folder: Path) -> list[str]:
 
 def in_folder(folder: str) -> list[str]:
     """The image files of a folder by name; PersresError where there are none."""
-    path = Path(folder.strip()).expanduser()
-    if not path.is_dir():
+    try:
+        path = Path(folder.strip()).expanduser()
+        is_there = path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long, no text, links in a circle, nobody's home
+        path, is_there = folder.strip()[:200], False
+    if not is_there:
         raise PersresError(f"{path} is not a folder on the WebUI's machine: name one with photos of the concept.")
     try:
         found = [str(entry) for entry in image_files(path)]

@@ -64,7 +64,12 @@ def test_a_thread_that_the_lock_woke_and_did_not_let_in_is_seen_by_its_task(lock
     taken = []
     with Turn(lock, lambda: tasks) as turn:
         # as after a newcomer went before it: it waits for the inner lock, and no list has it
-        thread = threading.Thread(target=lambda: (lock._lock.acquire(), taken.append(tasks.pop("image")), lock.release()))
+        def woken():
+            lock._lock.acquire()
+            taken.append(tasks.pop("image"))
+            lock.release()
+
+        thread = threading.Thread(target=woken)
         thread.start()
         assert not lock._pending_threads and turn.wanted()
         turn.give_way()

@@ -98,13 +98,14 @@ def test_an_image_comes_before_three_trainings_end_and_changes_nothing_of_what_i
     wait(host, first, done=3)
     asked = Asking(host)
     assert same(asked.join().image, expected)
-    assert [status_of(host, identity)["state"] for identity in (first, second, third)] == ["running", "queued", "queued"]
+    states = [status_of(host, identity)["state"] for identity in (first, second, third)]
+    assert states == ["running", "queued", "queued"]
     asked = Asking(host, **LONG)
     paused = until(lambda: status_of(host, first)["paused"] and status_of(host, first))
     assert paused["state"] == "running" and paused["message"].endswith("Paused while an image is drawn.")
     progress = until(lambda: host.get("/sdapi/v1/progress")["state"] if asked.waits else {"job": "over"})
     assert progress["job"] in ("scripts_txt2img", "over")
-    print(f"\nyield.seconds: {asked.join().seconds - idle:.2f} s later than without a training, one step of it included")
+    print(f"\nyield.seconds: {asked.join().seconds - idle:.2f}, with the step that was being made")
     status = wait(host, first, done=STEPS)
     assert not status["paused"] and "Paused" not in status["message"]
     assert torch.equal(learned(wait(host, first)), undisturbed)
@@ -126,7 +127,8 @@ def test_interrupt_on_an_image_is_the_images(host, photos, undisturbed, moment):
     if moment == "it waits":
         until(lambda: host.get("/internal/pending-tasks")["size"] or status_of(host, identity)["paused"])
     else:
-        until(lambda: host.get("/sdapi/v1/progress")["state"]["sampling_step"] > 1 and status_of(host, identity)["paused"])
+        until(lambda: status_of(host, identity)["paused"])
+        until(lambda: host.get("/sdapi/v1/progress")["state"]["sampling_step"] > 1)
     host.post("/sdapi/v1/interrupt")
     asked.join()
     status = status_of(host, identity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def from_base64(entries, of_class: bool = False) -> list[tuple[str, bytes]]:
     for number, entry in enumerate(entries, 1):
         name = f"number {number}"
         if isinstance(entry, dict):
-            name, entry = str(entry.get("name") or name), entry.get("data")
+            own, entry = entry.get("name"), entry.get("data")
+            name = own if isinstance(own, str) and own else name
         if not isinstance(entry, str):
             raise PersresError(f"The image {name[:100]} is no text in base64.")
         if entry.startswith("data:"):
@@ -66,24 +68,32 @@ def from_folder(folder, allowed: Iterable[Path], of_class: bool = False) -> list
     path = Path(folder.strip())
     inside = [Path(root).resolve() for root in allowed]
     # asked before whether it exists, which is nobody's business outside of them
-    if not path.is_absolute() or not any(path.resolve().is_relative_to(root) for root in inside):
+    if not path.is_absolute() or not any(_is_inside(path, root) for root in inside):
         raise PersresError(
             f"The folder {folder[:200]} is not one that a training may read: give the full path of one in the "
             "WebUI's data folder, or name it in Settings > Personalized Residuals."
         )
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise PersresError(f"There is no folder {folder[:200]}.")
     try:
         paths = image_files(path)
         check_count(len(paths), of_class)
         for entry in paths:
-            if not any(entry.resolve().is_relative_to(root) for root in inside):
+            if not any(_is_inside(entry, root) for root in inside):
                 raise PersresError(f"{entry} is a link out of the allowed folders.")
             if entry.stat().st_size > MOST_BYTES:
                 raise PersresError(f"{entry} has more than {MOST_BYTES >> 20} MiB; scale it down.")
         return [(entry.name, entry.read_bytes()) for entry in paths]
     except OSError as error:
         raise PersresError(f"The folder {folder[:200]} cannot be read ({error.strerror or error}).") from error
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    """Whether it leads into the folder; never for links in a circle, and for names that are none."""
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def load(paths: Sequence[Path], names: Sequence[str]) -> list[Photo]:
