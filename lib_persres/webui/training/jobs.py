@@ -137,7 +137,12 @@ class Jobs:
 
     def _refuse_name(self, request: Request) -> None:
         path = Path(self.shelf.folder()) / f"{request.concept}{SUFFIX}"
-        if path.exists() and not request.overwrite:
+        try:
+            is_there = path.exists()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise PersresError(f"The name {request.concept[:40]!r} cannot be used for a file: {reason}.") from error
+        if is_there and not request.overwrite:
             raise PersresError(f"There is a residual {path} already: take another name, or tick overwrite.")
         for job in self._jobs.values():
             if job.request.concept == request.concept and job.record.state in ("queued", "running"):
