@@ -101,6 +101,8 @@ def load(paths: Sequence[Path], names: Sequence[str]) -> list[Photo]:
     photos = []
     for path, name in zip(paths, names):
         try:
+            if os.path.isfile(path) and path.stat().st_size > MOST_BYTES:
+                raise PersresError(f"The image {path} has more than {MOST_BYTES >> 20} MiB now: give it again.")
             photos += load_images(path)
         except PersresError as error:
             raise PersresError(str(error).replace(str(path), name[:100])) from error
