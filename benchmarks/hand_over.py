@@ -1,7 +1,7 @@
 """What it costs that a training gives way to an image: everything is put back into the model, and taken up again.
 
-python -m benchmarks.hand_over [--side 512 --batch 4]: an SD1-size model with random weights, without the WebUI, whose own part
-tests/webui/test_giving_way.py prints.
+python -m benchmarks.hand_over [--side 512 --batch 4]: an SD1-size model with random weights, without the WebUI, whose
+own part tests/webui/test_giving_way.py prints.
 """
 
 from __future__ import annotations

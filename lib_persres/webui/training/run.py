@@ -62,18 +62,18 @@ class _Wanted(Exception):
 
 def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
     """Train; the state that the job ends in. PersresError for what the user can change."""
-    trainer, resolution = _trainer(job, loan, shelf)
     notes = [ONE] if len(job.record.images) == 1 else []
-    job.progress(trainer.done, trainer.losses, loan.memory())
-    stages = [[stage.targets, stage.steps] for stage in trainer.recipe.stages]
-    job.put(total=trainer.recipe.steps, stages=stages, message=" ".join(notes))
-    steps = _Steps(job, loan, shelf, trainer, resolution, notes)
+    steps = _Steps(job, loan, shelf, *_trainer(job, loan, shelf), notes)
+    recipe = steps.trainer.recipe
+    job.progress(steps.trainer.done, steps.trainer.losses, loan.memory())
+    stages = [[stage.targets, stage.steps] for stage in recipe.stages]
+    job.put(total=recipe.steps, stages=stages, message=" ".join(notes))
     end = "finished"
     try:
         steps.make(state_every)
     except Ended as ended:
         end = str(ended)
-    trainer = steps.trainer
+    done = steps.trainer.done
     if end == "cancelled":
         job.folder.forget_work()
         job.put(done=0, curve=[], message="Cancelled; nothing of it was kept.")
@@ -87,9 +87,8 @@ def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
     else:
         steps.save_state()
         if end == "queued":
-            where = f"step {trainer.done} of {trainer.recipe.steps}"
-            job.put(message=f"The page was reloaded at {where}; it goes on by itself.")
-        if end != "stopped" or not trainer.done:
+            job.put(message=f"The page was reloaded at step {done} of {recipe.steps}; it goes on by itself.")
+        if end != "stopped" or not done:
             return end
         residual = steps.save(done=False)
     if residual.metadata.preview is None:
@@ -184,12 +183,14 @@ class _Steps:
             self._heed_ends()
             if not same:  # another checkpoint was loaded in between, and ours anew
                 self.trainer.save_state(job.folder.state)
+                self.trainer = None  # its memory is the next one's
                 self.trainer, _ = _trainer(job, self.loan, self.shelf)
                 self.told = 0
         except Ended:
             raise
         except Exception:
-            self.save_state()  # so that nothing is lost with the model
+            if self.trainer is not None:
+                self.save_state()  # so that nothing is lost with the model
             raise
         finally:
             job.paused = False
