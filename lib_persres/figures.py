@@ -155,6 +155,12 @@ FIGURES = (
         f"{SPEED}:figures",
     ),
     Figure(
+        "yield.seconds",
+        "<= 3",
+        "seconds that a training at SD1's size loses by giving way to an image once (CUDA: <= 1)",
+        "benchmarks.hand_over:figures",
+    ),
+    Figure(
         "tables.reproduced",
         ">= 8",
         "orderings of the papers' tables that the Toybox shows, too, clear of their intervals",

@@ -29,7 +29,9 @@ def sample(
     steps: int = 50,
     guidance: float = 6.0,
     eta: float = 0.0,
+    begin: int = 0,
     before_step=None,
+    after_step=None,
     progress=None,
     generators: list[torch.Generator] | None = None,
 ) -> torch.Tensor:
@@ -42,7 +44,9 @@ def sample(
 
     context, uncond: (b,77,d), or (1,77,d) for every image alike. The UNet is called once a step with rows
     [cond…, uncond…]; with guidance 1 with the cond rows alone, and `uncond` may be None.
-    before_step(index, t): called before each UNet call. progress(done, total): called after each step.
+    begin: so many steps are made already, and `noise` is what came of them.
+    before_step(index, t): called before each UNet call. after_step(done, x): after each step, with what came of it.
+    progress(done, total): called then, too.
     generators: one CPU generator an image, for z; needed where eta > 0.
     """
     count = noise.shape[0]
@@ -61,7 +65,7 @@ def sample(
     timesteps = ddim_timesteps(steps, len(sd.alphas_cumprod))
     alphas = sd.alphas_cumprod.cpu().double()  # not every device has doubles
     x = noise.to(sd.device, torch.float32)
-    for index, t in enumerate(reversed(timesteps)):
+    for index, t in list(enumerate(reversed(timesteps)))[begin:]:
         if before_step is not None:
             before_step(index, t)
         previous = timesteps[-index - 2] if index + 1 < len(timesteps) else 0
@@ -78,6 +82,8 @@ def sample(
         if sigma > 0:
             z = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators])
             x = x + sigma * z.to(x)
+        if after_step is not None:
+            after_step(index + 1, x)
         if progress is not None:
             progress(index + 1, len(timesteps))
     return x

@@ -17,13 +17,16 @@ from lib_persres.webui.section import add_section, chosen, folder, training_fold
 from lib_persres.webui.training.api import add_training_routes
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.lend import lend, turn
+from lib_persres.webui.training.restart import watch_restarts
+from lib_persres.webui.training_model import refuse_unfit
 from lib_persres.webui.training_presets import Presets
 from lib_persres.webui.training_tab import TrainingTab
 from lib_persres.webui.xyz import add_axes
 
 SHELF = Shelf(folder, limit=lambda: int(chosen(CACHE)))
-JOBS = Jobs(Path(paths.data_path, "persres-training"), SHELF, turn, lend, lambda: int(chosen(STATE_EVERY)))
-TAB = TrainingTab(JOBS, SHELF, Presets(JOBS.root / "presets.json"))
+QUEUE = Path(paths.data_path, "persres-training")
+JOBS = Jobs(QUEUE, SHELF, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit)
+TAB = TrainingTab(JOBS, SHELF, Presets(QUEUE / "presets.json"))
 
 
 class PersonalizedResiduals(script.PersresScript):
@@ -45,6 +48,7 @@ def settings_changed():
     SHELF.trim()
 
 
+watch_restarts()  # now: the page's button is made of the method that is there then
 add_axes(SHELF)  # with --nowebui the plot is made before on_before_ui
 script_callbacks.on_before_ui(lambda: add_axes(SHELF))
 script_callbacks.on_before_ui(register)

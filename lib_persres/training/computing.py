@@ -7,6 +7,7 @@ import contextlib
 import torch
 
 from ..errors import first_line
+from .finite import check_prediction
 from .frozen import checkpointed, frozen, lean, weights_in
 from .host import Host
 from .texts import Texts
@@ -30,7 +31,8 @@ def tolerance(dtype: torch.dtype, device: torch.device) -> float:
 class Computing:
     """A context manager; within it, `with computing.step():` is what a step runs in. All is undone at its end.
 
-    z_t, t: (1, 4, h, w) and (1,), on which the lean layers are compared with the model's own.
+    z_t, t: (1, 4, h, w) and (1,), on which the lean layers are compared with the model's own; a corner of z_t is enough
+    where they were before, after the model was lent to others.
     notes: what the user should know.
     """
 
@@ -47,7 +49,7 @@ class Computing:
     ):
         self._host, self._texts, self._sample = host, texts, (z_t, t)
         self._precision, self._checkpointing, self._notes = precision, checkpointing, notes
-        self._lean = False
+        self._lean = self._told = False
         self._exit = contextlib.ExitStack()
 
     @property
@@ -60,11 +62,14 @@ class Computing:
         with contextlib.ExitStack() as stack:
             stack.enter_context(frozen(unet))
             expected = self._predict()  # before anything is changed, and so that what a host does lazily is done
+            check_prediction(unet, expected)
             stack.enter_context(weights_in(unet, self._precision))
-            self._lean = self._enter_lean(stack, expected)
+            self._lean = not self._told and self._enter_lean(stack, expected)
             if self._checkpointing:
                 stack.enter_context(checkpointed(unet))
             self._exit = stack.pop_all()
+        side = 2 ** len(unet.channel_mult)  # two pixels in the middle: a norm wants more than one
+        self._sample = self._sample[0][..., :side, :side], self._sample[1]
         return self
 
     def __exit__(self, *_) -> None:
@@ -103,7 +108,6 @@ class Computing:
                 reason = f"the lean ones are off by {error:.1%}"
             finally:
                 self._texts.rows = None
-        note = f"This model trains with its own layers, slower and in more memory: {reason}."
-        if note not in self._notes:  # it may be entered again
-            self._notes.append(note)
+        self._told = True  # it may be entered again, and goes on as it began
+        self._notes.append(f"This model trains with its own layers, slower and in more memory: {reason}.")
         return False

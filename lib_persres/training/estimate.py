@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..errors import PersresError
 from ..residual import rank_of
 from ..targets import EMBEDDING, parts_of
 from ..unet import find_blocks, find_targets
@@ -55,6 +56,14 @@ def estimate(recipe: Recipe, unet: nn.Module) -> Estimate:
         work=_rows(recipe) / _rows(RECIPES["paper"]),
         drawing=recipe.class_images * prior.STEPS * 2 if recipe.keeps_class else 0,
     )
+
+
+def refuse_rank(rule: str, targets: str, unet: nn.Module) -> None:
+    """PersresError for a whole number above what any target can have: it would be cut to the whole matrices."""
+    number = rule.strip()
+    most = max((min(target.widths) for target in find_targets(unet, targets)), default=None)
+    if not number.endswith("m") and most is not None and float(number) > most:
+        raise PersresError(f"The rank {number} is above {most}, the largest of {targets} in this model: lower it.")
 
 
 def _learned(recipe: Recipe, unet: nn.Module, rule: str) -> int:

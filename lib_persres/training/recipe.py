@@ -7,9 +7,10 @@ what the residual's file keeps, so a training can be done again from its file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from ..errors import PersresError
+from ..filling import fill
 from ..targets import EMBEDDING, LAYERED, canonical, parts_of, together
 
 TARGETS = ("proj_out", "proj_in", "kv", "kv+proj_out", "proj_in+kv+proj_out")
@@ -23,6 +24,38 @@ OF_STAGES = ("steps", "batch", "learning_rate", "targets")
 """What each of several stages has of its own, so that one value for all of them would be wrong."""
 STARTS = ("identifier", "class")
 """Whose vector a learned embedding begins with."""
+
+
+MOST = 10_000_000
+"""Steps of a stage, and rows of a batch: above it is no training."""
+
+
+_KINDS = {
+    **{"str": str, "str | None": (str, type(None)), "int": int, "int | None": (int, type(None)), "bool": bool},
+    **{"float": (int, float), "float | None": (int, float, type(None)), "tuple[Stage, ...]": tuple},
+}
+"""Annotation -> what a field may hold."""
+
+
+def _check_kinds(item: Stage | Recipe, what: str) -> None:
+    """PersresError for a value of another type than its field's; these come from files."""
+    for field in fields(item):
+        value = getattr(item, field.name)
+        kinds = (str, int, float) if field.name == "rank" else _KINDS[field.type]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and field.type != "bool"):
+            raise PersresError(f"{what}'s {field.name} is of the wrong kind, {type(value).__name__}.")
+
+
+def _known(cls: type, values, what: str) -> dict:
+    """The values, if they are fields of this class and none is missing."""
+    if not isinstance(values, dict):
+        raise PersresError(f"{what} must have named values, not be {type(values).__name__}.")
+    names = {field.name for field in fields(cls)}
+    if unknown := sorted(str(name) for name in values if name not in names):
+        raise PersresError(f"{what} of this version knows no {', '.join(unknown)[:60]}.")
+    if missing := [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]:
+        raise PersresError(f"{what} lacks {', '.join(missing)}.")
+    return values
 
 
 @dataclass(frozen=True)
@@ -59,19 +92,20 @@ class Stage:
     keep_weight: float = 1.0
 
     def __post_init__(self):
+        _check_kinds(self, "A stage")
         object.__setattr__(self, "targets", canonical(self.targets))
         for name in ("steps", "batch"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) <= MOST:
                 raise PersresError(f"A stage's {name} must be a whole number of at least 1.")
         for rate in (self.learning_rate, self.embedding_rate):
             if rate is not None and not 0 < rate < 1:
                 raise PersresError(f"A learning rate must lie between 0 and 1, not {rate}.")
         limits = {"t_power": 10, "keep_weight": 100, "prior_weight": 100, "map_mean": 1e6, "map_variance": 1e6}
         for name, most in limits.items():
-            if not isinstance(getattr(self, name), (int, float)) or not 0 <= getattr(self, name) <= most:
+            if not 0 <= getattr(self, name) <= most:
                 raise PersresError(f"A stage's {name} must lie between 0 and {most:g}, not {getattr(self, name)}.")
         for name in ("localized", "keep", "prior"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) <= MOST:
                 raise PersresError(f"A stage's {name} must be a number of rows, not {getattr(self, name)}.")
         if self.localized > self.batch:
             raise PersresError(f"A stage of batch {self.batch} cannot have {self.localized} localized rows.")
@@ -109,6 +143,7 @@ class Recipe:
     class_images: int = 64
 
     def __post_init__(self):
+        _check_kinds(self, "A recipe")
         for name, known in (("form", FORMS), ("start", STARTS)):
             if getattr(self, name) not in known:
                 raise PersresError(f"A recipe's {name} can be {', '.join(known)}, not {getattr(self, name)!r}.")
@@ -132,12 +167,7 @@ class Recipe:
         return str(self.stages[0].rank)
 
     def prompt(self, identifier: str, macro_class: str) -> str:
-        try:
-            return self.template.format(identifier=identifier, macro_class=macro_class)
-        except (KeyError, IndexError, ValueError) as error:
-            raise PersresError(
-                f"The template {self.template!r} can hold {{identifier}} and {{macro_class}} in braces, nothing else."
-            ) from error
+        return fill(self.template, {"identifier": identifier, "macro_class": macro_class})
 
     def class_prompt(self, macro_class: str) -> str:
         """The prompt without the identifier."""
@@ -181,11 +211,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
-        try:
-            stages = tuple(Stage(**stage) for stage in values["stages"])
-            return cls(**{**values, "stages": stages})
-        except (KeyError, TypeError) as error:
-            raise PersresError(f"This is not a recipe: {error}.") from error
+        """PersresError for what is no recipe, or one of a newer version."""
+        if not isinstance(values, dict) or not isinstance(values.get("stages"), list):
+            raise PersresError("This is not a recipe: it has no stages.")
+        stages = tuple(Stage(**_known(Stage, stage, "A stage")) for stage in values["stages"])
+        return cls(**{**_known(cls, values, "A recipe"), "stages": stages})
 
     def changed(self, **values) -> Recipe:
         """With other values; those of a stage are set in every stage. None leaves a value as it is.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -17,8 +16,10 @@ from ..errors import PersresError, first_line
 from ..prompt import check_identifier, choose_identifier
 from ..residual import Metadata, Residual
 from ..targets import EMBEDDING, parts_of
+from ..writing import replacing
 from .computing import Computing
 from .embedding import Embedding
+from .finite import check_contexts, check_latents, not_finite
 from .graph import Graph, recorded
 from .host import Host
 from .images import Photo
@@ -100,10 +101,12 @@ class Trainer:
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._latents = encode_photos(host, photos, recipe, resolution, seed)
+        check_latents(self._latents.mean, self._latents.std)
         self._embedding = None
         if EMBEDDING in parts_of(recipe.targets):
             self._embedding = Embedding(host, identifier, macro_class, recipe.start)
         self._texts = encode(host, recipe, self._facts, self._embedding)
+        check_contexts(self._texts.contexts)
         self._prior = self._pictures = None
         if recipe.keeps_class and class_photos:
             views = replace(recipe, crops=0, flips=False)
@@ -218,6 +221,8 @@ class Trainer:
 
     def _leave_stage(self) -> None:
         self._gradients, self._graph, self._graph_tried = None, None, False
+        for weight in self._weights:
+            weight.grad = None  # as large as what learns, which others may need meanwhile
         self._stage_exit.close()
 
     def _encode_again(self) -> None:
@@ -257,10 +262,7 @@ class Trainer:
             self._graph, self._graph_tried = None, False
             torch.cuda.empty_cache()
         if not math.isfinite(loss):
-            raise PersresError(
-                f"The loss is no longer finite at step {step + 1} of the stage: lower the learning rate "
-                f"({stage.learning_rate})."
-            )
+            raise not_finite(self.host.unet, self.done, step + 1, stage.learning_rate)
         for group in optimizer.param_groups:
             group.setdefault("whole_lr", group["lr"])
             group["lr"] = group["whole_lr"] * (1 - step / stage.steps if stage.decay else 1)
@@ -333,17 +335,10 @@ class Trainer:
             "generator": self._generator.get_state(),
             "losses": self.losses,
         }
-        partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(partial, "wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+            with replacing(path) as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:  # RuntimeError: what torch makes of a full disk
             raise PersresError(f"{path} cannot be written: {first_line(error)}.") from error
 

@@ -12,7 +12,9 @@ import gradio as gr
 from modules import sysinfo, ui_extra_networks_user_metadata
 
 from ..errors import PersresError
+from ..writing import write_whole
 from .card_notes import DESCRIPTION, NOTES, PHRASE, STRENGTH, check_phrase, read_json
+from .json_file import encodable
 
 ROWS = {
     "concept": "Concept",
@@ -108,6 +110,12 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         except OSError as error:
             raise gr.Error(f"{path} is not written: {error.strerror or error}.") from error
         self.page.read_user_metadata(item)
+
+    def write_user_metadata(self, name, metadata):
+        # in one step: where the disk is full, the WebUI's own leaves a part of the notes
+        path = Path(self.page.items[name]["filename"]).with_suffix(".json")
+        write_whole(path, json.dumps(encodable(metadata), indent=4, ensure_ascii=False).encode())
+        self.page.lister.update_file_entry(str(path))
 
 
 def _short(text: str) -> str:

@@ -14,12 +14,16 @@ LAG = "persres_lag"
 CACHE = "persres_cache"
 HASHES = "persres_hashes"
 STATE_EVERY = "persres_state_every"
+GIVE_WAY = "persres_give_way"
 TRAIN_FOLDERS = "persres_train_folders"
 
 LAG_CHOICES = ("accordion", "always", "never")
 MAX_CACHE = 1000
 MAX_STEPS = 100_000
-DEFAULTS = {FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True, STATE_EVERY: 50, TRAIN_FOLDERS: ""}
+DEFAULTS = {
+    **{FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True},
+    **{STATE_EVERY: 50, GIVE_WAY: True, TRAIN_FOLDERS: ""},
+}
 
 
 def check(key: str, value) -> None:
@@ -33,8 +37,9 @@ def check(key: str, value) -> None:
     elif key == CACHE:
         if not is_whole(value, 0, MAX_CACHE):
             _refuse(key, value, f"a whole number from 0 to {MAX_CACHE}")
-    elif key == HASHES and not isinstance(value, bool):
-        _refuse(key, value, "true or false")
+    elif key in (HASHES, GIVE_WAY):
+        if not isinstance(value, bool):
+            _refuse(key, value, "true or false")
     elif key == STATE_EVERY:
         if not is_whole(value, 0, MAX_STEPS):
             _refuse(key, value, f"a whole number of steps from 0 to {MAX_STEPS}")

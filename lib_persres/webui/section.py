@@ -15,6 +15,7 @@ from .options import (
     CACHE,
     DEFAULTS,
     FOLDER,
+    GIVE_WAY,
     HASHES,
     LAG,
     LAG_CHOICES,
@@ -68,6 +69,9 @@ def add_section(changed: Callable[[], object]) -> None:
         STATE_EVERY: shared.OptionInfo(
             DEFAULTS[STATE_EVERY], "Steps between saved states of a training", gr.Number, {"precision": 0}
         ).info("after a crash it continues from the last one; 0: only where it is stopped"),
+        GIVE_WAY: shared.OptionInfo(DEFAULTS[GIVE_WAY], "Trainings give way to images").info(
+            "between two steps; off: an image waits until no training is left in the queue"
+        ),
         TRAIN_FOLDERS: shared.OptionInfo(
             DEFAULTS[TRAIN_FOLDERS],
             "Folders that the API may train from",

@@ -50,16 +50,18 @@ class Desk:
         try:
             asked = json.loads(question or "{}")
             what, job = asked.get("do"), asked.get("id")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise PersresError("The page sent what is no question: reload it.") from error
         if what is None:
             return
+        if not isinstance(what, str) or not isinstance(job, str):
+            raise PersresError("The page sent what is no question: reload it.")
         if what == "move" and isinstance(asked.get("places"), int):
-            self._jobs.move(str(job), asked["places"])
+            self._jobs.move(job, asked["places"])
         elif what in ACTIONS:
-            getattr(self._jobs, ACTIONS[what])(str(job))
+            getattr(self._jobs, ACTIONS[what])(job)
         else:
-            raise PersresError(f"The page asked for {str(what)[:40]!r}, which is not known here: reload it.")
+            raise PersresError(f"The page asked for {what[:40]!r}, which is not known here: reload it.")
 
 
 def _for_page(status: dict) -> dict:

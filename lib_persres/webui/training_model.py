@@ -10,6 +10,8 @@ from modules import sd_models
 from ..residual import file_hash
 from ..toybox import CHECKPOINT
 from ..training.sizes import default_resolution, params_of
+from .training.host import refuse_unsupported
+from .training.request import Request
 
 
 class LoadedModel:
@@ -40,6 +42,18 @@ class LoadedModel:
     def unet(self):
         """None where no model is loaded yet."""
         return getattr(getattr(_model(), "model", None), "diffusion_model", None)
+
+
+def refuse_unfit(request: Request) -> None:
+    """PersresError for a training that the chosen checkpoint could not follow; while another one is loaded, or none,
+    the training says it itself when its turn comes."""
+    model, chosen = _model(), None
+    with contextlib.suppress(FileNotFoundError):
+        chosen = sd_models.select_checkpoint()
+    loaded = getattr(model, "sd_checkpoint_info", None)
+    if loaded is not None and chosen is not None and loaded.filename == chosen.filename:
+        refuse_unsupported(model)
+        request.refuse_unfit(model.model.diffusion_model)
 
 
 def _model():

@@ -26,6 +26,8 @@ def uploaded(text: str | None, folder: Path) -> list[str]:
     """The files that the page says it uploaded into this folder; it may name no others."""
     try:
         found = json.loads(text or "[]")
+        if not isinstance(found, list):
+            raise TypeError("no list")
         inside = [isinstance(path, str) and Path(path).resolve().is_relative_to(folder.resolve()) for path in found]
     except (TypeError, ValueError, OSError, RuntimeError) as error:  # nested too deep, or a loop of links
         raise PersresError("The page sent what is no list of images: reload it.") from error

@@ -38,7 +38,7 @@ DROP = """<label class="persres-drop" data-kind="{kind}">
 <b>{what}</b><span>or click to choose them</span></label>"""
 HELP = (
     "Drop 3 to 10 photos of one thing, name it, say what kind of thing it is, and press Train. "
-    "The checkpoint that is loaded learns it; images wait in the same queue meanwhile."
+    "The checkpoint that is loaded learns it; images that are asked for meanwhile are drawn between two of its steps."
 )
 
 
@@ -276,6 +276,8 @@ class TrainingTab:
     def _choices(self) -> list[str]:
         try:
             presets = [PRESET + name for name in self._presets.all()]
+            if problem := self._presets.problem():
+                _refused(PersresError(problem))
         except PersresError as error:
             _refused(error)
             presets = []

@@ -26,7 +26,7 @@ def test_images_that_cannot_be_used_are_named_and_nothing_stays(bench, tmp_path,
     with pytest.raises(PersresError, match=words) as error:
         b.submit(images=images)
     assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value)
-    assert b.jobs.list() == [] and not any((tmp_path / "jobs").glob("*"))
+    assert b.jobs.list() == [] and not any((tmp_path / "jobs").glob("[!.]*"))
 
 
 def test_a_full_disk_at_the_beginning_is_told_and_leaves_nothing(bench, tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_a_full_disk_at_the_beginning_is_told_and_leaves_nothing(bench, tmp_path
         patch.setattr(store, "write_whole", full)
         with pytest.raises(PersresError, match="cannot be kept in .*: No space left on device"):
             b.submit()
-    assert b.jobs.list() == [] and not any((tmp_path / "jobs").glob("*"))
+    assert b.jobs.list() == [] and not any((tmp_path / "jobs").glob("[!.]*"))
     assert b.wait(b.submit())["state"] == "finished"
 
 
@@ -108,5 +108,13 @@ def test_damaged_records_are_left_out_and_half_made_folders_cleared_away(bench, 
     (root / "bad").mkdir()
     (root / "bad" / "job.json").write_text('{"request": {}}')
     (root / "order.json").write_text(json.dumps(["bad", "never", good]))
-    assert [folder.id for folder, _ in store.read_all(root)] == [good]
-    assert "cannot be read" in capsys.readouterr().out and not (root / ".new-x").exists()
+    b.jobs.close()
+    b = bench()
+    bad, whole = b.jobs.list()
+    assert whole["id"] == good and whole["state"] == "finished" and not (root / ".new-x").exists()
+    assert bad["state"] == "failed" and "bad cannot be read: it lacks images. It is left out" in bad["message"]
+    assert "cannot be read" in capsys.readouterr().out
+    with pytest.raises(PersresError, match="bad cannot be read"):
+        b.jobs.resume("bad")
+    b.jobs.remove("bad")
+    assert [status["id"] for status in b.jobs.list()] == [good] and not (root / "bad").exists()

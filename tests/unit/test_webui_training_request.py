@@ -1,9 +1,11 @@
 """The settings of a training and the photos that come with them."""
 
 import base64
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 
 import pytest
+from standalone_models import tiny_unet
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
@@ -14,6 +16,11 @@ from lib_persres.webui.training.job import curve
 from lib_persres.webui.training.request import Request
 
 GOOD = {"concept": "rex", "macro_class": " dog "}
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return tiny_unet()
 
 
 def test_a_request_survives_its_dict_and_takes_null_for_the_default():
@@ -53,6 +60,53 @@ def test_what_is_not_understood_is_refused_in_one_sentence(changes, words):
     with pytest.raises(PersresError, match=words) as error:
         Request.from_dict({**GOOD, **changes})
     assert "\n" not in str(error.value)
+
+
+ODD = [10**400, -(10**400), float("nan"), float("inf"), True, [], {}, ["a"], {"a": 1}, "\ud800", "x" * 10**6]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Request)])
+def test_no_odd_value_of_any_field_is_more_than_a_sentence(name):
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    for value in (*ODD, deep):
+        try:
+            request = Request.from_dict({**GOOD, name: value})
+        except PersresError as error:
+            assert 0 < len(str(error)) <= 300 and "\n" not in str(error)
+        else:  # taken for what it is: a switch, or a text
+            assert getattr(request, name) is value is True
+            assert json.dumps(request.to_dict(), allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"rank": 1_000_000}, "The rank 1000000 is above 64, the largest of proj_out in this model"),
+        ({"rank": "65.0"}, "The rank 65.0 is above 64"),
+        ({"rank": 999, "recipe": "lora"}, "is above 64, the largest of attn1.attn2"),
+        ({"resolution": 8}, "The resolution 8 does not fit this model: take a multiple of 16"),
+        ({"resolution": 24}, "The resolution 24 does not fit this model"),
+    ],
+)
+def test_what_the_loaded_model_cannot_follow_is_refused(unet, changes, words):
+    with pytest.raises(PersresError, match=words):
+        Request.from_dict({**GOOD, **changes}).refuse_unfit(unet)
+
+
+def test_what_it_can_follow_is_taken(unet):
+    for changes in ({}, {"rank": 64, "resolution": 16}, {"rank": "1m"}, {"recipe": "textual-inversion", "rank": 5}):
+        Request.from_dict({**GOOD, **changes}).refuse_unfit(unet)
+
+
+def test_it_is_refused_when_it_is_submitted(bench):
+    b = bench()
+    with pytest.raises(PersresError, match="The resolution 8 does not fit"):
+        b.submit(resolution=8)
+    with pytest.raises(PersresError, match="The name .* cannot be used"):
+        b.submit("日" * 90)
+    assert b.jobs.list() == []
 
 
 def test_a_value_that_only_another_recipe_refuses_is_taken():
@@ -129,6 +183,7 @@ def test_base64_is_read_with_and_without_its_url_and_name():
         (["YQ=="] * 201, "201 images were given"),
         (["a b"], "number 1 is not in base64"),
         ([3], "number 1 is no text"),
+        ([{"name": [[1]], "data": "*"}], "number 1 is not in base64"),
         ([{"name": "big", "data": "A" * (45 << 20)}], "The image big has more than 32 MiB"),
     ],
 )
@@ -160,6 +215,20 @@ def test_only_allowed_folders_are_read(tmp_path):
     (inside / "c.png").symlink_to(outside / "b.png")
     with pytest.raises(PersresError, match="c.png is a link out of the allowed folders"):
         photos.from_folder(str(inside), allowed)
+
+
+def test_folders_that_are_none_are_refused_in_one_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    odd = ("/loop", "/" + "x" * 300, "/\ud800", "/../" * 3000, "/loop/..", "/loop/x")
+    for bad in (*(f"{tmp_path}{name}" for name in odd), "~nobody", "~", "\0", "", " ", 5, [], {}, None, 10**400):
+        with pytest.raises(PersresError) as error:
+            photos.from_folder(bad, [tmp_path])
+        assert len(str(error.value)) <= 300
+    photo = tmp_path / "photos" / "a.png"
+    photo.parent.mkdir()
+    photo.symlink_to(photo)
+    with pytest.raises(PersresError, match="No images were given"):
+        photos.from_folder(str(photo.parent), [tmp_path])
 
 
 def test_the_curve_has_at_most_200_points_and_each_is_a_mean():

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import torch
+from fifo_lock import FIFOLock
 from PIL import Image
 
 from lib_persres.residual import Residual
@@ -16,6 +17,7 @@ from lib_persres.training.trainer import Trainer
 from lib_persres.webui.files import Shelf
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.request import Request
+from lib_persres.webui.training.turn import Turn
 
 SMALL = {"macro_class": "dog", "recipe": "paper", "steps": 8, "batch": 2, "rank": "2", "resolution": 16, "crops": 1}
 
@@ -36,19 +38,28 @@ class Bench:
     def __init__(self, sd, folder, gated=False, every=2):
         self.sd, self.folder = sd, folder
         self.shelf = Shelf(lambda: folder / "persres")
-        self.lock = threading.Lock()
+        self.lock = FIFOLock()
+        self.gives_way, self.again_as = True, None
         self.gate = threading.Semaphore(0) if gated else None
         self.stopping, self.fail_at, self.told = False, None, []
-        self.jobs = Jobs(folder / "jobs", self.shelf, lambda: self.lock, self.lend, lambda: every)
+        self.jobs = Jobs(folder / "jobs", self.shelf, self.turn, self.lend, lambda: every, self.check)
+
+    def turn(self):
+        return Turn(self.lock, gives_way=lambda: self.gives_way)
+
+    def check(self, request):
+        request.refuse_unfit(self.sd.unet)
 
     @contextlib.contextmanager
-    def lend(self, title):
-        assert self.lock.locked()
-        yield self.Loan(self)
+    def lend(self, title, turn):
+        assert turn.held and self.lock._lock.locked()
+        yield self.Loan(self, turn)
 
     class Loan:
-        def __init__(self, bench):
-            self.bench, self.host, self.checkpoint = bench, bench.sd, "tiny.safetensors"
+        """again_as: the host that is there after the next giving way; an error: what is raised then."""
+
+        def __init__(self, bench, turn):
+            self.bench, self.turn, self.host, self.checkpoint = bench, turn, bench.sd, "tiny.safetensors"
 
         def progress(self, done, total, text):
             if self.bench.fail_at == done:
@@ -59,6 +70,18 @@ class Bench:
 
         def interrupted(self):
             return self.bench.stopping
+
+        def wanted(self):
+            return self.turn.wanted()
+
+        def give_way(self, leave):
+            if not self.turn.give_way(leave):
+                return False
+            before, other = self.host, self.bench.again_as
+            if isinstance(other, Exception):
+                raise other
+            self.host = other or before
+            return self.host is before
 
         def memory(self):
             return 5

@@ -20,6 +20,7 @@ from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.webui.files import Shelf
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.request import Request
+from lib_persres.webui.training.turn import Turn
 
 
 def main(folder: Path, steps: int):
@@ -38,12 +39,17 @@ def main(folder: Path, steps: int):
         def interrupted(self):
             return False
 
+        def wanted(self):
+            return False
+
         def memory(self):
             return None
 
     lock = threading.Lock()
     shelf = Shelf(lambda: folder / "persres")
-    jobs = Jobs(folder / "jobs", shelf, lambda: lock, lambda title: contextlib.nullcontext(Loan()), lambda: 1)
+    jobs = Jobs(
+        folder / "jobs", shelf, lambda: Turn(lock), lambda title, turn: contextlib.nullcontext(Loan()), lambda: 1
+    )
     jobs.start()
     if not jobs.list():
         pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)

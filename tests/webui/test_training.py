@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -183,20 +184,21 @@ def test_what_was_stopped_is_resumed_to_what_it_would_have_been(host, photos):
     assert torch.equal(numbers(resumed), numbers(whole))
 
 
-def test_skip_is_ignored_and_a_generation_waits_for_the_training(host, photos):
-    identity = submit(host, photos, "waits", steps=15)
-    wait(host, identity, "running")
-    host.post("/sdapi/v1/skip")
-    at_return = []
+def test_skip_is_ignored_and_where_the_setting_is_off_a_generation_waits_for_the_training(host, photos):
+    with host.options(persres_give_way=False):
+        identity = submit(host, photos, "waits", steps=15)
+        wait(host, identity, "running")
+        host.post("/sdapi/v1/skip")
+        at_return = []
 
-    def generate():
-        host.image("a dog")
-        at_return.append(host.get(f"{ROUTE}/{identity}")["state"])
+        def generate():
+            host.image("a dog")
+            at_return.append(host.get(f"{ROUTE}/{identity}")["state"])
 
-    thread = threading.Thread(target=generate)
-    thread.start()
-    wait(host, identity, done=3)
-    thread.join(300)
+        thread = threading.Thread(target=generate)
+        thread.start()
+        wait(host, identity, done=3)
+        thread.join(300)
     assert at_return == ["finished"]
 
 
@@ -227,6 +229,8 @@ def test_bad_requests_are_answered_in_one_sentence(host, photos):
     small = io.BytesIO()
     Image.new("RGB", (8, 8)).save(small, "PNG")
     base = {"concept": "bad", "macro_class": "dog"}
+    loop = host.data / "loop"
+    loop.symlink_to(loop)
     cases = [
         ({**base, "images": [base64.b64encode(b"no image").decode()]}, "cannot be read"),
         ({**base, "images": ["***"]}, "is not in base64"),
@@ -238,6 +242,20 @@ def test_bad_requests_are_answered_in_one_sentence(host, photos):
         ({**base, "images": [good], "targets": "everything"}, "'everything' names no targets"),
         ({**base, "images": [good], "precision": "int4"}, "precision is 'int4'; allowed is"),
         ({**base, "images": [good], "concept": "rex"}, "There is a residual"),
+        ({**base, "images": [good], "rank": 1_000_000}, "The rank 1000000 is above"),
+        ({**base, "images": [good], "resolution": 8}, "The resolution 8 does not fit this model"),
+        ({**base, "images": [good], "concept": "日" * 90}, "cannot be used"),
+        ({**base, "images": [good], "concept": ["rex"]}, "concept is a list"),
+        ({**base, "images": [good], "recipe": ["paper"]}, "recipe is a list"),
+        ({**base, "images": [good], "steps": 10**400}, "steps is"),
+        ({**base, "images": [good], "learning_rate": float("inf")}, "learning_rate is 'inf'"),
+        ({**base, "images": [good], "template": "{identifier:>10000000000} {macro_class}"}, "in braces, nothing else"),
+        ({**base, "images": [good], "template": "{identifier.x} {macro_class}"}, "in braces, nothing else"),
+        ({**base, "images": [good], "preview_prompt": "\ud800"}, "preview_prompt is"),
+        ({**base, "images": [{"name": [[1]], "data": "*"}]}, "is not in base64"),
+        ({**base, "folder": "~nobody"}, "is not one that a training may read"),
+        ({**base, "folder": str(loop)}, "is not one that a training may read"),
+        ({**base, "folder": str(host.data / ("x" * 300))}, "There is no folder"),
         ({**base, "folder": "/etc"}, "is not one that a training may read"),
         ({**base, "folder": str(host.data / ".." / "..")}, "is not one that a training may read"),
         (base, "Give the photos either as images"),
@@ -245,8 +263,37 @@ def test_bad_requests_are_answered_in_one_sentence(host, photos):
     before = len(host.get(ROUTE))
     for body, words in cases:
         status, detail = refused(host, body)
-        assert status == 422 and words in detail and "\n" not in detail
+        assert status == 422 and words in detail and "\n" not in detail and len(detail) <= 300
     assert len(host.get(ROUTE)) == before
+
+
+def test_a_body_that_is_too_deep_and_odd_paths_of_a_training_are_refused_too(host):
+    deep = b'{"images": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    for path, data in (("", deep), ("", b"\xff"), ("/none/move/" + "9" * 400, b"{}"), ("/none/stop", b"{}")):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{host.port}{ROUTE}{path}", data, {"Content-Type": "application/json"}, method="POST"
+        )
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request, timeout=60)
+        assert error.value.code == (404 if path else 422) and json.loads(error.value.read())["detail"]
+
+
+def test_a_damaged_queue_is_listed_with_what_is_wrong_after_a_reload(host, photos):
+    whole = submit(host, photos, "whole among damaged", steps=1)
+    wait(host, whole)
+    root = host.data / "persres-training"
+    for name, text in (("damaged", '{"request": {"preview_prompt": "\\ud800"}}'), ("deep", "[" * 100_000)):
+        (root / name).mkdir()
+        (root / name / "job.json").write_text(text)
+    (root / "order.json").write_text("[5]")
+    host.post("/probe/reload")
+    host.wait()
+    listed = {status["id"]: status for status in host.get(ROUTE)}
+    assert listed[whole]["state"] == "finished"
+    for name in ("damaged", "deep"):
+        assert "cannot be read" in listed[name]["message"]
+        host.request(f"{ROUTE}/{name}", method="DELETE")
+    assert {"damaged", "deep"}.isdisjoint(status["id"] for status in host.get(ROUTE))
 
 
 def test_a_folder_inside_the_data_folder_may_be_trained_from(host, photos):

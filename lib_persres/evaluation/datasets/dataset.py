@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import PersresError
+from ...filling import fill
 from ...training import images
 from ...training.images import Photo, load_images
 
@@ -48,8 +48,10 @@ class Prompt:
         return self.fill(*(self.noun or word for word in macro_classes))
 
     def fill(self, *subjects: str) -> str:
-        text = self.text.replace("{}", "{0}") if len(subjects) == 1 else self.text  # a {} may come twice
-        return " ".join(text.format(*subjects).split())
+        places = {str(index): subject for index, subject in enumerate(subjects)}
+        if len(subjects) == 1:
+            places[""] = subjects[0]
+        return " ".join(fill(self.text, places, "The prompt").split())
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,13 @@ class Dataset:
 def check_prompt(text: str, where: str, fields: int = 1) -> str:
     """The prompt, tidied; raises PersresError unless its places for "V* class" are `{}` or `{0}` … (at least one)."""
     text = " ".join(text.split())
-    try:
-        found = [name for _, name, spec, conversion in string.Formatter().parse(text) if name is not None]
-        (text.replace("{}", "{0}") if fields == 1 else text).format(*["x"] * fields)
-    except (ValueError, IndexError, KeyError, AttributeError):
-        raise PersresError(f"{where}: the prompt {text!r} has braces that cannot be filled in.") from None
-    wrong = [name for name in found if name and not name.isdigit()]
-    if not found or wrong:
+    if "{" not in text:
         places = "{}" if fields == 1 else " and ".join(f"{{{i}}}" for i in range(fields))
         raise PersresError(f"{where}: the prompt {text!r} has no {places} where the concept goes.")
+    try:
+        Prompt(text).fill(*["x"] * fields)
+    except PersresError:
+        raise PersresError(f"{where}: the prompt {text!r} has braces that cannot be filled in.") from None
     return text
 
 

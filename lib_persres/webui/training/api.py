@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def add_training_routes(app: FastAPI, jobs: Jobs, allowed: Callable[[], Iterable
     @app.get(ROUTE + "/{identity}/preview/{step}/{which}", dependencies=guarded)
     def preview(identity: str, step: int, which: str):
         for entry in told(jobs.get, identity)["preview"]:
-            if entry["step"] == step and which in ("plain", "lag"):
+            if entry["step"] == step and which in ("plain", "lag") and os.path.isfile(entry[which]):
                 return FileResponse(entry[which], media_type="image/png")
         raise HTTPException(404, f"The training has no preview {which[:20]!r} of step {step}.")
 

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...errors import PersresError
+from ..json_file import encodable
+from .record import Record
 from .request import Request
-from .store import JobFolder, Record
+from .store import JobFolder
 
 POINTS = 200
 RESUMABLE = ("interrupted", "stopped", "failed")
 OVER = ("finished", "stopped", "cancelled", "failed", "interrupted")
 WISHES = ("stop", "cancel", "close", "save", "sample")
+PAUSED = "Paused while an image is drawn."
 
 
 class Job:
@@ -28,6 +31,10 @@ class Job:
         self.memory: dict | None = None
         self.drawing: dict | None = None
         """{"done", "total"} of the pictures of the class, while the model draws them."""
+        self.paused = False
+        """Whether the model is lent to those who wait for it."""
+        self.unwritten = ""
+        """Why what is told here is not on the disk yet."""
         self._lock = threading.Lock()
         self._wishes: set[str] = set()
         self._clock: deque[tuple[float, int]] = deque(maxlen=20)
@@ -59,14 +66,32 @@ class Job:
 
     # -- how far it is
 
-    def put(self, **values) -> None:
-        """Change the record, here and on disk. A disk that is full must not end what the record tells of."""
+    def change(self, **values) -> None:
+        """Change the record, on disk and here. PersresError where the disk does not take it, and nothing changes."""
         record = replace(self.record, **values)
         try:
             self.folder.write(record)
         except OSError as error:
-            print(f"persres: the record of {self.request.concept} cannot be written: {error}")
-        self.record = record  # now: what is told here is on the disk
+            raise PersresError(
+                f'The training of "{self.request.concept}" stays as it is, since {self.folder.path} cannot be written: '
+                f"{error.strerror or error}."
+            ) from error
+        self.record, self.unwritten = record, ""  # now: what is told here is on the disk
+
+    def put(self, **values) -> None:
+        """The same of what happened already: a disk that is full must not end what the record tells of; it is written
+        as soon as there is room, see `keep`."""
+        try:
+            self.change(**values)
+        except PersresError as error:
+            reason = str(error.__cause__.strerror or error.__cause__)
+            self.record = replace(self.record, **values)
+            self.unwritten = f"This is not on the disk yet ({reason}): make room."
+
+    def keep(self) -> None:
+        """Write what could not be written before."""
+        if self.unwritten:
+            self.put()
 
     def begin_clock(self, done: int) -> None:
         self._clock.clear()
@@ -78,17 +103,20 @@ class Job:
 
     def steps_per_second(self) -> float | None:
         clock = list(self._clock)
-        if self.record.state != "running" or len(clock) < 2 or clock[-1][0] <= clock[0][0]:
+        if self.record.state != "running" or self.paused or len(clock) < 2 or clock[-1][0] <= clock[0][0]:
             return None
         return (clock[-1][1] - clock[0][1]) / (clock[-1][0] - clock[0][0])
 
     def status(self) -> dict:
         record, speed = self.record, self.steps_per_second()
-        return {
+        paused = self.paused and record.state == "running"
+        sentences = (record.message, PAUSED if paused else "", self.unwritten)
+        status = {
             "id": self.id,
             "concept": self.request.concept,
             "macro_class": self.request.macro_class,
             "state": record.state,
+            "paused": paused,
             "done": record.done,
             "total": record.total,
             "stage": stage_of(record.stages, record.done),
@@ -96,17 +124,33 @@ class Job:
             "loss": list(record.curve),
             "steps_per_second": speed,
             "eta": (record.total - record.done) / speed if speed else None,
-            "message": record.message,
+            "message": " ".join(sentence for sentence in sentences if sentence),
             "file": record.file,
             "name": record.name,
             "preview": self.folder.preview_paths(),
             "memory": self.memory if record.state == "running" else None,
             "request": self.request.to_dict(),
         }
+        return encodable(status)
 
     def refuse_unless(self, states: Sequence[str], what: str) -> None:
         if self.record.state not in states:
             raise PersresError(f'The training of "{self.request.concept}" is {self.record.state}: {what}.')
+
+
+class Broken:
+    """A training whose record cannot be read: it is named among the others, and may be removed."""
+
+    def __init__(self, folder: JobFolder, why: PersresError):
+        self.folder, self.why = folder, why
+
+    def status(self) -> dict:
+        nothing = dict.fromkeys(("stage", "drawing", "steps_per_second", "eta", "file", "name", "memory"))
+        return {
+            **{"id": self.folder.id, "concept": self.folder.id, "macro_class": "", "state": "failed", "paused": False},
+            **{"done": 0, "total": 0, "loss": [], "preview": [], "request": {}, **nothing},
+            "message": f"{self.why} It is left out: mend its folder, or remove it.",
+        }
 
 
 def stage_of(stages: Sequence[Sequence], done: int) -> dict | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
+from torch import nn
+
 from ...errors import PersresError
+from ...filling import fill
 from ...metadata import Metadata
 from ...residual import rank_of
+from ...training.estimate import refuse_rank
 from ...training.names import check_class, check_name
 from ...training.precision import PRECISIONS
 from ...training.recipe import OF_STAGES, Recipe
 from ...training.recipes import RECIPES
+from ...training.sizes import check_side, params_of
+from ..json_file import encodable
 
 OF_RECIPE = ("steps", "batch", "learning_rate", "rank", "targets", "crops", "flips", "template")
 WHOLE = {
@@ -72,13 +77,13 @@ class Request:
             raise PersresError(f"There is no recipe {self.recipe[:40]!r}; the recipes are {', '.join(RECIPES)}.")
         if self.precision not in ("", *PRECISIONS):
             _refuse("precision", self.precision, f'"" for automatic, or {", ".join(PRECISIONS)}')
-        if self.template is not None and not all(
-            word in self.template for word in ("{identifier}", "{macro_class}")
-        ):
-            raise PersresError(
-                f"The template {self.template[:60]!r} must hold {{identifier}} and {{macro_class}}: "
-                "they become V* and the class."
-            )
+        if self.template is not None:
+            fill(self.template, {"identifier": "", "macro_class": ""})
+            if not all(word in self.template for word in ("{identifier}", "{macro_class}")):
+                raise PersresError(
+                    f"The template {self.template[:60]!r} must hold {{identifier}} and {{macro_class}}: "
+                    "they become V* and the class."
+                )
         if self.rank is not None:
             rank_of(self.rank, 320)
         if self.recipe:
@@ -87,7 +92,7 @@ class Request:
         names = [self.recipe] if self.recipe else list(RECIPES)
         for name in names:  # a value that no recipe takes is told now, not by the queue
             try:
-                self.recipe_for(name).prompt("", "")
+                self.recipe_for(name)
             except PersresError as error:
                 problems.append(error)
         if len(problems) == len(names):
@@ -102,14 +107,21 @@ class Request:
             if type(value) is not bool:
                 _refuse(name, value, "true or false")
         elif name in TEXTS:
-            if not isinstance(value, str) or len(value) > TEXTS[name]:
+            if not isinstance(value, str) or len(value) > TEXTS[name] or value != encodable(value):
                 _refuse(name, value, f"a text of up to {TEXTS[name]} characters")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        elif type(value) not in (int, float) or not abs(value) < 1e9:
             _refuse(name, value, "a number such as 0.001")
 
     def recipe_for(self, name: str) -> Recipe:
         """The recipe of this name, with this request's values."""
         return RECIPES[name].changed(**{key: getattr(self, key) for key in OF_RECIPE})
+
+    def refuse_unfit(self, unet: nn.Module) -> None:
+        """PersresError for values that this UNet cannot follow."""
+        if self.resolution is not None:
+            check_side(params_of(unet), self.resolution, "The resolution")
+        if self.rank is not None:
+            refuse_rank(self.rank, self.targets or RECIPES[self.recipe or "paper"].targets, unet)
 
     def refuse_class_images(self) -> None:
         """PersresError unless the recipe learns beside pictures of the class."""
@@ -132,7 +144,7 @@ class Request:
         if unknown:
             raise PersresError(f"A training does not know {', '.join(unknown)[:100]}; it knows {', '.join(names)}.")
         for name in ("concept", "macro_class"):
-            if not values.get(name):
+            if values.get(name) in (None, ""):
                 what = "a name" if name == "concept" else 'a class, the plain noun for it, as "dog"'
                 raise PersresError(f"The concept needs {what} ({name}).")
         defaults = {field.name: field.default for field in fields(cls)}
@@ -170,4 +182,10 @@ class Request:
 
 
 def _refuse(name: str, value, allowed: str):
-    raise PersresError(f"The training's {name} is {str(value)[:60]!r}; allowed is {allowed}.")
+    raise PersresError(f"The training's {name} is {_shown(value)}; allowed is {allowed}.")
+
+
+def _shown(value) -> str:
+    if isinstance(value, (list, dict)):  # which may be so deep that they cannot be written
+        return "a list" if isinstance(value, list) else "an object"
+    return repr(str(value)[:60])

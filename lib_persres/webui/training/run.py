@@ -21,9 +21,9 @@ from ...training.names import free_identifier
 from ...training.recipe import Recipe
 from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
+from ...writing import write_whole
 from ..files import SUFFIX, Shelf
 from .job import Job
-from .store import write_whole
 
 ONE = "It learns from a single photo: its background may become part of the concept; 3 to 10 photos are better."
 
@@ -37,45 +37,62 @@ class Loan(Protocol):
     def progress(self, done: int, total: int, text: str) -> None:
         """text: how far it is, for the user."""
 
-    def interrupted(self) -> bool: ...
+    def interrupted(self) -> bool:
+        """Whether the training is to stop."""
+
+    def wanted(self) -> bool:
+        """Whether somebody waits for the model who is to have it first."""
+
+    def give_way(self, leave: Callable[[], bool]) -> bool:
+        """Lend the model back until those who wait have had it; whether it is the very same then, or `host` another.
+
+        leave: where it turns true meanwhile, this returns without the model. PersresError where it is gone.
+        """
 
     def memory(self) -> dict | None: ...
 
 
 class Ended(Exception):
-    """How a training ends before its last step: a state of `store.STATES`."""
+    """How a training ends before its last step: a state of `record.STATES`."""
+
+
+class _Wanted(Exception):
+    """Somebody waits for the model."""
 
 
 def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
     """Train; the state that the job ends in. PersresError for what the user can change."""
-    trainer, resolution = _trainer(job, loan, shelf)
-    total = trainer.recipe.steps
     notes = job.record.notes + ([ONE] if len(job.record.images) == 1 else [])
-    job.progress(trainer.done, trainer.losses, loan.memory())
-    stages = [[stage.targets, stage.steps] for stage in trainer.recipe.stages]
-    job.put(total=total, stages=stages, message=" ".join(notes))
-    steps = _Steps(job, loan, shelf, trainer, resolution, notes)
+    steps = _Steps(job, loan, shelf, *_trainer(job, loan, shelf), notes)
+    recipe = steps.trainer.recipe
+    job.progress(steps.trainer.done, steps.trainer.losses, loan.memory())
+    stages = [[stage.targets, stage.steps] for stage in recipe.stages]
+    job.put(total=recipe.steps, stages=stages, message=" ".join(notes))
     end = "finished"
     try:
-        with trainer:
-            steps.draw_class()
-            job.begin_clock(trainer.done)
-            while not trainer.finished:
-                steps.heed()
-                trainer.step()
-                steps.after(state_every)
-            steps.heed()
+        steps.make(state_every)
     except Ended as ended:
         end = str(ended)
+    done = steps.trainer.done
     if end == "cancelled":
         job.folder.forget_work()
         job.put(done=0, curve=[], message="Cancelled; nothing of it was kept.")
         return end
-    steps.save_state()
-    if end == "finished" or (end == "stopped" and trainer.done):
-        residual = steps.save(done=end == "finished")
-        if residual.metadata.preview is None:
-            steps.add_picture(residual)
+    if end == "finished":
+        try:
+            residual = steps.save(done=True)
+        except PersresError:
+            steps.save_state()
+            raise
+    else:
+        steps.save_state()
+        if end == "queued":
+            job.put(message=f"The page was reloaded at step {done} of {recipe.steps}; it goes on by itself.")
+        if end != "stopped" or not done:
+            return end
+        residual = steps.save(done=False)
+    if residual.metadata.preview is None:
+        steps.add_picture(residual)
     return end
 
 
@@ -88,6 +105,7 @@ def _trainer(job: Job, loan: Loan, shelf: Shelf) -> tuple[Trainer, int]:
             "load that one again, then resume."
         )
     recipe = recipe_of(request, host)
+    request.refuse_unfit(host.unet)
     params = params_of(host.unet)
     resolution = request.resolution or default_resolution(params)
     check_side(params, resolution, "The resolution")
@@ -136,6 +154,47 @@ class _Steps:
         self.resolution, self.notes = resolution, notes
         self.told = 0  # of the trainer's notes
 
+    def make(self, state_every: int) -> None:
+        """All steps, with the model lent to others in between wherever they wait for it. Raises Ended."""
+        while True:
+            try:
+                with self.trainer:
+                    self._make(state_every)
+                return
+            except _Wanted:
+                self._give_way()
+
+    def _make(self, state_every: int) -> None:
+        self.draw_class()
+        self.job.begin_clock(self.trainer.done)
+        while not self.trainer.finished:
+            self.heed()
+            self.trainer.step()
+            self.after(state_every)
+            if self.loan.wanted() and not self.trainer.finished:
+                raise _Wanted
+        self.heed()
+
+    def _give_way(self) -> None:
+        job = self.job
+        job.paused = True
+        try:
+            same = self.loan.give_way(lambda: job.wished("cancel") or job.wished("close"))
+            self._heed_ends()
+            if not same:  # another checkpoint was loaded in between, and ours anew
+                self.trainer.save_state(job.folder.state)
+                self.trainer = None  # its memory is the next one's
+                self.trainer, _ = _trainer(job, self.loan, self.shelf)
+                self.told = 0
+        except Ended:
+            raise
+        except Exception:
+            if self.trainer is not None:
+                self.save_state()  # so that nothing is lost with the model
+            raise
+        finally:
+            job.paused = False
+
     def draw_class(self) -> None:
         """Let the model draw the pictures of the class that the recipe wants and nobody gave. Raises Ended."""
         job, trainer = self.job, self.trainer
@@ -146,6 +205,8 @@ class _Steps:
             job.drawing = {"done": drawn, "total": count}
             self.loan.progress(drawn, count, f"drawing pictures of the class: {drawn} of {count}")
             self._heed_ends()
+            if self.loan.wanted():
+                raise _Wanted
 
         try:
             trainer.draw_class(progress)
@@ -159,7 +220,7 @@ class _Steps:
         if job.wished("cancel"):
             raise Ended("cancelled")
         if job.wished("close"):
-            raise Ended("interrupted")
+            raise Ended("queued")
         if not self.trainer.finished and (job.wished("stop") or self.loan.interrupted()):
             raise Ended("stopped")
 
@@ -187,7 +248,8 @@ class _Steps:
 
     def _tell_notes(self) -> None:
         for sentence in self.trainer.notes[self.told :]:
-            self.tell(sentence, lasting=True)
+            if sentence not in self.notes:
+                self.tell(sentence, lasting=True)
         self.told = len(self.trainer.notes)
 
     def tell(self, sentence: str, lasting: bool = False) -> None:

@@ -8,48 +8,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 
-from ...errors import PersresError
+from ...errors import PersresError, readable
 from ...training.images import Photo
+from ...writing import write_whole
+from ..json_file import encodable, read_json
 from . import photos
+from .record import Record
 from .request import Request
 
-STATES = ("queued", "running", "finished", "stopped", "cancelled", "failed", "interrupted")
 NEW, GONE = ".new-", ".gone-"
-
-
-@dataclass
-class Record:
-    """What a restarted WebUI has to know of a training."""
-
-    request: dict
-    images: list[str]
-    """The names that the user knows them by."""
-    class_images: list[str] = field(default_factory=list)
-    """Likewise; none: where the recipe wants some, the model draws them."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences on what was passed over among the images, or is not as it should be."""
-    stages: list[list] = field(default_factory=list)
-    """The targets and steps of each stage, once it has begun."""
-    state: str = "queued"
-    done: int = 0
-    total: int = 0
-    curve: list[float] = field(default_factory=list)
-    message: str = ""
-    file: str | None = None
-    name: str | None = None
-    stamp: list[int] | None = None
-    """Of the file when it was written, which tells whether it still is this training's own."""
-    identifier: str | None = None
-    base_hash: str | None = None
-    checkpoint: str | None = None
-    """The model that it was begun on, by which it has to be continued."""
 
 
 class JobFolder:
@@ -57,7 +32,7 @@ class JobFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.id = path.name
+        self.id = encodable(path.name)
         self.state = path / "state.pt"
         self.previews = path / "previews"
 
@@ -76,6 +51,7 @@ class JobFolder:
             request.refuse_class_images()
             photos.check_count(len(class_images), of_class=True)
         photos.check_sizes([*images, *class_images])
+        images, class_images = ([(readable(name, 100), data) for name, data in each] for each in (images, class_images))
         identity = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         partial = root / f"{NEW}{identity}"
         folder = cls(partial)
@@ -112,82 +88,92 @@ class JobFolder:
         return photos.load(paths, names, beside=len(record.images)) if names else None
 
     def read(self) -> Record:
-        """The record. PersresError where it is damaged."""
+        """The record; what is damaged in it and not needed is left out, and its message says so. PersresError else."""
         try:
-            values = json.loads((self.path / "job.json").read_text(encoding="utf-8"))
-            known = {item.name for item in fields(Record)}
-            record = Record(**{name: value for name, value in values.items() if name in known})
-            Request.from_dict(record.request)
-            if record.state not in STATES:
-                raise ValueError(f"the state {record.state!r} is not known")
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise PersresError(f"The training {self.path} cannot be read ({error}).") from error
-        return record
+            if self.path.is_symlink():
+                raise PersresError("its folder is a link")
+            return Record.from_json(read_json(self.path / "job.json"))
+        except (OSError, PersresError) as error:
+            reason = "there is no job.json" if isinstance(error, FileNotFoundError) else str(error).rstrip(".")
+            raise PersresError(f"The training {self.id[:60]} cannot be read: {reason}.") from error
 
     def write(self, record: Record) -> None:
         write_whole(self.path / "job.json", json.dumps(asdict(record), indent=1).encode())
 
-    def forget_work(self) -> None:
-        """Drop what was learned; the images and the record stay."""
+    def forget_state(self) -> None:
+        """Drop what a training is continued from; it may be as large as several models."""
         with contextlib.suppress(OSError):
             self.state.unlink(missing_ok=True)
+
+    def forget_work(self) -> None:
+        """Drop what was learned; the images and the record stay."""
+        self.forget_state()
         shutil.rmtree(self.previews, ignore_errors=True)
 
     def remove(self) -> None:
-        gone = self.path.with_name(f"{GONE}{self.id}")
+        gone = self.path.with_name(f"{GONE}{secrets.token_hex(6)}")
         try:
             os.replace(self.path, gone)
         except OSError as error:
             raise PersresError(f"{self.path} cannot be removed: {error.strerror or error}.") from error
-        shutil.rmtree(gone, ignore_errors=True)
+        _clear(gone)
 
     def preview_paths(self) -> list[dict]:
-        """{"step", "plain", "lag"} of each preview, in the order of their steps."""
+        """{"step", "plain", "lag"} of each preview, in the order of their steps; other files there are none."""
         found = []
-        for plain in sorted(self.previews.glob("*-plain.png")):
-            step = plain.name.partition("-")[0]
-            lag = plain.with_name(f"{step}-lag.png")
-            if step.isdigit() and lag.is_file():
-                found.append({"step": int(step), "plain": str(plain), "lag": str(lag)})
-        return found
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace the file by `data` in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            for plain in self.previews.iterdir():
+                name = re.fullmatch(r"([0-9]{1,9})-plain\.png", plain.name)
+                lag = plain.with_name(plain.name.replace("plain", "lag"))
+                if name and os.path.isfile(plain) and os.path.isfile(lag):
+                    found.append({"step": int(name[1]), "plain": str(plain), "lag": str(lag)})
+        return sorted(found, key=lambda preview: preview["step"])
 
 
-def read_all(root: Path) -> list[tuple[JobFolder, Record]]:
-    """The trainings of a folder in their order; what was half made or half removed is cleared away."""
-    if not root.is_dir():
-        return []
-    found = {}
-    for path in sorted(root.iterdir()):
-        if path.name.startswith((NEW, GONE)):
+def _clear(path: Path) -> None:
+    """Remove a folder, a file or a link, never what a link leads to."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.is_dir():
-            try:
-                found[path.name] = JobFolder(path), JobFolder(path).read()
-            except PersresError as error:
-                print(f"persres: {error} It is left out.")
+        else:
+            path.unlink()
+
+
+def clear_away(root: Path) -> None:
+    """Remove what was half made or half removed when a process ended."""
+    with contextlib.suppress(OSError):
+        for path in root.iterdir():
+            if path.name.startswith((NEW, GONE)):
+                _clear(path)
+
+
+def read_all(root: Path) -> list[tuple[JobFolder, Record | PersresError]]:
+    """The trainings of a folder in their order, each with its record, or with why that cannot be read."""
+    found = {}
+    try:
+        paths = sorted(root.iterdir())
+    except OSError:
+        return []
+    for path in paths:
+        if path.name.startswith(".") or not os.path.isdir(path):
+            continue
+        folder = JobFolder(path)
+        try:
+            found[folder.id] = folder, folder.read()
+        except PersresError as error:
+            found[folder.id] = folder, error
     return [found[name] for name in dict.fromkeys([*(n for n in read_order(root) if n in found), *found])]
 
 
 def read_order(root: Path) -> list[str]:
+    """The ids in order.json as far as they can be read: without it trainings are in the order of their making."""
     try:
-        return [str(name) for name in json.loads((root / "order.json").read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        names = read_json(root / "order.json")
+    except (OSError, PersresError):
         return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def write_order(root: Path, names: Sequence[str]) -> None:
+    """Raises OSError."""
     write_whole(root / "order.json", json.dumps(list(names)).encode())
