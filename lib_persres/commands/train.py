@@ -12,7 +12,8 @@ from collections import deque
 from pathlib import Path
 
 from ..errors import PersresError, first_line
-from ..training.names import check_class, check_name, free_identifier
+from ..names import SUFFIX, check_class, check_name
+from ..training.names import free_identifier
 from ..training.precision import PRECISIONS
 from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
@@ -46,7 +47,6 @@ examples:
   python -m lib_persres train --checkpoint v1-5.safetensors --images a.jpg b.jpg c.jpg --name rex --class dog
       the paper's training on Stable Diffusion 1.5
 """
-SUFFIX = ".safetensors"
 NOT_OURS = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -146,9 +146,9 @@ def add_parser(commands) -> None:
 
 
 def run(args) -> int:
-    check_name(args.name)
+    name = check_name(args.name)
     macro_class = check_class(args.macro_class)
-    out = output_file(args.out, args.name)
+    out = output_file(args.out, name)
     check_name(out.stem)
     checkpoint = checkpoint_path(args.checkpoint)
     recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")]
@@ -185,14 +185,14 @@ def run(args) -> int:
     others = (path for path in sorted(out.parent.glob(f"*{SUFFIX}")) if path != out)
     identifier = args.identifier or free_identifier(sd.encode_text, macro_class, others)
     note(
-        f'Learning "{args.name}" from {len(photos)} photo{"s" * (len(photos) > 1)} '
+        f'Learning "{name}" from {len(photos)} photo{"s" * (len(photos) > 1)} '
         f"at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, V* is {identifier}"
     )
     with _Training(recipe) as training:
         residual = train(
             sd,
             photos,
-            args.name,
+            name,
             macro_class,
             recipe,
             resolution=resolution,
@@ -248,7 +248,7 @@ def output_file(out: str, name: str) -> Path:
         raise PersresError(
             f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder."
         )
-    return path if path.suffix == SUFFIX and not path.is_dir() else path / f"{name}{SUFFIX}"
+    return path if path.suffix == SUFFIX and not os.path.isdir(path) else path / f"{name}{SUFFIX}"
 
 
 def example(checkpoint: str, out: Path, macro_class: str) -> str:

@@ -12,7 +12,7 @@ from ..branch import Branches
 from ..errors import PersresError
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
-from ..prompt import ConceptTokens, Tag, find_concept_tokens, parse_tags
+from ..prompt import ConceptTokens, Tag, find_concept_tokens, find_tags, parse_tags
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
@@ -107,8 +107,8 @@ def prepare(
             problems.append(found.problem)
         elif not found.identifier_found:
             problems.append(f"{tag.text} acts, but its V* is not in the prompt: nothing asks for the concept.")
-    if other := re.search(r"<\w+:[^>]+>", text):
-        problems.append(f"{other[0]} was read as words: only the WebUI knows such a tag.")
+    if other := next(find_tags(text), None):
+        problems.append(f"{text[other.start : other.end]} was read as words: only the WebUI knows such a tag.")
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     tags = [
         tag if found.identifier_found or not gate else replace(tag, strength=0.0)
