@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from modules import extra_networks, paths, script_callbacks, ui_extra_networks
+from modules.cache import cache
 
 from lib_persres.webui import script
 from lib_persres.webui.api import add_routes
@@ -21,7 +22,7 @@ from lib_persres.webui.training_presets import Presets
 from lib_persres.webui.training_tab import TrainingTab
 from lib_persres.webui.xyz import add_axes
 
-SHELF = Shelf(folder, limit=lambda: int(chosen(CACHE)))
+SHELF = Shelf(folder, lambda: int(chosen(CACHE)), hashes=cache("persres-hashes"))
 JOBS = Jobs(Path(paths.data_path, "persres-training"), SHELF, turn, lend, lambda: int(chosen(STATE_EVERY)))
 TAB = TrainingTab(JOBS, SHELF, Presets(JOBS.root / "presets.json"))
 
