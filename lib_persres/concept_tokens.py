@@ -5,6 +5,7 @@ Text and numbers go in and come out: nothing here knows a tokenizer, a model or 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -71,14 +72,15 @@ def find_concept_tokens(
             class_found=False,
             adjacent=False,
         )
-    borders = {*starts, *(at for theirs, _ in others for at in _occurrences(tokens, list(theirs)))}
+    borders = sorted({*starts, *(at for theirs, _ in others for at in _occurrences(tokens, list(theirs)))})
     found: set[int] = set()
     identifiers: set[int] = set()
     identifier_found = class_found = False
     adjacent = True
     for start in starts:
         after = start + len(own)
-        border = min((at for at in borders if at >= after), default=len(tokens))
+        behind = bisect.bisect_left(borders, after)
+        border = borders[behind] if behind < len(borders) else len(tokens)
         within = tokens[after : min(border, after + reach + len(noun) - 1)]
         gap = next(iter(_occurrences(within, noun)), None) if noun else None
         near = tokens[after : min(border, after + reach)]

@@ -9,12 +9,19 @@ import re
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 
-from . import __version__, png
-from .errors import PersresError, first_line
+from . import __version__, png, strict_json
+from .errors import JOINERS, PersresError, first_line
+from .names import LONGEST, check_class, check_spelling, one_form
 
 FORMAT, FORMAT_VERSION = "persres", 1
 MAX_PREVIEW = 64 * 1024
 """Characters of base64."""
+MAX_SIDE = 1024
+"""Pixels of a preview, eight times what we write: a small file may hold a picture that takes gigabytes."""
+MAX_TEXT = 1000
+"""Characters of a field that is text."""
+MAX_JSON = 256 * 1024
+"""Characters of any other field."""
 
 
 @dataclass
@@ -102,10 +109,16 @@ def _encode(name: str, value) -> str:
 def _decode(name: str, text: str):
     kind = _KINDS[name]
     try:
-        value = text if kind is str else json.loads(text, parse_constant=lambda constant: None)
+        if len(text) > _longest(name):
+            raise ValueError("too long")
+        value = text if kind is str else strict_json.loads(text)
+        if name in _SPELLED:
+            value = _SPELLED[name](value)
         if kind is float and type(value) is int:
             value = float(value)
-    except (ValueError, OverflowError, RecursionError) as error:
+    except PersresError as error:
+        raise PersresError(f"its {first_line(error).removeprefix('The ')}") from error
+    except ValueError as error:
         raise PersresError(f"its metadata's {name} is damaged") from error
     sound = type(value) is kind and (kind is not float or math.isfinite(value))
     if name == "image_hashes":
@@ -115,6 +128,23 @@ def _decode(name: str, text: str):
     if not sound:
         raise PersresError(f"its metadata's {name} is not what it should be: {text[:40]!r}")
     return value
+
+
+def _longest(name: str) -> int:
+    return MAX_PREVIEW if name == "preview" else MAX_TEXT if _KINDS[name] is str else MAX_JSON
+
+
+def check_concept(name: str) -> str:
+    """A name that tags and sentences may hold; that of the file has to be stricter."""
+    if not all(character.isprintable() or character in JOINERS for character in name):
+        raise PersresError(f'The name "{name}" contains what cannot be seen.')
+    if len(name) > LONGEST:
+        raise PersresError(f'The name "{name}" has {len(name)} characters, more than {LONGEST}.')
+    return one_form(name)
+
+
+_SPELLED = {"concept": check_concept, "identifier": check_spelling, "macro_class": check_class}
+"""What may stand in a prompt or a tag, so it is no freer in a file than where it is trained."""
 
 
 def _is_png(text: str) -> bool:

@@ -5,12 +5,14 @@ Text goes in, text and numbers come out: nothing here knows a tokenizer, a model
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .errors import PersresError
+from .names import is_mark
 
 NEGATIVE = "negative prompt"
 NETWORK = "persres"
@@ -19,20 +21,9 @@ NETWORK = "persres"
 SPECIAL_IDS = frozenset({49406, 49407})
 """CLIP's start and end tokens; the end token also pads."""
 
-# One BPE token each in CLIP's vocabulary, from its rare end, without a meaning of their own. "sks" comes last
-# because it names a rifle, which Stable Diffusion draws.
-IDENTIFIERS = (
-    "olis", "phol", "ohwx", "hta", "utz", "yles", "ilis", "orum", "eper", "ylde", "tedu", "elee",
-    "yte", "enei", "ofi", "plo", "oue", "aroo", "ynna", "gawx", "mswx", "sks",
-)  # fmt: skip
-
-# The WebUI's grammar, but for `*` where it has `+`: so an empty `<persres:>` is seen and refused.
-_TAG = r"<(?P<network>\w+):(?P<arguments>[^>]*)>"
-_TAGS = re.compile(_TAG)
-_PLACEHOLDERS = re.compile(_TAG + r"|(?<![\w*])V(?P<number>[0-9]*)\*(?!\w)")
-# What the WebUI's prompt syntax and our own would read as something else.
-_FORBIDDEN = frozenset("()[]<>:|,*\\")
-_FORBIDDEN_WORDS = frozenset({"AND", "BREAK"})
+_OPEN = re.compile(r"<(\w+):")
+_V = re.compile(r"(?<![\w*])V([0-9]*)\*(?!\w)")
+MAX_STRENGTH = 100.0
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
@@ -77,6 +68,38 @@ class Substituted:
 # -- tags ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Written:
+    """A tag of any extra network where it is written: `text[start:end]` is `<network:arguments>`."""
+
+    network: str
+    arguments: str
+    start: int
+    end: int
+
+
+def find_tags(text: str) -> Iterator[Written]:
+    """The tags in their order. The WebUI's grammar, but arguments may be empty: so `<persres:>` is seen and refused.
+
+    Each character is looked at once or twice, whatever the text is.
+    """
+    at = 0
+    while (opening := _OPEN.search(text, at)) and (close := text.find(">", opening.end())) >= 0:
+        at = close + 1
+        yield Written(opening[1], text[opening.end() : close], opening.start(), at)
+
+
+def edit_tags(text: str, change: Callable[[Written], str | None]) -> str:
+    """The text with what `change` gives in the tags' places; None leaves one as it is."""
+    pieces, done = [], 0
+    for tag in find_tags(text):
+        written = change(tag)
+        if written is not None:
+            pieces += text[done : tag.start], written
+            done = tag.end
+    return "".join([*pieces, text[done:]])
+
+
 def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
     """Take this extension's tags out of a prompt: (the prompt without them, the tags in order).
 
@@ -84,13 +107,13 @@ def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
     """
     tags: list[Tag] = []
 
-    def take(match: re.Match) -> str:
-        if match["network"] != NETWORK:
-            return match[0]
-        tags.append(read_tag(match["arguments"].split(":"), match[0]))
+    def take(tag: Written) -> str | None:
+        if tag.network != NETWORK:
+            return None
+        tags.append(read_tag(tag.arguments.split(":"), prompt[tag.start : tag.end]))
         return ""
 
-    return _TAGS.sub(take, prompt), tags
+    return edit_tags(prompt, take), tags
 
 
 def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
@@ -127,23 +150,26 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
         )
     return Tag(
         name=positional[0],
-        strength=_number(positional[1], "the strength", text) if len(positional) == 2 else 1.0,
+        strength=_strength(positional[1], "the strength", text) if len(positional) == 2 else 1.0,
         lag=None if lag is None else lag.lower() == "on",
-        hr=_number(named["hr"], "hr", text) if "hr" in named else None,
+        hr=_strength(named["hr"], "hr", text) if "hr" in named else None,
         start=start,
         end=end,
         text=text,
     )
 
 
-def _number(value: str, what: str, tag: str, low: float = -math.inf, high: float = math.inf) -> float:
+def _strength(value: str, what: str, tag: str) -> float:
+    return _number(value, what, tag, -MAX_STRENGTH, MAX_STRENGTH, "a finite number such as 0.8, ")
+
+
+def _number(value: str, what: str, tag: str, low: float, high: float, such: str = "a number ") -> float:
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number) or not low <= number <= high:
-        allowed = "a finite number such as 0.8" if math.isinf(low) else f"a number from {low:g} to {high:g}"
-        _refuse(tag, f'has "{_short(value)}" for {what}; allowed is {allowed}')
+    if not low <= number <= high:
+        _refuse(tag, f'has "{_short(value)}" for {what}; allowed is {such}from {low:g} to {high:g}')
     return number
 
 
@@ -180,12 +206,15 @@ def substitute(
     uses: dict[int, Use] = {}
     tags: list[tuple[int, int]] = []
     length = done = 0
-    for match in _PLACEHOLDERS.finditer(prompt):
-        before = prompt[done : match.start()]
+    for start, end, number in _placeholders(prompt):
+        before = prompt[done:start]
         length += len(before)
-        if match["network"] is None:
+        if number is None:
+            written = prompt[start:end]
+            tags.append((length, length + len(written)))
+        else:
             try:
-                concept = _concept_of(match[0], match["number"], len(identifiers), names)
+                concept = _concept_of(prompt[start:end], number, len(identifiers), names)
             except PersresError as error:
                 if problem is None:
                     raise
@@ -194,26 +223,43 @@ def substitute(
             else:
                 written = identifiers[concept]
                 uses[length] = Use(concept, length, length + len(written))
-        else:
-            written = match[0]
-            tags.append((length, length + len(written)))
         pieces += before, written
         length += len(written)
-        done = match.end()
+        done = end
     text = "".join([*pieces, prompt[done:]])
 
     for start, end in _typed(text, identifiers):
-        if start not in uses and not any(low <= start < high for low, high in tags):
+        before = bisect.bisect(tags, (start, len(text))) - 1
+        if start not in uses and not (before >= 0 and start < tags[before][1]):
             uses[start] = Use(_owner(text, start, end, identifiers, macro_classes), start, end, typed=True)
     return Substituted(text, [uses[start] for start in sorted(uses)])
+
+
+def _placeholders(prompt: str) -> Iterator[tuple[int, int, str | None]]:
+    """(start, end, the digits between V and *) of each placeholder, and (start, end, None) of each tag, in their order.
+
+    What looks like a placeholder within a tag is none.
+    """
+    places = _V.finditer(prompt)
+    place = next(places, None)
+    for tag in find_tags(prompt):
+        while place and place.start() < tag.start:
+            yield *place.span(), place[1]
+            place = next(places, None)
+        yield tag.start, tag.end, None
+        while place and place.start() < tag.end:
+            place = next(places, None)
+    while place:
+        yield *place.span(), place[1]
+        place = next(places, None)
 
 
 def placeholders(prompt: str) -> dict[int, str]:
     """The numbers, from 1, that a prompt's placeholders stand for, and how each was first written."""
     found: dict[int, str] = {}
-    for match in _PLACEHOLDERS.finditer(prompt):
-        if match["network"] is None and (number := _number_of(match["number"])) is not None:
-            found.setdefault(number, match[0])
+    for start, end, digits in _placeholders(prompt):
+        if digits is not None and (number := _number_of(digits)) is not None:
+            found.setdefault(number, prompt[start:end])
     return found
 
 
@@ -271,62 +317,22 @@ def _typed(text: str, identifiers: Sequence[str]) -> list[tuple[int, int]]:
     matches = re.finditer(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", text, re.IGNORECASE)
     # IGNORECASE also takes the long s for an s, which lower case, and so CLIP, does not.
     known = {identifier.lower() for identifier in identifiers}
-    return [match.span() for match in matches if match[0].lower() in known]
+    # \w has letters without their marks, which belong to the word
+    return [
+        match.span()
+        for match in matches
+        if match[0].lower() in known and not (match.end() < len(text) and is_mark(text[match.end()]))
+    ]
 
 
 def _owner(text: str, start: int, end: int, identifiers: Sequence[str], macro_classes: Sequence[str]) -> int:
     word = text[start:end].lower()
     owners = [k for k, identifier in enumerate(identifiers) if identifier.lower() == word]
-    for k in owners if len(owners) > 1 else ():
-        if macro_classes[k] and re.match(
-            rf"\W*{re.escape(macro_classes[k])}(?!\w)", text[end:], re.IGNORECASE
-        ):
+    following = re.compile(r"\w").search(text, end) if len(owners) > 1 else None
+    for k in owners if following else ():
+        noun = re.compile(rf"{re.escape(macro_classes[k])}(?!\w)", re.IGNORECASE)
+        if macro_classes[k] and noun.match(text, following.start()):
             return k
     return owners[0]
 
 
-# -- identifiers ---------------------------------------------------------------------------------------------
-
-
-def choose_identifier(encode: Callable[[str], list[int]], taken: Collection[str] = ()) -> str:
-    """A rare identifier that is exactly one token and not `taken` (in any case of letters).
-
-    `encode` gives a text's token ids; start, end and padding tokens among them do not count.
-    """
-    used = {word.lower() for word in taken}
-    for candidate in IDENTIFIERS:
-        if candidate not in used and len(_plain(encode(candidate))) == 1:
-            return candidate
-    raise PersresError(
-        f"None of the {len(IDENTIFIERS)} known identifiers is free and one token of this model; "
-        "type an identifier of your own, a rare short word."
-    )
-
-
-def check_identifier(identifier: str, encode: Callable[[str], list[int]]) -> list[int]:
-    """The token ids of a usable identifier; PersresError for one that a prompt would misread."""
-    if not identifier.strip():
-        raise PersresError('The identifier is empty; choose a rare short word such as "olis".')
-    shown = _short(identifier)
-    if any(character.isspace() for character in identifier):
-        raise PersresError(
-            f'The identifier "{shown}" contains white space; choose one rare short word such as "olis".'
-        )
-    wrong = sorted(_FORBIDDEN.intersection(identifier))
-    if wrong:
-        raise PersresError(
-            f'The identifier "{shown}" contains {" ".join(wrong)}, which has a meaning in prompts; '
-            "use letters and digits."
-        )
-    if identifier in _FORBIDDEN_WORDS:
-        raise PersresError(
-            f'The identifier "{shown}" is a command in prompts; choose a rare short word such as "olis".'
-        )
-    ids = _plain(encode(identifier))
-    if not ids:
-        raise PersresError(f'The identifier "{shown}" has no tokens in this model; use letters and digits.')
-    return ids
-
-
-def _plain(ids: Sequence[int]) -> list[int]:
-    return [int(token) for token in ids if int(token) not in SPECIAL_IDS]

@@ -12,27 +12,33 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
-from .errors import PersresError, first_line
-from .metadata import FORMAT, Metadata
+from .errors import PersresError, first_line, readable
+from .metadata import FORMAT, Metadata, check_concept
+from .names import one_form
+from .regular_files import open_regular
 from .targets import EMBEDDING, EVERY, canonical, parts_of
-from .unet import find_targets
+from .tensor_file import FLOATS, Place, TensorFile
+from .unet import find_targets, target_widths
 
 MAX_FILE = 1 << 30
 """Bytes; SDXL's residual at full rank, the largest that makes sense, is a quarter of it."""
 MAX_SIDE = 65536
+MAX_VALUE = 65504.0
+"""The largest number of fp16, in which most models compute."""
+MAX_CHANGE = 10_000.0
+"""Of one weight, by up · down; a model's own weights are below 10, and such a change paints the picture black."""
 STALE = 3600
 """Seconds after which a half-written file is nobody's any more."""
 
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 _EMBEDDING = "embedding."
 
 
@@ -41,7 +47,7 @@ def rank_of(rule: str | float, width: int) -> int:
 
     A number below 1 is a fraction as well: 0.05 means "0.05m".
     """
-    number = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(m?)", str(rule).strip())
+    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(m?)", str(rule).strip())
     if number and not isinstance(rule, bool):
         value = float(number[1])
         if (number[2] and 0 < value <= 1) or 0 < value < 1:
@@ -110,10 +116,16 @@ class Residual:
     def parameters_count(self) -> int:
         return sum(tensor.numel() for tensor in self._tensors().values())
 
-    def check(self, unet: nn.Module, where: str = "") -> None:
+    def check(
+        self,
+        unet: nn.Module,
+        where: str = "",
+        widths: Callable[[nn.Module, str], Mapping[str, tuple[int, int]]] = target_widths,
+    ) -> None:
         """Raise PersresError unless the factors fit the UNet: those that metadata.targets picks, and no others.
 
-        where: what the sentence calls the residual, e.g. its file; the concept's name if empty.
+        where: what the sentence calls the residual, e.g. its file; the concept's name if empty. widths: who checks
+        many residuals gives one that remembers.
         """
         where = where or f"The residual of {self.metadata.concept or 'an unnamed concept'}"
         advice = f"load the {self.metadata.base_family} model that it was made on, or one derived from it"
@@ -129,10 +141,10 @@ class Residual:
             )
         if EMBEDDING in parts_of(rule) and self.metadata.identifier not in self.embeddings:
             raise PersresError(f"{where} lacks the embedding that its targets, {rule}, name: it was not made rightly.")
-        there = {target.path: target.widths for target in find_targets(unet, rule)}
+        there = widths(unet, rule)
         for path, factors in self.factors.items():
             if path not in there:
-                if any(target.path == path for target in find_targets(unet, EVERY)):
+                if path in widths(unet, EVERY):
                     raise PersresError(
                         f"{where} changes {path}, which is none of its targets, {rule}: it was not made rightly."
                     )
@@ -169,7 +181,7 @@ class Residual:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise PersresError(f"{path} is not written: a residual's name ends in .safetensors.")
-        if dtype not in _DTYPES.values():
+        if dtype not in FLOATS.values():
             raise PersresError(
                 f"{path} is not written: a residual is kept in floating point, not in {dtype}."
             )
@@ -186,6 +198,9 @@ class Residual:
                 raise PersresError(f"{path} is not written: values of {name} are {why}.")
         try:
             _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+            for name, tensor in tensors.items():
+                _check_values(name, tensor)
+            self._check_changes()
             data = safetensors.torch.save(tensors, self.metadata.to_strings())
         except (SafetensorError, ValueError) as error:  # ValueError: ours, or text that is no UTF-8
             raise PersresError(f"{path} is not written: {first_line(error)}.") from error
@@ -197,33 +212,46 @@ class Residual:
     def load(cls, path: str | os.PathLike) -> Residual:
         """Read a file of any origin, as fp32 on the CPU. Raises PersresError: one sentence that names it."""
         with _open(path) as (file, metadata):
-            slices, targets = _slices(file)
+            places, targets = _places(file)
             tensors = {}
-            for name in slices:
-                # a copy, never the file's memory map: the file may be replaced while the residual is in use
-                tensors[name] = file.get_tensor(name).to(torch.float32, copy=True)
-                if not tensors[name].isfinite().all():
-                    raise PersresError(f"values of {name} are not finite")
-        return cls._of(tensors, targets, metadata)
+            for name, place in places.items():
+                tensors[name] = file.tensor(place).to(torch.float32)
+                _check_values(name, tensors[name])
+            file.check_unchanged()
+            residual = cls._of(tensors, targets, metadata)
+            residual._check_changes()
+        return residual
 
     @classmethod
     def outline(cls, path: str | os.PathLike) -> Residual:
         """The file as `load` gives it, but for the values, which are not read: enough for `check`."""
         with _open(path) as (file, metadata):
-            slices, targets = _slices(file)
-            tensors = {name: torch.empty(part.get_shape(), device="meta") for name, part in slices.items()}
+            places, targets = _places(file)
+            of_shape = {shape: torch.empty(shape, device="meta") for shape in {p.shape for p in places.values()}}
+            tensors = {name: of_shape[place.shape] for name, place in places.items()}
         return cls._of(tensors, targets, metadata)
 
     @classmethod
     def _of(cls, tensors: dict[str, torch.Tensor], targets: list[str], metadata: Metadata) -> Residual:
         factors = {name: Factors(tensors.pop(f"{name}.down"), tensors.pop(f"{name}.up")) for name in targets}
-        return cls(factors, metadata, {name.removeprefix(_EMBEDDING): part for name, part in tensors.items()})
+        words = {one_form(name.removeprefix(_EMBEDDING)): part for name, part in tensors.items()}
+        return cls(factors, metadata, words)
 
     @staticmethod
     def read_metadata(path: str | os.PathLike) -> Metadata:
         """What the file's header says; its tensors are not read. Raises PersresError as `load` does."""
-        with _open(path) as (_, metadata):
+        with _open(path) as (file, metadata):
+            file.places()  # a file that was cut short is none
             return metadata
+
+    def _check_changes(self) -> None:
+        """PersresError with a reason alone where up · down may change a weight absurdly."""
+        for target, factors in self.factors.items():
+            largest = (factors.up.abs().amax(0).double() * factors.down.abs().amax(1).double()).sum().item()
+            if largest > MAX_CHANGE:
+                raise PersresError(
+                    f"it would change weights of {target} by up to {largest:.1g}, as after a training that diverged"
+                )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {_EMBEDDING + name: tensor for name, tensor in self.embeddings.items()}
@@ -232,11 +260,21 @@ class Residual:
         return tensors
 
 
+def concept_of(path: str | os.PathLike) -> str:
+    """The concept's own name as a file's header says it, and little else is looked at; "" where it cannot be read."""
+    try:
+        with TensorFile(path, MAX_FILE) as file:
+            strings = file.strings
+        return check_concept(strings.get("concept", "")) if strings.get("format") == FORMAT else ""
+    except (PersresError, OSError):
+        return ""
+
+
 def file_hash(path: str | os.PathLike) -> str:
     """SHA-256 of a file in hex; its first 10 digits are the short hash."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
@@ -245,40 +283,16 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple]:
+def _open(path: str | os.PathLike) -> Iterator[tuple[TensorFile, Metadata]]:
     """The opened file and its metadata; every failure inside becomes a sentence that names the file."""
-    path = Path(path)
     try:
-        if not path.is_file():
-            raise PersresError("it is a folder" if path.is_dir() else "there is no such file")
-        if path.stat().st_size > MAX_FILE:
-            raise PersresError(f"it is larger than {MAX_FILE >> 20} MiB")
-        try:
-            file = safe_open(path, framework="pt", device="cpu")
-        except (SafetensorError, ValueError) as error:
-            raise PersresError(_diagnose(path, error)) from error
-        with file:
-            strings = file.metadata() or {}
-            if strings.get("format") != FORMAT:
-                raise PersresError(
-                    f"it has no persres metadata and looks like {_likeness(list(file.keys()))}"
-                )
-            yield file, Metadata.from_strings(strings)
-    except (PersresError, SafetensorError, OSError) as error:
+        with TensorFile(path, MAX_FILE) as file:
+            if file.strings.get("format") != FORMAT:
+                raise PersresError(f"it has no persres metadata and looks like {_likeness(file.names)}")
+            yield file, Metadata.from_strings(file.strings)
+    except (PersresError, OSError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise PersresError(f"{path} cannot be used as a residual: {reason}.") from error
-
-
-def _diagnose(path: Path, error: Exception) -> str:
-    """Why safetensors refuses a file."""
-    with open(path, "rb") as file:
-        head = file.read(9)
-    if head[8:] != b"{":
-        # only now: a sound file may begin with these bytes too, which are then the length of its header
-        if head.startswith((b"\x80", b"PK")):
-            return "it is a pickle (.ckpt, .pt), which can run code when opened, and only safetensors is read"
-        return "it is not a safetensors file"
-    return f"it is damaged or was cut short ({first_line(error)}), copy or download it again"
 
 
 def _likeness(names: list[str]) -> str:
@@ -295,14 +309,23 @@ def _likeness(names: list[str]) -> str:
     return "something else than a residual"
 
 
-def _slices(file) -> tuple[dict, list[str]]:
+def _places(file: TensorFile) -> tuple[dict[str, Place], list[str]]:
     """An opened file's tensors by name, unread, and its targets. Raises PersresError with a reason alone."""
-    slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-    targets = _check_shapes({name: tuple(part.get_shape()) for name, part in slices.items()})
-    for name, part in slices.items():
-        if part.get_dtype() not in _DTYPES:
-            raise PersresError(f"{name} is stored as {part.get_dtype()} and not in floating point")
-    return slices, targets
+    places = file.places()
+    targets = _check_shapes({name: place.shape for name, place in places.items()})
+    for name, place in places.items():
+        if place.kind not in FLOATS:
+            raise PersresError(f"{name} is stored as {readable(place.kind, 20)} and not in floating point")
+    return places, targets
+
+
+def _check_values(name: str, tensor: torch.Tensor) -> None:
+    """PersresError with a reason alone for values that no model computes with."""
+    largest = tensor.abs().max().item()  # NaN where there is one
+    if not largest < float("inf"):
+        raise PersresError(f"values of {name} are not finite")
+    if largest > MAX_VALUE:
+        raise PersresError(f"values of {name} are up to {largest:.1g}, which no model in fp16 can take")
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:

@@ -106,6 +106,11 @@ def find_targets(unet: nn.Module, rule: str) -> list[Target]:
     return targets
 
 
+def target_widths(unet: nn.Module, rule: str) -> dict[str, tuple[int, int]]:
+    """The sides of the targets that a rule picks, by their paths."""
+    return {target.path: target.widths for target in find_targets(unet, rule)}
+
+
 def _all_targets(unet: nn.Module, blocks: list[Block]) -> list[Target]:
     owners = {module: block for block in blocks for module in block.module.modules()}
     return [

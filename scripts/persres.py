@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from modules import extra_networks, paths, script_callbacks, ui_extra_networks
+from modules.cache import cache
 
 from lib_persres.webui import script
 from lib_persres.webui.api import add_routes
@@ -23,7 +24,7 @@ from lib_persres.webui.training_presets import Presets
 from lib_persres.webui.training_tab import TrainingTab
 from lib_persres.webui.xyz import add_axes
 
-SHELF = Shelf(folder, limit=lambda: int(chosen(CACHE)))
+SHELF = Shelf(folder, lambda: int(chosen(CACHE)), hashes=cache("persres-hashes"))
 QUEUE = Path(paths.data_path, "persres-training")
 JOBS = Jobs(QUEUE, SHELF, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit)
 TAB = TrainingTab(JOBS, SHELF, Presets(QUEUE / "presets.json"))

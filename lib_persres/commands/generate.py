@@ -120,13 +120,13 @@ def run(args) -> int:
     checkpoint = checkpoint_path(args.checkpoint)
     tags = list({tag.name: tag for tag in parse_tags(args.prompt)[1]}.values())
     from ..lag import MASKS
-    from .residual_folder import ResidualFolder
+    from ..residual_folder import ResidualFolder
 
     if args.mask not in MASKS:
         raise PersresError(f"There is no mask {args.mask!r}; the masks are: {', '.join(MASKS)}.")
-    residuals = ResidualFolder(args.residuals)
-    for tag in tags:
-        residuals(tag.name)
+    advice = "train a concept first or name another with --residuals"
+    files = ResidualFolder(lambda: Path(args.residuals), lambda: len(tags), anywhere=True, advice=advice)
+    residuals = {tag.name: files.load(tag.name) for tag in tags}
     make_folder(Path(args.out))
 
     from ..overflow import is_finite, likely_reason
@@ -139,7 +139,7 @@ def run(args) -> int:
     check_side(sd.unet.params, width, "--width")
     check_side(sd.unet.params, height, "--height")
     for tag in tags:
-        base = residuals(tag.name).metadata.base_hash
+        base = residuals[tag.name].residual.metadata.base_hash
         if base and base != sd.hash:
             note(f"note: {tag.name} was trained on another checkpoint, {base[:10]}; it may look otherwise.")
 
@@ -160,7 +160,7 @@ def run(args) -> int:
             result = generate(
                 sd,
                 args.prompt,
-                residuals,
+                lambda name: residuals[name].residual,
                 seeds=wanted[start : start + args.batch],
                 width=width,
                 height=height,
@@ -199,7 +199,7 @@ def run(args) -> int:
 
 def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, object]:
     """What every picture's metadata say; the seed and the problems are filled in for each."""
-    concepts = [f"{tag.name}: {tag.strength} ({residuals.short_hash(tag.name)})" for tag in tags]
+    concepts = [f"{tag.name}: {tag.strength} ({residuals[tag.name].short_hash})" for tag in tags]
     return {
         "Steps": args.steps,
         "Sampler": "DDIM",

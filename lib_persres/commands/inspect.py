@@ -69,6 +69,7 @@ def run(args) -> int:
 def describe(path: Path) -> dict:
     """A residual's metadata and measures as plain data. Raises PersresError for a file that is not sound."""
     from ..residual import Residual, file_hash
+    from ..residual_listing import shown
 
     residual = Residual.load(path)
     metadata = asdict(residual.metadata)
@@ -77,7 +78,7 @@ def describe(path: Path) -> dict:
     for factors in residual.factors.values():
         ranks.setdefault(factors.up.shape[0], set()).add(factors.rank)
     return {
-        "file": str(path),
+        "file": shown(str(path)),
         "sha256": file_hash(path),
         "size": path.stat().st_size,
         "parameters": residual.parameters_count(),

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 from ..errors import PersresError, first_line
-from ..training.names import check_class, check_name, free_identifier
+from ..names import SUFFIX, check_class, check_name
+from ..training.names import free_identifier
 from ..training.precision import PRECISIONS
 from ..training.recipes import RECIPES
 from .common import (
@@ -28,7 +29,7 @@ from .common import (
     size_text,
     words,
 )
-from .training_files import SUFFIX, TrainingFiles
+from .training_files import TrainingFiles
 from .training_run import TrainingRun
 
 DESCRIPTION = """\
@@ -176,9 +177,9 @@ def add_parser(commands) -> None:
 
 
 def run(args) -> int:
-    check_name(args.name)
+    name = check_name(args.name)
     macro_class = check_class(args.macro_class)
-    out = output_file(args.out, args.name)
+    out = output_file(args.out, name)
     check_name(out.stem)
     checkpoint = checkpoint_path(args.checkpoint)
     recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")]
@@ -224,7 +225,7 @@ def run(args) -> int:
         files.check_room(size.file + HEADER, LEARNING * 3 * size.learned + HEADER)
         identifier = args.identifier or _identifier(files, sd, macro_class)
         note(
-            f'{"Going on with" if args.resume else "Learning"} "{args.name}" from {len(photos)} '
+            f'{"Going on with" if args.resume else "Learning"} "{name}" from {len(photos)} '
             f"photo{'s' * (len(photos) > 1)} at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, "
             f"V* is {identifier}"
         )
@@ -232,7 +233,7 @@ def run(args) -> int:
             residual = train(
                 sd,
                 photos,
-                args.name,
+                name,
                 macro_class,
                 recipe,
                 resolution=resolution,

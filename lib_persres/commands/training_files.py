@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 from ..errors import PersresError
+from ..names import SUFFIX
 from .common import note, size_text
 from .lock import only_one
 from .new_files import put_new
 
-SUFFIX = ".safetensors"
 OURS = ("concept", "identifier", "macro_class", "base_hash", "recipe", "seed", "image_hashes")
 """What tells a training from another in its file."""
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import PersresError
-from ..training.names import check_class
+from ..names import check_class
 from .datasets.dataset import Concept, read_text
 from .run_folder import RunFolder, write_json
 from .scores.embedders import ClipEmbedder

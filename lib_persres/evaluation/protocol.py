@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..prompt import choose_identifier
+from ..identifiers import choose_identifier
 from ..toybox.world import BACKGROUNDS
 from .datasets.dataset import Concept, Pair, Prompt
 from .datasets.toybox import Truth

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention import Taps, concept_maps
-from ..prompt import IDENTIFIERS
+from ..identifiers import IDENTIFIERS
 from ..sampler import noise_for, sample
 from ..standalone.checkpoint import StableDiffusion, load
 from ..toybox import CHECKPOINT

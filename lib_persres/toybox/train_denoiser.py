@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention import Taps, concept_maps
-from ..prompt import IDENTIFIERS
+from ..identifiers import IDENTIFIERS
 from ..standalone.modules import AutoencoderKL, TextEncoder, build_unet
 from ..standalone.tokenizer import Tokenizer
 from ..unet import find_blocks

@@ -13,7 +13,8 @@ import torch
 
 from .. import __version__
 from ..errors import PersresError, first_line
-from ..prompt import check_identifier, choose_identifier
+from ..identifiers import check_identifier, choose_identifier
+from ..names import one_form
 from ..residual import Metadata, Residual
 from ..targets import EMBEDDING, parts_of
 from ..writing import replacing
@@ -82,6 +83,7 @@ class Trainer:
             raise PersresError(f'The concept "{concept}" needs a macro class, the plain noun for it, such as "dog".')
         if identifier is None:
             identifier = choose_identifier(host.encode_text)
+        identifier = one_form(identifier)
         check_identifier(identifier, host.encode_text)
         self.host, self.recipe, self.micro_batch, self.shrink = host, recipe, micro_batch, shrink
         self.losses: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from secrets import compare_digest
 
@@ -43,12 +44,11 @@ def add_routes(app: FastAPI, shelf: Shelf) -> None:
 
 
 def describe(shelf: Shelf, entry: Entry) -> dict:
-    """metadata is null where the file cannot be read; the preview stays in the file."""
-    try:
-        digest = shelf.hash(entry)
-    except PersresError:
-        digest = None
-    metadata = asdict(entry.metadata) if entry.metadata else None
-    if metadata:
+    """hash and metadata are null where the file cannot be read; the preview stays in the file."""
+    metadata = digest = None
+    if entry.metadata:
+        metadata = asdict(entry.metadata)
         metadata.pop("preview")
+        with contextlib.suppress(PersresError):  # it vanished, or may not be read
+            digest = shelf.hash(entry)
     return {"name": entry.name, "hash": digest, "metadata": metadata}

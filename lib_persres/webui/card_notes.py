@@ -5,43 +5,34 @@ The keys are those that the WebUI's Lora cards use, so that other tools know the
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 
-from ..errors import PersresError
+from .. import strict_json
+from ..errors import PersresError, readable
+from ..prompt import MAX_STRENGTH
+from ..regular_files import read_whole
+from ..residual_listing import shown
 
 DESCRIPTION, NOTES, PHRASE, STRENGTH = "description", "notes", "activation text", "preferred weight"
-MAX_STRENGTH = 100.0
 MAX_FILE = 1 << 20
 _V = re.compile(r"(?<![\w*])V([0-9]*)\*(?!\w)")
 
 
 def read_json(path: Path) -> dict:
-    """Everything in <name>.json; nothing where there is none. PersresError where it cannot be understood."""
-    try:
-        if not path.exists():
-            return {}
-        if path.stat().st_size > MAX_FILE:
-            raise ValueError("too large")
-        given = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(given, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise PersresError(
-            f"The notes in {path.name} cannot be read, they are not a JSON object in UTF-8: repair or delete that file."
-        ) from error
-    return given
+    """What <name>.json holds that can be written again; nothing where there is none. PersresError where it is no JSON
+    object."""
+    return _read(path)[0]
 
 
 def read_notes(path: Path) -> tuple[dict, str | None]:
     """What <name>.json says, and a sentence about what in it is not understood; such values are left out."""
     try:
-        given = read_json(path)
+        given, wrong = _read(path)
     except PersresError as error:
         return {}, str(error)
-    wrong = [key for key in (DESCRIPTION, NOTES, PHRASE) if not isinstance(given.get(key, ""), str)]
+    wrong += [key for key in (DESCRIPTION, NOTES, PHRASE) if not isinstance(given.get(key, ""), str)]
     if not _is_strength(given.get(STRENGTH, 0)):
         wrong.append(STRENGTH)
     if PHRASE not in wrong:
@@ -49,8 +40,33 @@ def read_notes(path: Path) -> tuple[dict, str | None]:
             check_phrase(given.get(PHRASE, ""))
         except PersresError:
             wrong.append(PHRASE)
-    problem = f"{path.name} has an unusable {', '.join(wrong)}: edit it here and save." if wrong else None
-    return {key: value for key, value in given.items() if key not in wrong}, problem
+    if not wrong:
+        return given, None
+    problem = f"{shown(path.name)} has an unusable {', '.join(wrong)}: edit it here and save."
+    return {key: value for key, value in given.items() if key not in wrong}, readable(problem)
+
+
+def _read(path: Path) -> tuple[dict, list[str]]:
+    """The values, and the keys of those that were left out since nothing could write them again."""
+    try:
+        given = strict_json.decode_leniently(read_whole(path, MAX_FILE).decode("utf-8-sig"))
+        if not isinstance(given, dict):
+            raise ValueError("no object")
+    except FileNotFoundError:
+        return {}, []
+    except (OSError, ValueError) as error:
+        raise PersresError(
+            f"The notes in {shown(path.name)} cannot be read, they are not a JSON object in UTF-8: "
+            "repair or delete that file."
+        ) from error
+    wrong = []
+    for key in list(given):
+        try:
+            strict_json.check([key, given[key]])
+        except ValueError:
+            wrong.append(key)
+            del given[key]
+    return given, wrong
 
 
 def check_phrase(phrase: str) -> str:

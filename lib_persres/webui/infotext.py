@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import fields
 
 from modules import extra_networks
 
 from ..errors import PersresError
-from ..prompt import NETWORK
+from ..prompt import NETWORK, Written, edit_tags
 from .files import Shelf
 from .options import HASHES as HASHES_OPTION
 from .section import chosen
@@ -27,7 +26,6 @@ REFUSED = "Persres not applied"
 PARTLY = "Persres partly applied"
 TRAINED = "Persres trained on"
 PROBLEMS = "Persres problems"
-_TAG_NAME = re.compile(rf"(<{NETWORK}:\s*)([^:>]+?)(\s*[:>])")
 
 
 class PerImage(dict):
@@ -105,18 +103,19 @@ def renamed(shelf: Shelf, params: dict[str, str]) -> None:
     hashes = dict(pair.split(":", 1) for pair in params.get(HASHES, "").split(",") if ":" in pair)
     hashes = {name.strip(): digits.strip() for name, digits in hashes.items()}
 
-    def present(match: re.Match) -> str:
-        digits = hashes.get(match[2])
+    def present(tag: Written) -> str | None:
+        name, colon, rest = tag.arguments.partition(":")
+        digits = hashes.get(name.strip()) if tag.network == NETWORK else None
         if not digits:
-            return match[0]
+            return None
         try:
-            if shelf.hash(shelf.find(match[2])).startswith(digits):
-                return match[0]
+            if shelf.hash(shelf.find(name.strip())).startswith(digits):
+                return None
         except PersresError:
             pass
         entry = shelf.by_hash(digits)
-        return match[0] if entry is None else f"{match[1]}{entry.name}{match[3]}"
+        return None if entry is None else f"<{NETWORK}:{entry.name}{colon}{rest}>"
 
     for key in ("Prompt", "Hires prompt"):
         if hashes and isinstance(params.get(key), str):
-            params[key] = _TAG_NAME.sub(present, params[key])
+            params[key] = edit_tags(params[key], present)

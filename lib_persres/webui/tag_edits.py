@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
-from ..prompt import NETWORK
-
-_TAG = re.compile(rf"<{NETWORK}:([^>]+)>")
+from ..prompt import NETWORK, Written, edit_tags, find_tags
 
 
 def has_tag(prompt: str) -> bool:
-    return bool(_TAG.search(prompt))
+    return any(map(_is_ours, find_tags(prompt)))
 
 
 def with_residual(prompt: str, name: str) -> str:
@@ -36,7 +33,21 @@ def without_lag(prompt: str) -> str:
 
 
 def _edit(prompt: str, change: Callable[[list[str]], list[str]], count: int) -> str:
-    return _TAG.sub(lambda match: f"<{NETWORK}:{':'.join(change(match[1].split(':')))}>", prompt, count=count)
+    """The prompt with other arguments in its first `count` tags, or in all where that is 0."""
+    done = 0
+
+    def edit(tag: Written) -> str | None:
+        nonlocal done
+        if not _is_ours(tag) or 0 < count == done:
+            return None
+        done += 1
+        return f"<{NETWORK}:{':'.join(change(tag.arguments.split(':')))}>"
+
+    return edit_tags(prompt, edit)
+
+
+def _is_ours(tag: Written) -> bool:
+    return tag.network == NETWORK and tag.arguments != ""  # the WebUI sees no tag without arguments
 
 
 def _is_named(argument: str) -> bool:

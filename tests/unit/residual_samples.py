@@ -1,6 +1,7 @@
 """Residuals, files of them and UNets that they fit, for the tests."""
 
 import base64
+import struct
 
 import pytest
 import safetensors.torch
@@ -12,7 +13,8 @@ from lib_persres.residual import Factors, Metadata, Residual
 
 NAMES = ("input_blocks.1.1", "middle_block.1")
 DOWN, UP = "input_blocks.1.1.proj_out.down", "input_blocks.1.1.proj_out.up"
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">II", 8, 8)
+"""How a small picture begins."""
 HEADER = {
     "format": "persres",
     "format_version": "1",
@@ -48,6 +50,11 @@ def unet_of(blocks):
 
 def small_unet(width=8):
     return unet_of({NAMES[0]: Transformer(width), NAMES[1]: Transformer(16, linear=True)})
+
+
+def said(**fields):
+    """Metadata with the words that a file must have, and these."""
+    return Metadata(**{"identifier": "olis", "macro_class": "dog", **fields})
 
 
 def sample_residual():

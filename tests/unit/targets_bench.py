@@ -1,6 +1,7 @@
 """What the tests of targets share: the rules, and a residual of which neither factor is zero."""
 
 import torch
+from residual_samples import said
 
 from lib_persres.residual import Factors, Residual
 from lib_persres.targets import EVERY
@@ -14,7 +15,7 @@ ATTN2 = f"{BLOCK}.transformer_blocks.0.attn2"
 def random_residual(unet, rule, rank=3, seed=0, size=0.5):
     """Factors of which neither is zero."""
     generator = torch.Generator().manual_seed(seed)
-    made = Residual.initialise(unet, rank, generator, targets=rule)
+    made = Residual.initialise(unet, rank, generator, said(), targets=rule)
     for path, f in made.factors.items():
         up = torch.randn(f.up.shape, generator=generator) * size * f.rank**-0.5
         made.factors[path] = Factors(f.down, up)

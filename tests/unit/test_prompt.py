@@ -1,5 +1,6 @@
 import pytest
 
+from lib_persres import identifiers as I
 from lib_persres import prompt as P
 from lib_persres.concept_tokens import ConceptTokens, find_concept_tokens
 from lib_persres.errors import PersresError
@@ -77,6 +78,8 @@ def test_arguments_of_the_webui_give_the_same_tag():
         ("<persres:rex:nan>", "a finite number"),
         ("<persres:rex:-inf>", "a finite number"),
         ("<persres:rex:1e999>", "a finite number"),
+        ("<persres:rex:1e30>", "from -100 to 100"),
+        ("<persres:rex:1:hr=-1e30>", "from -100 to 100"),
         ("<persres:rex:1:2>", "after the strength"),
         ("<persres:rex:a=b=c>", "a finite number"),
         ("<persres:rex:1:mask=median>", "allowed are lag="),
@@ -305,45 +308,45 @@ def test_an_empty_context_is_a_problem_not_a_crash():
 
 
 def test_every_candidate_is_one_token_of_clip(encode):
-    assert [word for word in P.IDENTIFIERS if len(encode(word)) != 1] == []
-    assert len(set(P.IDENTIFIERS)) == len(P.IDENTIFIERS)
+    assert [word for word in I.IDENTIFIERS if len(encode(word)) != 1] == []
+    assert len(set(I.IDENTIFIERS)) == len(I.IDENTIFIERS)
     assert len(encode("ktn")) == 2
 
 
 def test_candidates_of_several_tokens_are_skipped():
-    pieces = {P.IDENTIFIERS[0]: [START, 1, 2, END], P.IDENTIFIERS[1]: [START, 1, END]}
-    assert P.choose_identifier(pieces.__getitem__) == P.IDENTIFIERS[1]
+    pieces = {I.IDENTIFIERS[0]: [START, 1, 2, END], I.IDENTIFIERS[1]: [START, 1, END]}
+    assert I.choose_identifier(pieces.__getitem__) == I.IDENTIFIERS[1]
 
 
 def test_taken_identifiers_are_skipped_in_any_case():
-    taken = [P.IDENTIFIERS[0].upper(), P.IDENTIFIERS[1]]
-    assert P.choose_identifier(lambda _: [1], taken) == P.IDENTIFIERS[2]
+    taken = [I.IDENTIFIERS[0].upper(), I.IDENTIFIERS[1]]
+    assert I.choose_identifier(lambda _: [1], taken) == I.IDENTIFIERS[2]
 
 
 def test_running_out_of_identifiers_is_said():
     with pytest.raises(PersresError, match="type an identifier of your own"):
-        P.choose_identifier(lambda _: [1], P.IDENTIFIERS)
+        I.choose_identifier(lambda _: [1], I.IDENTIFIERS)
 
 
 @pytest.mark.parametrize("bad", ["", "  ", "a b", "a\n", "AND", "BREAK", *(f"a{c}" for c in "()[]<>:|,*\\")])
 def test_identifiers_that_a_prompt_would_misread_are_refused(bad):
     with pytest.raises(PersresError) as error:
-        P.check_identifier(bad, lambda _: [1])
+        I.check_identifier(bad, lambda _: [1])
     assert is_one_sentence(error)
 
 
 def test_an_identifier_without_tokens_is_refused():
     with pytest.raises(PersresError, match="has no tokens"):
-        P.check_identifier("\u200b", lambda _: [START, END])
+        I.check_identifier("◌", lambda _: [START, END])
 
 
 def test_a_usable_identifier_gives_its_ids(encode):
-    assert P.check_identifier("sks", encode) == encode("sks")
-    assert len(P.check_identifier("ktn", encode)) == 2
+    assert I.check_identifier("sks", encode) == encode("sks")
+    assert len(I.check_identifier("ktn", encode)) == 2
 
 
 def test_a_chosen_identifier_is_found_among_the_tokens_of_a_real_prompt(encode):
-    identifier = P.choose_identifier(encode)
+    identifier = I.choose_identifier(encode)
     text = P.substitute("a photo of a V* teddy bear, V*'s hat", [identifier], ["teddy bear"]).text
     ids = encode(text)
     found = find_concept_tokens(chunked(ids), encode(identifier), encode("teddy bear"))

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 import torch
-from residual_samples import DOWN, HEADER, UP, refusal, tensors, with_value, write
+from residual_samples import DOWN, HEADER, PNG, UP, refusal, tensors, with_value, write
 
 from lib_persres import residual as module
 from lib_persres.residual import Residual
@@ -121,13 +121,28 @@ def test_newer_format_asks_for_an_update(path):
         ("image_hashes", "[1]"),
         ("preview", "'\"><script>"),
         ("preview", base64.b64encode(b"GIF89a").decode()),
+        ("preview", base64.b64encode(PNG[:16] + struct.pack(">II", 60_000, 60_000)).decode()),
+        ("recipe", '{"a": 1e999}'),
+        ("recipe", '{"a": NaN}'),
+        ("recipe", '{"a": ' + "1" * 401 + "}"),
+        ("recipe", '{"a": "\\ud800"}'),
+        ("recipe", '{"a":' * 200 + "1" + "}" * 200),
+        ("loss", '{"last": Infinity}'),
+        ("truncation", "1" * 401),
+        ("image_hashes", '["\\udfff"]'),
+        ("identifier", ""),
+        ("identifier", " "),
+        ("identifier", "[" * 200),
+        ("concept", "a\x1b[2J"),
+        ("concept", "x" * 101),
+        ("base_hash", "x" * 1001),
     ],
 )
 def test_damaged_metadata_is_refused_by_the_name_of_the_field(path, key, text):
     write(path, tensors(), {**HEADER, key: text})
     for read in (Residual.load, Residual.read_metadata):
         sentence = refusal(path, read)
-        assert key in sentence and len(sentence) < len(str(path)) + 200
+        assert {"concept": "name"}.get(key, key) in sentence and len(sentence) < len(str(path)) + 200
 
 
 @pytest.mark.parametrize("key", ["concept", "identifier", "macro_class"])
@@ -149,6 +164,9 @@ def test_metadata_that_a_prompt_needs_must_be_there(path, key):
         (tensors(down=with_value(float("nan"))), "not finite"),
         (tensors(down=with_value(float("-inf")).half()), "not finite"),
         (tensors(down=with_value(1e30).double() ** 2), "not finite"),
+        (tensors(down=with_value(1e30)), "up to 1e+30, which no model in fp16 can take"),
+        (tensors(down=with_value(65536.0)), "no model in fp16 can take"),
+        (tensors(down=with_value(60000.0)), "change weights of input_blocks.1.1.proj_out by up to 6e+04"),
         (tensors(down=torch.ones(1, 65537), up=torch.ones(8, 1)), "absurd"),
         (tensors(down=torch.ones(2, 8, dtype=torch.int32)), "I32"),
         (tensors(down=torch.ones(2, 8, dtype=torch.bool)), "BOOL"),

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib_persres.evaluation.toybox_figures import best_iou
+from lib_persres.identifiers import IDENTIFIERS
 from lib_persres.overlay import MaskRecorder, overlay
-from lib_persres.prompt import IDENTIFIERS
 from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.toybox.dataset import SceneSet, rare_words, scene_of
 from lib_persres.toybox.judge import ANSWERS, Judge

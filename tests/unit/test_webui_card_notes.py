@@ -1,11 +1,12 @@
 """What the user keeps about a residual; no WebUI is needed for it."""
 
 import json
+import os
 
 import pytest
 
 from lib_persres.errors import PersresError
-from lib_persres.webui.card_notes import check_phrase, read_notes
+from lib_persres.webui.card_notes import MAX_FILE, check_phrase, read_json, read_notes
 
 
 @pytest.fixture
@@ -55,6 +56,45 @@ def test_a_value_that_is_not_understood_is_left_out_and_told(path, key, value):
     path.write_text(json.dumps({key: value, "other": 1}))
     notes, problem = read_notes(path)
     assert notes == {"other": 1} and key in problem
+
+
+@pytest.mark.parametrize(
+    "key, text",
+    [
+        ("preferred weight", "1" * 401),
+        ("preferred weight", "1e999"),
+        ("description", '"\\ud800"'),
+        ("activation text", '"V* \\udfff"'),
+        ("any", "[" * 100 + "]" * 100),
+        ("any", '{"a": [1' + "0" * 400 + "]}"),
+        ("any", "NaN"),
+    ],
+)
+def test_what_no_page_could_show_is_left_out_and_told(path, key, text):
+    path.write_text(f'{{"{key}": {text}, "other": 1}}')
+    notes, problem = read_notes(path)
+    assert notes == read_json(path) == {"other": 1} and key in problem
+    json.dumps([notes, problem], allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_a_key_that_no_page_could_show_is_left_out_and_told(path):
+    path.write_text('{"\\ud800": 1, "other": 1}')
+    notes, problem = read_notes(path)
+    assert notes == {"other": 1} and "unusable" in problem
+    problem.encode()
+
+
+def test_notes_that_are_too_large_a_pipe_or_a_loop_are_told(path):
+    with open(path, "wb") as file:
+        file.truncate(MAX_FILE + 1)
+    assert "cannot be read" in read_notes(path)[1]
+    path.unlink()
+    path.symlink_to(path.name)
+    assert "cannot be read" in read_notes(path)[1]
+    if hasattr(os, "mkfifo"):
+        path.unlink()
+        os.mkfifo(path)
+        assert "cannot be read" in read_notes(path)[1]
 
 
 def test_a_phrase_has_v_and_no_tag():

@@ -1,15 +1,20 @@
 """The cards of residuals as the WebUI hands them out, without a browser."""
 
 import base64
+import contextlib
 import html.parser
 import io
 import json
+import os
+import sqlite3
 import urllib.parse
 import urllib.request
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import standalone_models as models
+import torch
 from host import make_residual
 from PIL import Image
 
@@ -44,7 +49,7 @@ def folder(host):
     before = set(folder.rglob("*"))
     yield folder
     for path in sorted(set(folder.rglob("*")) - before, reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     host.post("/persres/v1/refresh")
 
 
@@ -126,10 +131,11 @@ def test_a_residual_of_another_width_says_why(host, folder):
 
 @pytest.mark.parametrize("name", [ODD, "<script>alert(1)"])
 def test_any_name_is_safe_in_the_page(host, folder, name):
-    path = make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", "d<o>\"g'")
+    path = make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", "dog's")
+    change(path, concept="d<o>\"g'", base_hash="<b>\"'")
     path.rename(folder / f"{name}.safetensors")
     odd = card(host, name)
-    assert odd.attributes["data-name"] == name and odd.click["noun"] == "d<o>\"g'"
+    assert odd.attributes["data-name"] == name and odd.click["noun"] == "dog's"
     assert not {"script", "o", "b"} & {tag for tag, _ in odd.tags}
     assert any(attributes.get("data-clipboard-text", "").endswith(f"{name}.safetensors") for _, attributes in odd.tags)
     if name == ODD:
@@ -158,6 +164,56 @@ def test_the_users_notes_are_in_the_card(host, folder):
     notes.write_text("[")
     broken = card(host, "noted")
     assert "noted.json cannot be read" in broken.text and broken.click["strength"] is None
+
+
+def raw_residual(path, **fields):
+    """A file whose header says this, whatever `save` would say to it."""
+    header = {"format": "persres", "format_version": "1", "concept": "x", "identifier": "olis", "macro_class": "dog"}
+    factors = {"a.proj_out.down": torch.ones(1, 4), "a.proj_out.up": torch.ones(4, 1)}
+    safetensors.torch.save_file(factors, path, metadata={**header, **fields})
+
+
+def test_one_bad_file_or_note_spoils_no_card_and_no_listing(host, folder):
+    for number, notes in enumerate(
+        ('{"preferred weight": ' + "1" * 401 + "}", '{"description": "\\ud800"}', "[" * 9999, '{"\\ud800": [NaN]}')
+    ):
+        make_residual(host.data, f"noted{number}", models.tiny_unet(), 5, "olis", "dog")
+        (folder / f"noted{number}.json").write_text(notes)
+    recipes = ('{"a":' * 500 + "1" + "}" * 500, '{"a": 1e999}', '{"a": "\\ud800"}', '{"a": ' + "1" * 401 + "}")
+    for number, recipe in enumerate(recipes):
+        raw_residual(folder / f"recipe{number}.safetensors", recipe=recipe)
+    raw_residual(folder / "brackets.safetensors", identifier="[" * 200)
+    raw_residual(folder / "blank.safetensors", identifier=" ")
+    with contextlib.suppress(OSError):  # the file system has UTF-8 alone
+        raw_residual(folder / "raw.safetensors", concept="raw")
+        os.rename(folder / "raw.safetensors", folder / os.fsdecode(b"r\xe9x.safetensors"))
+    os.mkfifo(folder / "pipe.safetensors")
+    os.mkfifo(folder / "rex.txt")
+    (folder / "deep").mkdir()
+    for name in ("again", "deep/up"):
+        (folder / name).symlink_to(folder, target_is_directory=True)
+
+    page = host.post("/probe/cards")
+    listed = host.get("/persres/v1/residuals")
+    names = {entry["name"]: entry for entry in listed}
+    assert len(listed) == len(names) and {"rex", "mia", "noted0", "recipe3", "pipe", "brackets"} < set(names)
+    assert page.count('class="card') == len(listed) and page.count(">again") == 0
+    assert names["recipe0"]["metadata"] is names["recipe0"]["hash"] is None and names["rex"]["metadata"]
+    for name in ("noted0", "noted1", "noted3"):
+        assert f"{name}.json has an unusable" in card(host, name).text
+    assert "noted2.json cannot be read" in card(host, "noted2").text
+    assert "recipe is damaged" in card(host, "recipe1").text and "identifier is empty" in card(host, "blank").text
+    assert "contains [, which has a meaning in prompts" in card(host, "brackets").text
+    assert "a pipe or a device" in card(host, "pipe").text
+
+
+def test_a_hash_is_kept_in_the_webuis_cache(host, folder):
+    path = make_residual(host.data, "hashed", models.tiny_unet(), 5, "olis", "dog")
+    listed = {entry["name"]: entry["hash"] for entry in host.get("/persres/v1/residuals")}
+    kept = sqlite3.connect(host.data / "cache" / "persres-hashes" / "cache.db")
+    rows = dict(kept.execute("SELECT key, value FROM Cache"))
+    kept.close()
+    assert rows[str(path)].split()[-1] == listed["hashed"] and listed["hashed"] in card(host, "hashed").text
 
 
 def test_the_metadata_are_shown_without_the_picture(host, folder):

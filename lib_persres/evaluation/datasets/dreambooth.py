@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import PersresError
@@ -17,7 +18,8 @@ from .dataset import Concept, Dataset, Prompt, check_prompt, image_files, read_t
 FILE = "prompts_and_classes.txt"
 LIVE = frozenset({"cat", "dog"})
 """The classes that take the prompts for live subjects; the file itself does not say which do."""
-_LIST = re.compile(r"^\s*prompt_list\s*=\s*\[.*?^\s*\]", re.MULTILINE | re.DOTALL)
+_BEGINS = re.compile(r"^[ \t]*prompt_list[ \t]*=[ \t]*\[", re.MULTILINE)
+_ENDS = re.compile(r"^[ \t]*\]", re.MULTILINE)
 
 
 def read(root: str | os.PathLike) -> Dataset:
@@ -37,20 +39,28 @@ def read(root: str | os.PathLike) -> Dataset:
 def parse(text: str, where: str = FILE) -> tuple[dict[str, str], tuple[Prompt, ...], tuple[Prompt, ...]]:
     """Subject -> class, the prompts for objects, the prompts for live subjects."""
     lists: dict[str, tuple[Prompt, ...]] = {}
-    for found in _LIST.finditer(text):
-        heading = next((line.strip() for line in reversed(text[: found.start()].splitlines()) if line.strip()), "")
+    for begin, end in _lists(text):
+        heading = next((line.strip() for line in reversed(text[:begin].splitlines()) if line.strip()), "")
         kind = "live" if "live" in heading.lower() else "object"
         if kind in lists:
             raise PersresError(f"{where} has two lists of {kind} prompts.")
-        lists[kind] = _prompts(found[0].strip(), where)
+        lists[kind] = _prompts(text[begin:end].strip(), where)
     for kind in ("object", "live"):
         if kind not in lists:
             raise PersresError(f"{where} has no list of {kind} prompts (prompt_list = […]).")
     return _classes(text, where), lists["object"], lists["live"]
 
 
+def _lists(text: str) -> Iterator[tuple[int, int]]:
+    """Where each `prompt_list = [` begins, and where the line with its bracket ends."""
+    at = 0
+    while (begin := _BEGINS.search(text, at)) and (end := _ENDS.search(text, begin.end())):
+        yield begin.start(), end.end()
+        at = end.end()
+
+
 def _classes(text: str, where: str) -> dict[str, str]:
-    before = re.split(r"^\s*Prompts\s*$", text, maxsplit=1, flags=re.MULTILINE)[0]
+    before = re.split(r"^[ \t]*Prompts[ \t\r]*$", text, maxsplit=1, flags=re.MULTILINE)[0]
     classes: dict[str, str] = {}
     for line in before.splitlines():
         name, comma, cls = (part.strip() for part in line.partition(","))

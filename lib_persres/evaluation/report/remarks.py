@@ -7,7 +7,7 @@ import re
 from .folder import Run
 
 NAMED = 3
-_OWN = re.compile(r'"[^"]*"|<[^>]*>')
+_OWN = re.compile(r'"[^"]*"|<[^<>]*>')
 """What differs in a sentence from concept to concept: names and words in quotes, tags."""
 
 

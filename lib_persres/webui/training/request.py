@@ -10,9 +10,9 @@ from torch import nn
 from ...errors import PersresError
 from ...filling import fill
 from ...metadata import Metadata
+from ...names import check_class, check_name
 from ...residual import rank_of
 from ...training.estimate import refuse_rank
-from ...training.names import check_class, check_name
 from ...training.precision import PRECISIONS
 from ...training.recipe import OF_STAGES, Recipe
 from ...training.recipes import RECIPES
@@ -71,7 +71,7 @@ class Request:
         for name in (*WHOLE, *TEXTS, *SWITCHES, "learning_rate"):
             if getattr(self, name) is not None or defaults[name] is not None:
                 self._check(name, getattr(self, name))
-        check_name(self.concept)
+        object.__setattr__(self, "concept", check_name(self.concept))
         object.__setattr__(self, "macro_class", check_class(self.macro_class))
         if self.recipe and self.recipe not in RECIPES:
             raise PersresError(f"There is no recipe {self.recipe[:40]!r}; the recipes are {', '.join(RECIPES)}.")

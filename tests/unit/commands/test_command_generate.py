@@ -11,8 +11,8 @@ from PIL import Image
 
 from lib_persres.commands import main
 from lib_persres.commands.pictures import PictureFolder, infotext, write_png
-from lib_persres.commands.residual_folder import ResidualFolder
 from lib_persres.errors import PersresError
+from lib_persres.residual_folder import ResidualFolder
 
 
 def parameters(path):
@@ -123,32 +123,38 @@ def test_prompts_that_cannot_be_drawn_are_refused(checkpoint, residual, tmp_path
 # -- residuals by name ---------------------------------------------------------------------------------------
 
 
-def test_a_residual_is_found_by_stem_or_path(residual, tmp_path):
-    deep = tmp_path / "dogs" / "rex.safetensors"
+def of(folder):
+    return ResidualFolder(lambda: folder, anywhere=True, advice="name another with --residuals")
+
+
+def test_a_residual_is_found_by_stem_path_or_its_own_name(residual, tmp_path):
+    deep = tmp_path / "dogs" / "max.safetensors"
     deep.parent.mkdir()
     deep.write_bytes(residual.read_bytes())
-    folder = ResidualFolder(tmp_path)
-    assert folder.path("rex") == folder.path("dogs/rex") == folder.path(str(deep)) == deep
-    assert folder("rex") is folder("dogs/rex") and len(folder.short_hash("rex")) == 10
-    (tmp_path / "rex.safetensors").write_bytes(residual.read_bytes())
-    with pytest.raises(PersresError) as caught:
-        folder.path("rex")
-    assert str(deep) in str(caught.value) and str(tmp_path / "rex.safetensors") in str(caught.value)
-    assert folder.path("dogs/rex") == deep
+    folder = of(tmp_path)
+    names = ("max", "dogs/max", str(deep), str(deep.with_suffix("")), "rex")
+    assert [folder.find(name).path for name in names] == [deep] * len(names)
+    assert folder.load("max") is folder.load("dogs/max") and len(folder.load("max").short_hash) == 10
+    other = tmp_path / "cats" / "max.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(residual.read_bytes())
+    with pytest.raises(PersresError, match='"max" is the name of 2 residuals: write one of cats/max, dogs/max'):
+        folder.find("max")
+    assert folder.find("dogs/max").path == deep
 
 
 def test_what_there_is_instead_is_listed(tmp_path):
-    for wanted, folder in (("does not exist", tmp_path / "none"), ("holds none", tmp_path)):
+    for wanted, folder in (("does not exist, name another with --residuals", tmp_path / "none"), ("none", tmp_path)):
         with pytest.raises(PersresError, match=wanted):
-            ResidualFolder(folder).path("rex")
+            of(folder).find("rex")
     for index in range(12):
         (tmp_path / f"c{index:02}.safetensors").touch()
     with pytest.raises(PersresError, match="it holds c00, c01, .*c09 and 2 more"):
-        ResidualFolder(tmp_path).path("rex")
+        of(tmp_path).find("rex")
     with pytest.raises(PersresError, match="is a file"):
-        ResidualFolder(tmp_path / "c00.safetensors").path("rex")
+        of(tmp_path / "c00.safetensors").find("rex")
     with pytest.raises(PersresError, match="neither here nor in"):
-        ResidualFolder(tmp_path).path("dogs/rex")
+        of(tmp_path).find("dogs/rex")
 
 
 # -- pictures ------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_inspect_tells_the_reason_for_a_wrong_file_and_shows_the_others(residual
 
 def test_inspect_lets_no_file_steer_the_terminal(residual, tmp_path, capsys):
     changed = Residual.load(residual)
-    changed.metadata.concept = "rex\x1b[2J"
+    changed.metadata.base_hash = "rex\x1b[2J"
     changed.metadata.recipe = {"name": "\x1b[31m", "stages": "none"}
     changed.metadata.loss = {"first": "low"}
     changed.save(tmp_path / "rex.safetensors")
