@@ -94,6 +94,8 @@ class TrainingFiles:
             raise PersresError(f"{target} and many of its name are there already: give another name.")
         except OSError as error:
             raise PersresError(f"{target} cannot be written: {error.strerror or error}.") from error
+        except PersresError as error:  # of the name that nobody knows
+            raise PersresError(str(error).replace(str(written), str(target))) from error.__cause__
         finally:
             with contextlib.suppress(OSError):
                 written.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ def read_facts(path: Path) -> Metadata:
     """Raises PersresError where the file is no state."""
     try:
         # mapped, so that a state of gigabytes is not read twice
-        state = torch.serialization.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         return Metadata.from_strings(state["facts"])
     except Exception as error:  # what torch raises on a damaged file is of no one family
         raise PersresError(f"{path} cannot be continued: {first_line(error)}.") from error

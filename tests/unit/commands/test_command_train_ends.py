@@ -185,7 +185,9 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing(checkpoint, photos, tmp_pa
     monkeypatch.setattr(residuals.os, "fsync", full)
     assert train(checkpoint, photos, out) == 1
     error = capsys.readouterr().err
-    assert "error: " in error and "No space left on device. So it is in" in error and f"{FILE}: move it." in error
+    (line,) = (line for line in error.splitlines() if line.startswith("error: "))
+    assert f"out/{FILE} cannot be written: No space left on device. So it is in" in line
+    assert line.endswith(f"here/{FILE}: move it.")
     assert names(here) == [FILE] and names(out) == []
     assert Residual.load(here / FILE).metadata.steps == 2
 
