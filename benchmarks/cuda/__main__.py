@@ -93,7 +93,8 @@ def run(part: Part, device: str, folder: Path, seconds: float) -> dict:
     outcome["seconds"] = round(time.monotonic() - started, 1)
     if state != "done":
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        outcome["error"] = (lines[-1] if lines else f"it ended with {process.returncode} and said nothing")[:300]
+        last = lines[-1] if lines else f"it ended with {process.returncode} and said nothing"
+        outcome["error"] = (f"its last line: {last}" if state == "out of time" else last)[:300]
     try:  # also of a part that did not end: what it had measured
         outcome |= json.loads(result.read_text(encoding="utf-8"))
     except (OSError, ValueError):

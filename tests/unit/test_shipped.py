@@ -49,7 +49,7 @@ def test_the_base_model_draws_what_is_asked(toybox, judge):
     asked = [("red", "ball", "on grass"), ("blue", "box", "in snow"), ("green", "cross", "on sand")]
     context, _ = toybox.encode_prompts([f"a photo of a {colour} {cls} {place}" for colour, cls, place in asked])
     uncond, _ = toybox.encode_prompts([""])
-    latents = sample(toybox, context, uncond, noise_for([1, 2, 3], (4, 16, 16)), steps=25)
+    latents = sample(toybox, context, uncond, noise_for([1, 2, 3], (4, 16, 16)), steps=12)
     seen = judge.see(toybox.decode_latents(latents))
     assert seen["colour"] == [colour for colour, _, _ in asked]
 
@@ -73,7 +73,7 @@ def test_the_judge_is_right_on_fresh_renderings(judge):
 def test_a_short_training_moves_the_model_towards_the_concept(toybox, tmp_path):
     """At the same noise, the residual's loss on photos that it has not seen is below the base model's."""
     concept = CONCEPTS[0]
-    recipe = RECIPES["toybox"].changed(steps=40)
+    recipe = RECIPES["toybox"].changed(steps=12)
     residual, _ = learn(toybox, concept, tmp_path, recipe)
     fresh = load_images(photograph(concept, tmp_path / "fresh", count=8))[5:]
     pixels = torch.stack([_pixels(photo.image) for photo in fresh])
@@ -90,7 +90,7 @@ def test_a_short_training_moves_the_model_towards_the_concept(toybox, tmp_path):
             )
             eps = toybox.unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, context=context)
             losses[name] = (eps - noise).square().mean().item()
-    assert losses["residual"] < losses["base"]
+    assert losses["residual"] < 0.95 * losses["base"]
 
 
 def _pixels(image):

@@ -104,9 +104,9 @@ def test_it_is_added_to_the_loss_as_a_mean_over_the_prompts_rows(sd, photos, obj
 
 
 def test_learning_by_it_alone_brings_the_maps_together(sd, photos):
-    trainer = make(sd, photos, targets="embedding", steps=60, map_mean=1e5, learning_rate=3e-2)
-    steps(trainer, 60)
-    assert sum(trainer.losses[-10:]) < 0.3 * sum(trainer.losses[:10])
+    trainer = make(sd, photos, targets="embedding", steps=25, map_mean=1e5, learning_rate=1e-1)
+    steps(trainer, 25)
+    assert sum(trainer.losses[-5:]) < 0.5 * sum(trainer.losses[:5])
 
 
 def test_a_template_without_the_class_has_nothing_to_compare(sd, photos):

@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
+import training_process
 
 from lib_persres.residual import Residual
 
@@ -31,11 +33,12 @@ def numbers(path):
     return torch.cat([part.flatten() for f in residual.factors.values() for part in (f.down, f.up)])
 
 
-def test_kills_at_random_moments_leave_readable_files_and_a_training_that_ends_the_same(tmp_path):
+@pytest.mark.usefixtures("one_thread")  # as in those processes
+def test_kills_at_random_moments_leave_readable_files_and_a_training_that_ends_the_same(tmp_path, capsys):
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    whole = start(tmp_path / "whole")
-    out, _ = whole.communicate(timeout=600)
+    training_process.main(tmp_path / "whole", STEPS)
+    out = capsys.readouterr().out
     assert "finished" in out, out
     chance = random.Random(time.time_ns())
     reached = []

@@ -65,8 +65,9 @@ def main(folder: Path, steps: int):
         for status in jobs.list():
             with contextlib.suppress(ValueError):
                 jobs.save_now(status["id"])
-        time.sleep(0.01)
+        time.sleep(0.05)
     print(jobs.list()[0]["state"], jobs.list()[0]["message"], flush=True)
 
 
-main(Path(sys.argv[1]), int(sys.argv[2]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
