@@ -24,7 +24,7 @@ def figures() -> dict:
         _fill(folder)
         # the best of three: each is a first one, for a new process's eyes
         first, residuals = min(
-            ((_seconds(residuals.refresh), residuals) for residuals in (ResidualFolder(lambda: folder) for _ in range(3))),
+            ((_seconds(each.refresh), each) for each in (ResidualFolder(lambda: folder) for _ in range(3))),
             key=lambda pair: pair[0],
         )
         again = _seconds(residuals.refresh)
