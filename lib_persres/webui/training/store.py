@@ -120,6 +120,8 @@ class JobFolder:
             Request.from_dict(record.request)
             if record.state not in STATES:
                 raise ValueError(f"the state {record.state!r} is not known")
+            if not isinstance(record.notes, list) or not all(isinstance(note, str) for note in record.notes):
+                raise ValueError("its notes are no texts")
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise PersresError(f"The training {self.path} cannot be read ({error}).") from error
         return record
