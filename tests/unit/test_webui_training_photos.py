@@ -145,7 +145,7 @@ def test_odd_folders_and_files_of_the_server_are_refused_in_a_sentence(bench, tm
         given = str(tmp_path / "nowhere" / "x")
     b = bench()
     with pytest.raises(PersresError) as error:
-        images, notes = photos.from_folder(given, [folder if kind == "outside" else tmp_path])
+        images, _ = photos.from_folder(given, [folder if kind == "outside" else tmp_path, tmp_path / "loop"])
         b.submit(images=images)
     text = str(error.value)
     assert text.isprintable() and text.endswith(".") and len(text) <= 300

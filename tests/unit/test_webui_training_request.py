@@ -184,7 +184,6 @@ def test_base64_is_read_with_and_without_its_url_and_name():
         (["a b"], "number 1 is not in base64"),
         ([3], "number 1 is no text"),
         ([{"name": [[1]], "data": "*"}], "number 1 is not in base64"),
-        ([{"name": "big", "data": "A" * (45 << 20)}], "The image big has more than 32 MiB"),
     ],
 )
 def test_bad_base64_is_named(images, words):
@@ -192,9 +191,11 @@ def test_bad_base64_is_named(images, words):
         photos.from_base64(images)
 
 
-def test_large_images_are_refused():
-    with pytest.raises(PersresError, match="big has 33 MiB"):
-        photos.check_sizes([("big", bytes(33 << 20))])
+def test_large_images_are_refused(monkeypatch):
+    with pytest.raises(PersresError, match="big has 129 MiB, but at most 128 are allowed"):
+        photos.check_sizes([("big", bytes(129 << 20))])
+    monkeypatch.setattr(photos, "MOST_BYTES", 1 << 20)
+    with pytest.raises(PersresError, match="big has 2 MiB"):
 
 
 def test_only_allowed_folders_are_read(tmp_path):
@@ -205,7 +206,9 @@ def test_only_allowed_folders_are_read(tmp_path):
         (folder / "a.JPG").write_bytes(b"a")
         (folder / "notes.txt").write_bytes(b"no image")
     allowed = [tmp_path / "in"]
-    assert photos.from_folder(str(inside), allowed) == [("a.JPG", b"a"), ("b.png", b"b")]
+    found, notes = photos.from_folder(str(inside), allowed)
+    assert found == [("a.JPG", inside / "a.JPG"), ("b.png", inside / "b.png")]
+    assert notes == ["Passed over in photos: 1 text file."]
     (inside / "out").symlink_to(outside)
     for bad in map(str, (outside, inside / ".." / ".." / "out", inside / "out", "photos", tmp_path / "never")):
         with pytest.raises(PersresError, match="is not one that a training may read"):

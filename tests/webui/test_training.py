@@ -233,6 +233,8 @@ def test_bad_requests_are_answered_in_one_sentence(host, photos):
     loop.symlink_to(loop)
     cases = [
         ({**base, "images": [base64.b64encode(b"no image").decode()]}, "cannot be read"),
+        ({**base, "images": [base64.b64encode(b"%!PS-Adobe-3.0").decode()]}, "it is a PostScript file"),
+        ({**base, "images": [{"name": "\ud800" * 500, "data": 7}]}, "is no text in base64"),
         ({**base, "images": ["***"]}, "is not in base64"),
         ({**base, "images": [base64.b64encode(small.getvalue()).decode()]}, "too small (8×8 pixels)"),
         ({**base, "images": [good] * 4000}, "4000 images were given"),
@@ -301,8 +303,29 @@ def test_a_folder_inside_the_data_folder_may_be_trained_from(host, photos):
     folder.mkdir()
     for path in photos:
         (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "clip.mp4").write_bytes(b"x")
+    (folder / photos[0].with_suffix(".txt").name).write_bytes(b"a caption")
     body = {"concept": "from folder", "folder": str(folder), **SETTINGS, "steps": 2}
-    assert wait(host, host.post(ROUTE, body)["id"])["state"] == "finished"
+    status = wait(host, host.post(ROUTE, body)["id"])
+    assert status["state"] == "finished"
+    assert "Passed over in photos: 1 video. The caption file beside the photos is ignored" in status["message"]
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "palette", "ink", "text instead of EXIF", "damaged profile"])
+def test_photos_of_every_kind_are_learned_from(host, kind):
+    image = Image.radial_gradient("L").convert("RGB")
+    buffer = io.BytesIO()
+    if kind == "16 bits":
+        Image.fromarray(np.asarray(image.convert("L"), dtype=np.uint16) * 257).save(buffer, "PNG")
+    elif kind == "text instead of EXIF":
+        image.save(buffer, "WEBP", exif=b"a photo of my dog, and no EXIF")
+    elif kind == "damaged profile":
+        image.save(buffer, "JPEG", icc_profile=b"no profile")
+    else:
+        image.convert({"palette": "P", "ink": "CMYK"}[kind]).save(buffer, "GIF" if kind == "palette" else "TIFF")
+    body = {"concept": kind, "images": [base64.b64encode(buffer.getvalue()).decode()], **SETTINGS, "steps": 1}
+    status = wait(host, host.post(ROUTE, body)["id"])
+    assert status["state"] == "finished" and ("was ignored: number 1" in status["message"]) == (kind[:3] == "dam")
 
 
 # -- another WebUI: one that is killed

@@ -7,8 +7,8 @@ import struct
 from . import exif
 from .header import Damaged, Header
 
-BYTES_A_PIXEL = 20
-"""Planes of 16 bits, the decoder's own copies, and the picture."""
+BYTES_A_PIXEL = 15
+"""The decoder's planes, its copy in RGB, and the picture; measured: 9 to 12."""
 METADATA = (b"Exif", b"mime")
 MOST_ITEMS = 10_000
 TURNS = {1: 8, 2: 3, 3: 6}

@@ -91,7 +91,7 @@ def from_folder(
     if not isinstance(folder, str) or not folder.strip() or "\0" in folder:
         raise PersresError("folder must be the path of a folder with photos.")
     path = Path(folder.strip())
-    inside = [Path(root).resolve() for root in allowed]
+    inside = [real for root in allowed if (real := _resolved(Path(root)))]
     # asked before whether it exists, which is nobody's business outside of them
     if not path.is_absolute() or not _is_inside(path, inside):
         raise PersresError(
@@ -109,11 +109,15 @@ def from_folder(
 
 
 def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    real = _resolved(path)
+    return real is not None and any(real.is_relative_to(root) for root in roots)
+
+
+def _resolved(path: Path) -> Path | None:
     try:
-        real = path.resolve()
+        return path.resolve()
     except (OSError, RuntimeError, ValueError):  # a loop of links, or no name that a file can have
-        return False
-    return any(real.is_relative_to(root) for root in roots)
+        return None
 
 
 def keep(path: Path, name: str, source: Source) -> None:
