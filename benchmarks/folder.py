@@ -22,11 +22,9 @@ def figures() -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _fill(folder)
-        # the best of three: each is a first one, for a new process's eyes
-        first, residuals = min(
-            ((_seconds(each.refresh), each) for each in (ResidualFolder(lambda: folder) for _ in range(3))),
-            key=lambda pair: pair[0],
-        )
+        # the best of three, each the first one of its own
+        folders = [ResidualFolder(lambda: folder) for _ in range(3)]
+        first, residuals = min(_seconds(residuals.refresh) for residuals in folders), folders[-1]
         again = _seconds(residuals.refresh)
         missing = max(_seconds(lambda name=name: _miss(residuals, name)) for name in ("concept00x500", "unlike any"))
         outlines = _seconds(lambda: [Residual.outline(entry.path) for entry in residuals.entries])
