@@ -7,7 +7,6 @@ own part tests/webui/test_giving_way.py prints.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 
 import torch
@@ -27,14 +26,15 @@ def measure(side: int, batch: int, rounds: int = ROUNDS) -> tuple[float, float]:
     contender.setup()
     trainer = contender.trainer
     contender.step()  # which warms up
-    steps, firsts, hand_overs = [], [], []
+    rows = []
     for _ in range(rounds):
-        steps.append(_seconds(contender.step, device))
+        step = _seconds(contender.step, device)
         lent = _seconds(lambda: (trainer.__exit__(None, None, None), trainer.__enter__()), device)
-        firsts.append(_seconds(contender.step, device))  # what the stage and a CUDA graph begin with
-        hand_overs.append(lent + firsts[-1] - steps[-1])
+        first = _seconds(contender.step, device)  # with what the stage and a CUDA graph begin with
+        rows.append((step, lent, first))
     trainer.__exit__(None, None, None)
-    return statistics.median(hand_overs) + COURTESY, statistics.median(steps)
+    step, lent, first = map(min, zip(*rows))  # the least of each: what else the machine does is not meant
+    return lent + max(0.0, first - step) + COURTESY, step
 
 
 def _seconds(call, device: torch.device) -> float:

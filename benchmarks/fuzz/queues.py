@@ -10,6 +10,7 @@ import random
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from unittest import mock
 
 from PIL import Image
 
@@ -19,7 +20,6 @@ from lib_persres.webui.json_file import read_json
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.record import Record
 from lib_persres.webui.training.request import Request
-from lib_persres.webui.training.store import write_order
 from lib_persres.webui.training_desk import Desk
 from lib_persres.webui.training_presets import Presets
 
@@ -39,7 +39,7 @@ def MAKE(chance: random.Random, folder: Path) -> Path:  # noqa: N802 a target's 
     shutil.rmtree(root, ignore_errors=True)
     for name in NAMES:
         _training(root / name, chance)
-    write_order(root, chance.sample(NAMES, len(NAMES)))
+    (root / "order.json").write_text(json.dumps(chance.sample(NAMES, len(NAMES))))
     (root / "presets.json").write_text(json.dumps({"fast": {"steps": "5"}, "slow": {"steps": "500"}}))
     for _ in range(chance.randint(1, 4)):
         chance.choice(DAMAGES)(root, chance)
@@ -49,7 +49,8 @@ def MAKE(chance: random.Random, folder: Path) -> Path:  # noqa: N802 a target's 
 def USE(root: Path) -> None:  # noqa: N802
     jobs = Jobs(root, Shelf(lambda: root.parent / "persres"), lambda: None, lambda *_: None)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        # the disk is not what is tried, and waiting for it would take most of the time
+        with contextlib.redirect_stdout(io.StringIO()), mock.patch("os.fsync"):
             _use(jobs, root)
     finally:
         jobs.close()
