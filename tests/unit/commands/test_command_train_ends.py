@@ -32,6 +32,19 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """The signals are not ignored, as they are in a job in the background, and end no tests where nobody heeds them."""
+
+    def missed(number, frame):
+        raise AssertionError(f"signal {number} came where no training heeds it")
+
+    before = {number: signal.signal(number, missed) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def at_step(monkeypatch):
     """at_step(n, do): do() is called after the n-th step."""
