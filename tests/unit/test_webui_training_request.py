@@ -196,6 +196,7 @@ def test_large_images_are_refused(monkeypatch):
         photos.check_sizes([("big", bytes(129 << 20))])
     monkeypatch.setattr(photos, "MOST_BYTES", 1 << 20)
     with pytest.raises(PersresError, match="big has 2 MiB"):
+        photos.from_base64([{"name": "big", "data": "A" * (3 << 20)}])
 
 
 def test_only_allowed_folders_are_read(tmp_path):
