@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
@@ -47,6 +48,15 @@ def in_folder(folder: str) -> list[str]:
     return [str(entry) for entry in read_folder(path).images]
 
 
+def passed_over(*folders: str) -> list[str]:
+    """Sentences on what is not read in these folders; an empty name is none."""
+    notes = []
+    for folder in filter(None, (folder.strip() for folder in folders)):
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # it went away, which the images say
+            notes += listing(Path(folder).expanduser()).notes()
+    return notes
+
+
 def contents(paths: Sequence[str], of_class: bool = False) -> list[tuple[str, Source]]:
     """(name, where it lies) of each file, as a training wants them. of_class: see `check_count`."""
     check_count(len(paths), of_class)
@@ -83,16 +93,9 @@ def gallery(
     note = f"{len(paths)} image{'s' * (len(paths) != 1)}, {views} view{'s' * (views != 1)} of each"
     if not of_class and not 3 <= len(paths) <= 10:
         note += "; 3 to 10 images work best"
-    notes = [note, *remarks(told), *([] if removable else _passed_over(Path(paths[0]).parent))]
+    notes = [note, *remarks(told), *([] if removable else passed_over(str(Path(paths[0]).parent)))]
     below = "".join(f'<p class="persres-note">{html.escape(text)}</p>' for text in notes)
     return f'<div class="persres-images">{"".join(cards)}</div>{below}'
-
-
-def _passed_over(folder: Path) -> list[str]:
-    try:
-        return listing(folder).notes()
-    except OSError:  # it went away; the images say so
-        return []
 
 
 def _card(path: str, resolution: int, crops: int, flips: bool, seed: int, removable: bool) -> tuple[str, str]:

@@ -253,7 +253,8 @@ class TrainingTab:
             if form.recipe_of(request.recipe, False).keeps_class:  # else the page hides them
                 others, _ = self._paths(others_chosen, others_folder)
             of_class = pictures.contents(others, of_class=True) if others else []
-            self._jobs.submit(request, pictures.contents(paths), of_class)
+            notes = pictures.passed_over(folder, others_folder if others else "")
+            self._jobs.submit(request, pictures.contents(paths), of_class, notes)
         except PersresError as error:
             return _refused(error)
         return _said(f'"{request.concept}" is in the queue.')

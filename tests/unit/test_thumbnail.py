@@ -2,10 +2,15 @@
 
 import base64
 import io
+import struct
+import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from lib_persres import png
+from lib_persres.errors import PersresError
 from lib_persres.metadata import MAX_PREVIEW, Metadata
 from lib_persres.thumbnail import SIDE, thumbnail
 
@@ -35,3 +40,17 @@ def test_what_cannot_be_compressed_shrinks_until_it_fits(monkeypatch):
     monkeypatch.setattr("lib_persres.thumbnail.MAX_PREVIEW", 10_000)
     text = thumbnail(noise)
     assert len(text) <= 10_000 and 16 < opened(text).width < SIDE
+
+
+def header(width, height) -> bytes:
+    return png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("before", [b"", header(16, 16), png.chunk(b"tEXt", b"a\0b")])
+def test_a_picture_that_says_it_were_large_is_no_preview_and_never_decoded(before):
+    pixels = png.chunk(b"IDAT", zlib.compress(bytes(4000)))
+    bomb = png.SIGNATURE + before + header(1500, 119_000) + pixels + png.chunk(b"IEND", b"")
+    text = base64.b64encode(bomb).decode()
+    assert len(text) <= MAX_PREVIEW
+    with pytest.raises(PersresError, match="preview is not what it should be"):
+        Metadata.from_strings({**Metadata("rex", "olis", "dog").to_strings(), "preview": text})
