@@ -90,8 +90,8 @@ def encode(host: Host, recipe: Recipe, facts: Metadata, embedding: Embedding | N
     )
     if not found.identifier_found:
         raise PersresError(
-            f"The template {recipe.template[:60]!r} does not show V* to the model as a word of its own among the first 75 "
-            "tokens, so that it would never be learned: write {identifier} near its beginning, with spaces around."
+            f"The template {recipe.template[:60]!r} does not show V* to the model as a word of its own among the first "
+            "75 tokens, so that it would never be learned: write {identifier} near its beginning, with spaces around."
         )
     # a template without the class is one's choice: LAG then goes by the identifier alone
     chosen = found.identifier_found and "{macro_class}" not in recipe.template
