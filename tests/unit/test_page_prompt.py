@@ -109,14 +109,9 @@ def test_no_text_takes_more_than_linear_time():
     n = 200_000
     hostile = ["<persres:" * n, "<persres:" + " " * n, " " * n + "x", "<a:" * n + ">", "<a:>" * n, "V" * n, "V1" * n]
     hostile += ["V" + "1" * n, "V*" + " " * n + "dog", " dog" * n, ("V*" + " " * 9 + "dog") * (n // 9), "<a" * n]
-    hostile += ["," * n, "<persres:mia> " * (n // 10), "x " * n, "V* " * n + "<persres:rex>", " " * n, "=" * n + ":" * n]
+    hostile += ["," * n, "<persres:mia> " * (n // 10), "x " * n, "V* " * n + "<persres:rex>", " " * n]
+    hostile += ["=" * n + ":" * n]
     calls = [["persresAdd", [text, card("dog"), "1"]] for text in hostile]
     calls += [["persresRemove", [text, card("dog")]] for text in hostile]
     calls += [["persresRemove", [text, card("dog", "V* " + " " * 1000)]] for text in hostile]
     assert len(answers(calls)) == 3 * len(hostile)
-
-
-def test_no_pattern_looks_back_over_a_run():
-    for path in SCRIPT.parent.glob("*.js"):
-        for literal in re.findall(r"(?<=[(=,:] )/(?:[^/\\\n]|\\.)+/[a-z]*|(?<=\()/(?:[^/\\\n]|\\.)+/[a-z]*", path.read_text()):
-            assert not re.search(r"\(\?<[=!][^)]*[*+][^)]*\)", re.sub(r"\[[^\]]*\]", "", literal)), literal

@@ -22,6 +22,7 @@ from ...training.recipe import Recipe
 from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
 from ..files import SUFFIX, Shelf
+from ..training_time import size_of
 from .job import Job
 from .store import write_whole
 
@@ -135,6 +136,7 @@ class _Steps:
         self.job, self.loan, self.shelf, self.trainer = job, loan, shelf, trainer
         self.resolution, self.notes = resolution, notes
         self.told = 0  # of the trainer's notes
+        self.unet_size = size_of(loan.host.unet)
 
     def draw_class(self) -> None:
         """Let the model draw the pictures of the class that the recipe wants and nobody gave. Raises Ended."""
@@ -177,6 +179,8 @@ class _Steps:
     def after(self, state_every: int) -> None:
         job, trainer = self.job, self.trainer
         job.progress(trainer.done, trainer.losses, self.loan.memory())
+        stage = trainer.recipe.at(trainer.done - 1)[2]
+        job.measure(stage.batch + stage.prior + stage.keep, self.resolution, self.unet_size)
         self.loan.progress(trainer.done, trainer.recipe.steps, trainer.recipe.place(trainer.done))
         self._tell_notes()
         if state_every and trainer.done % state_every == 0:

@@ -44,6 +44,8 @@ class Record:
     name: str | None = None
     stamp: list[int] | None = None
     """Of the file when it was written, which tells whether it still is this training's own."""
+    pace: dict | None = None
+    """What its last steps took: the seconds of a row, the side of the pictures, the UNet's size."""
     identifier: str | None = None
     base_hash: str | None = None
     checkpoint: str | None = None
