@@ -88,5 +88,8 @@ class Desk:
             return {**status, "prompt": None, "side": None}
         entries = [entry for entry in self._shelf.entries if str(entry.path) == status["file"] and entry.metadata]
         side = entries[0].metadata.recipe.get("resolution") if entries else None
-        side = side if type(side) is int else status["request"]["resolution"]
-        return {**status, "prompt": tag_prompt(name, status["macro_class"]), "side": side}
+        return {
+            **status,
+            "prompt": tag_prompt(name, status["macro_class"]),
+            "side": side if type(side) is int else None,
+        }

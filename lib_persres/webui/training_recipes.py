@@ -112,7 +112,7 @@ def class_pictures(recipe: Recipe) -> str:
 
 
 def describe(
-    recipe: Recipe, unet: nn.Module | None, side: int | None = None, trainings: Sequence[Mapping] = ()
+    recipe: Recipe, unet: nn.Module | None = None, side: int | None = None, trainings: Sequence[Mapping] = ()
 ) -> list[str]:
     """Sentences. unet: the loaded model's; None: what it takes cannot be told. side: of the pictures; trainings: by
     which the time is told, see `training_time`."""

@@ -127,6 +127,11 @@ def cards():
     return page.create_html("txt2img")
 
 
+def name_checkpoint(digest: str):
+    """The loaded checkpoint's SHA-256, which --no-hashing leaves unknown."""
+    shared.sd_model.sd_checkpoint_info.sha256 = None if digest == "none" else digest
+
+
 def routes(_, app):
     app.get("/probe/hooks")(lambda: ours())
     app.post("/probe/break/{how}/{calls}")(lambda how, calls: BREAKING.arm(how, int(calls)))
@@ -139,6 +144,7 @@ def routes(_, app):
     app.post("/probe/tokens")(lambda: MARKED.stop())
     app.post("/probe/ones/{on}")(lambda on: masks_of_ones(int(on)))
     app.post("/probe/first-difference")(lambda body=Body(): first_difference(body["a"], body["b"]))  # noqa: B008
+    app.post("/probe/checkpoint/{digest}")(name_checkpoint)
     app.get("/probe/attention")(lambda: sd_hijack.model_hijack.optimization_method)
 
 
