@@ -266,7 +266,8 @@ def test_send_to_img2img_and_inpaint_takes_the_accordion_along(host, page):
             page.click(f"#txt2img_send_to_{place}")
             page.wait("return gradioApp().querySelector('#img2img_prompt textarea').value == arguments[0]", PROMPT)
             page.wait(ENABLED.replace("TAB", "img2img"))
-            page.wait(f"return JSON.stringify({now}) == JSON.stringify(arguments[0])", wanted)
+            same = f"const now = {now}; return Object.keys(now).every((key) => now[key] == arguments[0][key])"
+            page.wait(same, wanted)
         page.run("switch_to_txt2img()")
         page.click("#txt2img_send_to_extras")
         page.wait("return gradioApp().querySelector('#tab_extras').offsetParent && true")
