@@ -294,7 +294,7 @@ def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder): 
         assert said in card["text"] and "persres-unfit" not in card["classes"]
         page.click_card("foreign", part=".edit-button")
         table = "gradioApp().querySelector('#txt2img_residuals_edit_user_metadata .file-metadata')"
-        page.wait(f"return {table}.innerText.includes('olis')")
+        page.wait(f"return {table}.innerText.includes('foreign.safetensors')")
         text = page.run(f"return {table}.innerText")
         assert said in text and "ab" * 8 not in text and "{" not in text
         assert "word-first. 2 stages: the word V* itself (60 steps), then the blocks' output projections (150" in text
@@ -319,7 +319,10 @@ def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):  # noqa
     def save(phrase):
         page.click_card("a \"noted\" one", part=".edit-button")
         editor = "#txt2img_residuals_edit_user_metadata"
-        page.wait(f"return gradioApp().querySelector('{editor} .file-metadata').innerText.includes('olis')")
+        # what stood there until now may be another file's, or what was typed before
+        page.wait(f"return gradioApp().querySelector('{editor} .file-metadata').innerText.includes('noted')")
+        typed = f"[...gradioApp().querySelectorAll('{editor} label')].find((each) => /Phrase/.test(each.innerText))"
+        page.wait(f"return {typed}.querySelector('textarea').value == ''")
         table = page.run(f"return gradioApp().querySelector('{editor} .file-metadata').innerText")
         page.run(
             """
@@ -374,7 +377,7 @@ def test_generation_with_masks_and_back_from_its_png(host, page):
 
     page.click(f"#{ACCORDION}_show_masks input")
     page.click(f"#{ACCORDION}_enabled .label-wrap")
-    page.wait(enabled.replace("return ", "return !"))
+    page.wait(CLOSED.replace("TAB", "txt2img"))
     page.set("txt2img_prompt", "something else")
     page.tab("tabs", "PNG Info")
     page.driver.find_element("css selector", "#pnginfo_image input[type=file]").send_keys(str(image))
