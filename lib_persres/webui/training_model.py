@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from modules import sd_models
-
 from ..residual import file_hash
 from ..toybox import CHECKPOINT
 from ..training.sizes import default_resolution, params_of
+from .base_model import loaded_model
 
 
 class LoadedModel:
@@ -17,7 +16,7 @@ class LoadedModel:
         self._known: tuple[tuple, bool] | None = None
 
     def is_toybox(self) -> bool:
-        info = getattr(_model(), "sd_checkpoint_info", None)
+        info = getattr(loaded_model(), "sd_checkpoint_info", None)
         if info is None:
             return False
         with contextlib.suppress(OSError):
@@ -39,8 +38,4 @@ class LoadedModel:
 
     def unet(self):
         """None where no model is loaded yet."""
-        return getattr(getattr(_model(), "model", None), "diffusion_model", None)
-
-
-def _model():
-    return sd_models.model_data.sd_model  # shared.sd_model would wait for it to load
+        return getattr(getattr(loaded_model(), "model", None), "diffusion_model", None)

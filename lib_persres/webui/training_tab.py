@@ -259,7 +259,9 @@ class TrainingTab:
             paths, _ = self._paths(chosen, folder)
             if lacks := form.missing(values, len(paths)):
                 raise PersresError(lacks)
-            request = form.request_of(values, self._model.is_toybox())
+            toybox = self._model.is_toybox()
+            request = form.request_of(values, toybox)
+            warning = weak_rank(request.recipe_for(form.recipe_of(request.recipe, toybox).name), self._model.unet())
             others = []
             if form.recipe_of(request.recipe, False).keeps_class:  # else the page hides them
                 others, _ = self._paths(others_chosen, others_folder)
@@ -267,8 +269,6 @@ class TrainingTab:
             self._jobs.submit(request, pictures.contents(paths), of_class)
         except PersresError as error:
             return _refused(error)
-        recipe = request.recipe_for(form.recipe_of(request.recipe, self._model.is_toybox()).name)
-        warning = weak_rank(recipe, self._model.unet())
         return _said(f'"{request.concept}" is in the queue.') + (_said(warning, "refused") if warning else "")
 
     def _about(self, values):
