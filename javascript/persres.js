@@ -1,114 +1,9 @@
 // Cards of the tab "Residuals": a click puts the tag and a phrase with V* into the prompt, the next one takes them out.
 //
-// card: names (what a tag may call the residual, the best first), noun (its class), phrase (the user's own, or ""),
-// strength (a number, or null for the WebUI's default), problem (why it cannot be used, or null).
+// card: as in persres_prompt.js, and strength (a number, or null for the WebUI's default), problem (why it cannot be
+// used, or null).
 
-const persresTagPattern = /<persres:([^>]+)>/g;
 const persresClicks = {};
-
-/** The names in the prompt's tags, in their order; each concept once, this card's under its first name. */
-function persresConcepts(text, card) {
-    const names = [...text.matchAll(persresTagPattern)].map((match) => persresNameIn(match[1]));
-    return [...new Set(names.map((name) => card.names.includes(name) ? card.names[0] : name))];
-}
-
-/** The first argument of a tag that is no key=value. */
-function persresNameIn(args) {
-    const plain = args.split(":").filter((arg) => arg.split("=").length != 2);
-    return plain.length ? plain[0].trim() : "";
-}
-
-/** The text with `change` applied to all that is not within a tag. */
-function persresOutsideTags(text, change) {
-    return text.split(/(<\w+:[^>]+>)/).map((part, index) => index % 2 ? part : change(part)).join("");
-}
-
-function persresPlaceholder(number) {
-    return number == 1 ? "V*" : `V${number}*`;
-}
-
-/** A pattern for V* with this number; without one for all of them. */
-function persresPlaceholderPattern(number, rest = "") {
-    const digits = number === undefined ? "(\\d*)" : number == 1 ? "(?:0*1)?" : `0*${number}`;
-    return new RegExp(`(?<![\\p{L}\\p{N}_*])V${digits}\\*(?![\\p{L}\\p{N}_])${rest}`, "gu");
-}
-
-function persresHas(text, pattern) {
-    let found = false;
-    persresOutsideTags(text, (part) => {
-        found = found || part.search(pattern) >= 0;
-        return part;
-    });
-    return found;
-}
-
-function persresQuote(text) {
-    return text.replace(/[.*+?^${}()|[\]\\/-]/g, "\\$&");
-}
-
-/** The card's own phrase for a concept's place in the prompt. */
-function persresPhrase(card, number) {
-    const phrase = card.phrase || `V* ${card.noun}`.trim();
-    return phrase.replace(persresPlaceholderPattern(1), () => persresPlaceholder(number));
-}
-
-/** The prompt with the card's tag and phrase. The tag comes last among ours, so the others keep their numbers. */
-function persresAdd(text, card, strength) {
-    const number = persresConcepts(text, card).length + 1;
-    const tag = `<persres:${card.names[0]}:${strength}>`;
-    text = persresAddPhrase(text, card, number);
-    const last = [...text.matchAll(persresTagPattern)].pop();
-    if (last) {
-        const end = last.index + last[0].length;
-        return text.slice(0, end) + " " + tag + text.slice(end);
-    }
-    return text ? `${tag} ${text}` : tag;
-}
-
-function persresAddPhrase(text, card, number) {
-    if (persresHas(text, persresPlaceholderPattern(number))) return text;
-    if (card.noun && !card.phrase) {
-        // the class is in the prompt already: it becomes the concept
-        const noun = new RegExp(`(?<!V\\d*\\*\\s+|[\\p{L}\\p{N}_-])${persresQuote(card.noun)}(?![\\p{L}\\p{N}_-])`, "iu");
-        let done = false;
-        const written = persresOutsideTags(text, (part) => {
-            if (done) return part;
-            return part.replace(noun, (word) => {
-                done = true;
-                return `${persresPlaceholder(number)} ${word}`;
-            });
-        });
-        if (done) return written;
-    }
-    const phrase = persresPhrase(card, number);
-    const tags = text.match(/(?:\s*<\w+:[^>]+>)*\s*$/)[0];
-    const body = text.slice(0, text.length - tags.length);
-    if (!body.trim()) {
-        const all = text.trimEnd();
-        return (all ? all + " " : "") + (card.phrase ? phrase : `a photo of a ${phrase}`);
-    }
-    const separator = /(?:[,.;:!?]|\bAND|\bBREAK)$/.test(body) ? " " : ", ";
-    return body + separator + phrase + tags;
-}
-
-/** The prompt without the card's tags and phrase; V* of the concepts behind it move up by one. */
-function persresRemove(text, card) {
-    const number = persresConcepts(text, card).indexOf(card.names[0]) + 1;
-    text = text.replace(/( ?)<persres:([^>]+)>( ?)/g, (all, before, args, after) => {
-        if (!card.names.includes(persresNameIn(args))) return all;
-        return before && after ? " " : "";
-    });
-    const phrase = persresQuote(persresPhrase(card, number));
-    const added = new RegExp(`, ${phrase}(?=(?:\\s*<\\w+:[^>]+>)*\\s*$)`, "u");
-    if (added.test(text)) {
-        text = text.replace(added, "");
-    } else {
-        text = persresOutsideTags(text, (part) => part.replace(persresPlaceholderPattern(number, " ?"), ""));
-    }
-    return persresOutsideTags(text, (part) => part.replace(persresPlaceholderPattern(), (all, digits) => {
-        return Number(digits) > number ? persresPlaceholder(Number(digits) - 1) : all;
-    }));
-}
 
 function persresCardClicked(tabname, card) {
     const textarea = gradioApp().querySelector(`#${tabname}_prompt textarea`);
@@ -117,7 +12,9 @@ function persresCardClicked(tabname, card) {
     const last = clicks[clicks.length - 1];
     if (card.names.length && persresConcepts(text, card).includes(card.names[0])) {
         if (last && last.name == card.names[0] && last.after == text) {
-            textarea.value = clicks.pop().before; // nothing was typed since
+            const undone = clicks.pop(); // nothing was typed since
+            textarea.value = undone.before;
+            if (undone.opened) persresAccordion(tabname, false);
         } else {
             textarea.value = persresRemove(text, card);
         }
@@ -128,9 +25,25 @@ function persresCardClicked(tabname, card) {
         const strength = card.strength ?? opts.extra_networks_default_multiplier ?? 1;
         const written = Number.isInteger(strength) ? strength.toFixed(1) : String(strength);
         textarea.value = persresAdd(text, card, written);
-        clicks.push({name: card.names[0], before: text, after: textarea.value});
+        const opened = persresMeetLag(tabname, text);
+        clicks.push({name: card.names[0], before: text, after: textarea.value, opened: opened});
     }
     updateInput(textarea);
+}
+
+/** The accordion opens with a prompt's first tag, so that LAG acts and is seen; whether it was closed until now. */
+function persresMeetLag(tabname, before) {
+    if ((opts.persres_lag ?? "accordion") != "accordion" || persresConcepts(before, {names: []}).length) return false;
+    return persresAccordion(tabname, true);
+}
+
+/** Open or close it; whether it was the other way until now. */
+function persresAccordion(tabname, open) {
+    const id = `script_${tabname}_personalized_residuals_enabled`;
+    const checkbox = gradioApp().querySelector(`#${id}-checkbox input`);
+    if (!checkbox || checkbox.checked == open) return false;
+    inputAccordionChecked(id, open);
+    return true;
 }
 
 function persresSay(sentence) {

@@ -3,7 +3,11 @@
 // What is drawn comes from the server alone, so a reloaded page or a second one shows the same. The question goes
 // through an event of gradio's, which the page's own login guards.
 
-const persresTraining = {asked: 0, busy: false, chosen: null, jobs: [], parts: {}, step: null, said: ""};
+// live: the ids of those that this page saw at work or waiting. earlier: of those that were there when Train was last
+// pressed, which would look like the new one. done: what a button did.
+const persresTraining = {
+    asked: 0, busy: false, chosen: null, earlier: [], live: [], jobs: [], parts: {}, step: null, said: "", done: "",
+};
 const PERSRES_STATES = {
     queued: "waiting", running: "training", finished: "finished", stopped: "stopped", cancelled: "cancelled",
     failed: "failed", interrupted: "interrupted",
@@ -29,17 +33,12 @@ async function persresTrainingAsk(question = {}) {
     const state = persresTraining;
     state.busy = true;
     try {
-        const answer = await fetch("./run/persres_training", {
-            method: "POST",
-            headers: {"Content-Type": "application/json"},
-            body: JSON.stringify({data: [JSON.stringify(question)]}),
-        });
-        if (answer.status == 401) throw new Error("The login has ended: reload the page.");
-        if (!answer.ok) throw new Error(`The WebUI answers with status ${answer.status}.`);
-        const told = JSON.parse((await answer.json()).data[0]);
+        const told = await persresAsk("persres_training", JSON.stringify(question));
         if (told.jobs) state.jobs = told.jobs;
+        state.live.push(...state.jobs.filter((job) => persresIsLive(job) && !state.live.includes(job.id)).map((job) => job.id));
         // what a button was refused stays until the next button
         if (question.do || told.error) state.said = told.error;
+        if (question.do || told.error) state.done = told.error ? "" : question.done || "";
         state.lost = "";
     } catch (error) {
         state.lost = error instanceof TypeError ? "The WebUI does not answer; asking again." : error.message;
@@ -50,13 +49,17 @@ async function persresTrainingAsk(question = {}) {
     persresTrainingDraw();
 }
 
+function persresIsLive(job) {
+    return ["running", "queued"].includes(job.state);
+}
+
 function persresTrainingTick() {
     const root = persresTrainingRoot();
     const seen = Boolean(root && root.offsetParent);
     if (seen && !persresTraining.seen) gradioApp().querySelector("#persres_training_seen").click();
     persresTraining.seen = seen;
     if (!seen || document.hidden || persresTraining.busy) return;
-    const live = persresTraining.jobs.some((job) => ["running", "queued"].includes(job.state));
+    const live = persresTraining.jobs.some(persresIsLive);
     if (Date.now() - persresTraining.asked >= (live ? 900 : 2000)) persresTrainingAsk();
 }
 
@@ -75,11 +78,12 @@ function persresTrainingDo(action, job, values = {}) {
 
 // -- drawing
 
-/** The job in the upper part: the chosen one, else the one that runs, else the last that did something. */
+/** The job in the upper part: the chosen one, else the one that runs, else the last that did something since Train. */
 function persresTrainingShown() {
-    const jobs = persresTraining.jobs;
-    return jobs.find((job) => job.id == persresTraining.chosen) || jobs.find((job) => job.state == "running") ||
-        jobs.filter((job) => job.state != "queued").pop() || jobs[0];
+    const {jobs, chosen, earlier} = persresTraining;
+    const own = jobs.filter((job) => !earlier.includes(job.id));
+    return jobs.find((job) => job.id == chosen) || jobs.find((job) => job.state == "running") ||
+        own.filter((job) => job.state != "queued").pop() || own[0];
 }
 
 function persresTrainingDraw() {
@@ -88,6 +92,8 @@ function persresTrainingDraw() {
     const job = persresTrainingShown();
     const said = persresTraining.lost || persresTraining.said;
     persresTrainingPart("said", said, () => persresElement("p", {class: "persres-refused", role: "status"}, said));
+    persresTrainingPart("done", persresTraining.done, () => persresElement("p", {class: "persres-done", role: "status"},
+        persresTraining.done));
     persresTrainingPart("head", job && [job.id, job.concept, job.macro_class, job.state], () => persresTrainingHead(job));
     persresTrainingPart("progress", job && [job.id, job.state, job.done, job.total, job.eta, job.steps_per_second,
         job.memory, job.drawing, job.stage], () => persresTrainingProgress(job));
@@ -98,7 +104,7 @@ function persresTrainingDraw() {
         () => persresTrainingButtons(job));
     persresTrainingPart("curve", job && job.loss.length && [job.id, job.loss, job.done, job.total],
         () => persresTrainingCurve(job));
-    persresTrainingPart("previews", job && job.preview.length && [job.id, job.preview, persresTraining.step],
+    persresTrainingPart("previews", job && job.preview.length && [job.id, job.preview, persresTraining.step, job.file],
         () => persresTrainingPreviews(job));
     persresTrainingPart("queue", [persresTraining.jobs.map((each) => [each.id, each.concept, each.macro_class, each.state,
         each.done > 0, each.done < each.total,
@@ -128,8 +134,12 @@ function persresTrainingPart(name, shows, draw) {
 }
 
 function persresTrainingHead(job) {
-    return persresElement("h3", {}, job.concept, persresElement("small", {}, ` V* ${job.macro_class} `),
+    const title = persresElement("h3", {}, job.concept, persresElement("small", {}, ` V* ${job.macro_class} `),
         persresTrainingState(job));
+    if (persresTraining.live.includes(job.id)) return title;
+    const begun = job.id.match(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)/);
+    const when = begun ? `, of ${begun[1]}-${begun[2]}-${begun[3]} ${begun[4]}:${begun[5]}` : "";
+    return persresElement("div", {}, persresElement("p", {class: "persres-note"}, `An earlier training${when}`), title);
 }
 
 function persresTrainingState(job) {
@@ -217,8 +227,15 @@ function persresTrainingSender(job, kind) {
 
 function persresTrainingSend(job) {
     const textarea = gradioApp().querySelector("#txt2img_prompt textarea");
+    const before = textarea.value;
     textarea.value = job.prompt;
     updateInput(textarea);
+    for (const side of job.side ? ["width", "height"] : []) {
+        const input = gradioApp().querySelector(`#txt2img_${side} input[type=number]`);
+        input.value = job.side;
+        updateInput(input);
+    }
+    persresMeetLag("txt2img", before);
     switch_to_txt2img();
 }
 
@@ -267,15 +284,21 @@ function persresFile(path) {
 /** The last preview, or the one that was chosen by its step. */
 function persresTrainingPreviews(job) {
     const shown = job.preview.find((each) => each.step == persresTraining.step) || job.preview[job.preview.length - 1];
-    const picture = (path, caption) => path && persresElement("figure", {},
+    const choose = (which) => job.file && persresTrainingButton("Use as card picture",
+        `${job.name || job.concept} shows this picture among the residuals`,
+        () => persresTrainingDo("picture", job, {
+            step: shown.step, which: which, done: `The card of ${job.name || job.concept} has this picture now.`,
+        }), `persres-do-picture-${which}`);
+    const picture = (path, caption, which) => path && persresElement("figure", {},
         persresElement("img", {src: persresFile(path), alt: `${caption}, step ${shown.step}`}),
-        persresElement("figcaption", {}, caption));
+        persresElement("figcaption", {}, caption), choose(which));
     const steps = job.preview.map((each) => persresTrainingButton(each.step, `the preview after ${each.step} steps`, () => {
         persresTraining.step = each === job.preview[job.preview.length - 1] ? null : each.step;
         persresTrainingDraw();
     }, each === shown ? "persres-chosen" : ""));
     return persresElement("div", {},
-        persresElement("div", {class: "persres-previews"}, picture(shown.plain, "plain"), picture(shown.lag, "LAG")),
+        persresElement("div", {class: "persres-previews"}, picture(shown.plain, "plain", "plain"),
+            picture(shown.lag, "LAG", "lag")),
         persresElement("div", {class: "persres-steps"}, "Preview at step ", ...steps));
 }
 
@@ -313,5 +336,10 @@ function persresTrainingQueue(jobs, shown) {
 }
 
 onUiLoaded(() => {
+    gradioApp().querySelector("#persres_training_start")?.addEventListener("click", () => {
+        persresTraining.earlier = persresTraining.jobs.filter((job) => !persresIsLive(job)).map((job) => job.id);
+        persresTraining.chosen = null;
+        persresTrainingDraw();
+    });
     setInterval(persresTrainingTick, 300);
 });

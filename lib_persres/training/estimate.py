@@ -53,7 +53,7 @@ def estimate(recipe: Recipe, unet: nn.Module) -> Estimate:
         stored=stored,
         file=FILE * stored,
         memory=LEARNING * (learned + 3 * largest),
-        work=_rows(recipe) / _rows(RECIPES["paper"]),
+        work=rows(recipe) / rows(RECIPES["paper"]),
         drawing=recipe.class_images * prior.STEPS * 2 if recipe.keeps_class else 0,
     )
 
@@ -79,7 +79,8 @@ def _embedding(unet: nn.Module) -> int:
     return next(attention.to_k.in_features for block in find_blocks(unet) for attention in block.attentions)
 
 
-def _rows(recipe: Recipe) -> int:
+def rows(recipe: Recipe) -> int:
+    """Those that go through the UNet forwards and backwards."""
     return sum(stage.steps * (stage.batch + stage.prior + stage.keep) for stage in recipe.stages)
 
 

@@ -12,9 +12,12 @@ import gradio as gr
 from modules import sysinfo, ui_extra_networks_user_metadata
 
 from ..errors import PersresError
+from ..training.recipe import Recipe
 from ..writing import write_whole
+from .base_model import learned_elsewhere, name_of
 from .card_notes import DESCRIPTION, NOTES, PHRASE, STRENGTH, check_phrase, read_json
 from .json_file import encodable
+from .training_recipes import recipe_in_words, targets_in_words
 
 ROWS = {
     "concept": "Concept",
@@ -83,8 +86,9 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         except OSError as error:
             rows.append(("Size", str(error)))
         metadata = item["metadata"] or {}
-        rows += [(label, _short(metadata.get(key, ""))) for key, label in ROWS.items()]
+        rows += [(label, _short(WORDS.get(key, str)(metadata.get(key, "")))) for key, label in ROWS.items()]
         rows += [("Not usable", item["problem"]), ("Not usable now", item["unfit"]), ("Notes", item["warning"])]
+        rows.append(("Checkpoint", learned_elsewhere(metadata.get("base_hash", ""))))
         return [(f"{label}: ", html.escape(value)) for label, value in rows if value]
 
     def get_user_metadata(self, name):
@@ -116,6 +120,37 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         path = Path(self.page.items[name]["filename"]).with_suffix(".json")
         write_whole(path, json.dumps(encodable(metadata), indent=4, ensure_ascii=False).encode())
         self.page.lister.update_file_entry(str(path))
+
+
+def _recipe(text: str) -> str:
+    """JSON of a recipe, in words; one that is not known here by its name."""
+    try:
+        values = json.loads(text or "{}")
+        return recipe_in_words(Recipe.from_dict(values)) if values else ""
+    except (ValueError, TypeError, AttributeError, RecursionError):  # a PersresError is one
+        return "not known here"
+
+
+def _targets(rule: str) -> str:
+    try:
+        return targets_in_words(rule) if rule else ""
+    except PersresError:
+        return rule
+
+
+def _rank(rule: str) -> str:
+    return f"{rule[:-1].strip()} of each layer's width" if rule.endswith("m") else rule
+
+
+def _moment(text: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):
+        return text
+
+
+WORDS = {"recipe": _recipe, "targets": _targets, "rank": _rank, "created": _moment, "base_hash": name_of}
+"""How values of the file are said; others as they are."""
 
 
 def _short(text: str) -> str:

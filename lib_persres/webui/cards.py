@@ -21,6 +21,7 @@ from ..regular_files import read_whole
 from ..residual import Metadata, Residual
 from ..residual_listing import shown
 from ..unet import target_widths
+from .base_model import learned_elsewhere
 from .card_editor import ResidualEditor
 from .card_notes import DESCRIPTION, MAX_FILE, PHRASE, STRENGTH, check_phrase, read_notes
 from .files import Entry, Shelf
@@ -223,6 +224,8 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             extra = f'<span class="persres-reason">{_literal(reason)}</span>'
         else:
             extra = f'<span class="persres-phrase">{_literal(_phrase(item))}</span>'
+            if elsewhere := learned_elsewhere((item["metadata"] or {}).get("base_hash", "")):
+                extra += f'<span class="persres-elsewhere">{_literal(elsewhere)}</span>'
         if template:
             template = template.replace(_CARD, f'<div class="{classes}"{attributes}', 1)
             template = template.replace(_DESCRIPTION, extra + _DESCRIPTION, 1)

@@ -21,11 +21,26 @@ LABELS = {
     "strength": "Persres strength",
     "show_masks": "Persres show masks",
 }
+ENABLED = "Persres enabled"
+"""No infotext has it: it is what "Send to img2img" knows the accordion's own checkbox by."""
 HASHES = "Persres hashes"
 REFUSED = "Persres not applied"
 PARTLY = "Persres partly applied"
 TRAINED = "Persres trained on"
 PROBLEMS = "Persres problems"
+
+
+class Field(str):
+    """A label that can be called. A paste and the API call it with an infotext's parameters for the input's value;
+    "Send to img2img" copies the inputs that have a label."""
+
+    def __new__(cls, label: str, read: Callable[[dict], object]):
+        field = super().__new__(cls, label)
+        field.read = read
+        return field
+
+    def __call__(self, params: dict) -> object:
+        return self.read(params)
 
 
 class PerImage(dict):

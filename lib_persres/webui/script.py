@@ -10,7 +10,7 @@ from modules.ui_components import InputAccordion
 from ..errors import PersresError
 from ..lag import MASKS
 from .files import Shelf
-from .infotext import LABELS, read_settings
+from .infotext import ENABLED, LABELS, Field, read_settings
 from .job import Job
 from .options import LAG
 from .refusal import Refused
@@ -36,7 +36,7 @@ class PersresScript(scripts.Script):
             with gr.Row():
                 lag = gr.Checkbox(
                     lambda: chosen(LAG) != "never",  # asked again each time the page is loaded
-                    label="LAG",
+                    label="Localized attention-guided sampling (LAG)",
                     info="each residual acts only where its concept is in the picture",
                     elem_id=self.elem_id("lag"),
                 )
@@ -47,15 +47,6 @@ class PersresScript(scripts.Script):
                     info="adds pictures of where LAG let the residuals act",
                     elem_id=self.elem_id("show_masks"),
                 )
-            with gr.Row():
-                mask = gr.Dropdown(list(MASKS), value=default.mask, label="Mask", elem_id=self.elem_id("mask"))
-                unconditional = gr.Radio(
-                    list(UNCONDITIONAL),
-                    value=default.unconditional,
-                    label="Unconditional rows",
-                    info="mirror: the image's own masks; base: the untouched model",
-                    elem_id=self.elem_id("unconditional"),
-                )
             strength = gr.Slider(
                 0.0,
                 2.0,
@@ -64,6 +55,21 @@ class PersresScript(scripts.Script):
                 label="Strength of all residuals",
                 elem_id=self.elem_id("strength"),
             )
+            with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")), gr.Row():
+                mask = gr.Dropdown(
+                    list(MASKS),
+                    value=default.mask,
+                    label="Mask",
+                    visible=len(MASKS) > 1,
+                    elem_id=self.elem_id("mask"),
+                )
+                unconditional = gr.Radio(
+                    list(UNCONDITIONAL),
+                    value=default.unconditional,
+                    label="Unconditional rows",
+                    info="under LAG; mirror: the image's own masks; base: the untouched model",
+                    elem_id=self.elem_id("unconditional"),
+                )
         inputs = {
             "enabled": enabled,
             "lag": lag,
@@ -72,9 +78,10 @@ class PersresScript(scripts.Script):
             "strength": strength,
             "show_masks": show_masks,
         }
-        self.infotext_fields = [PasteField(enabled, lambda params: read_settings(params) is not None)]
-        self.infotext_fields += [PasteField(inputs[name], _reader(name)) for name in LABELS]
-        self.paste_field_names = list(LABELS.values())
+        fields = {"enabled": Field(ENABLED, lambda params: read_settings(params) is not None)}
+        fields |= {name: Field(label, _reader(name)) for name, label in LABELS.items()}
+        self.infotext_fields = [PasteField(inputs[name], field) for name, field in fields.items()]
+        self.paste_field_names = list(fields.values())
         return list(inputs.values())
 
     def before_process(self, p, *args):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import nn
 
 from ..errors import PersresError
 from ..metadata import Metadata
@@ -68,11 +67,18 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
         found[name] = choices.get(values.get(name) or next(iter(choices)), values.get(name))
     found["seed"] = _read(Field("seed", "Seed", int), values.get("seed")) or 0
     found["preview_every"] = _read(Field("preview_every", "Preview every", int), values.get("preview_every")) or 0
-    if not found["concept"]:
-        raise PersresError("The concept has no name: give one, such as rex; a prompt's tag will call it so.")
-    if not found["macro_class"]:
-        raise PersresError('The concept has no class: give the plain noun for it, such as "dog".')
+    if lacks := missing(found, images=1):
+        raise PersresError(lacks)
     return found
+
+
+def request_of(values: Mapping[str, Any], is_toybox: bool) -> Request:
+    """What the inputs ask for; where they do not say how often, with previews."""
+    request = Request(**read(values))
+    if str(values.get("preview_every") or "").strip():
+        return request
+    steps = request.recipe_for(recipe_of(request.recipe, is_toybox).name).steps
+    return replace(request, preview_every=preview_every(steps))
 
 
 def _read(field: Field, value):
@@ -94,11 +100,30 @@ def recipe_of(choice: str | None, is_toybox: bool) -> Recipe:
     return RECIPES["toybox" if is_toybox else "paper"]
 
 
-def about(choice: str | None, is_toybox: bool, unet: nn.Module | None = None) -> list[str]:
-    """Sentences. unet: the loaded model's, by which sizes are told."""
-    recipe = recipe_of(choice, is_toybox)
+def about(choice: str | None, recipe: Recipe, *told) -> list[str]:
+    """Sentences about what is chosen. recipe: with the values of the inputs. told: see `describe`."""
     start = [] if choice in RECIPES else [f"By the loaded model, now {recipe.name}."]
-    return start + describe(recipe, unet)
+    return start + describe(recipe, *told)
+
+
+def missing(values: Mapping[str, Any], images: int) -> str:
+    """A sentence that names all that a training lacks; "" where it lacks nothing."""
+    there = {
+        "photos": (images, "drop a few photos of the thing"),
+        "a name": (str(values.get("concept") or "").strip(), "name it, as rex"),
+        "a class": (str(values.get("macro_class") or "").strip(), 'say what kind of thing it is, as "dog"'),
+    }
+    lacks = [name for name, (found, _) in there.items() if not found]
+    if not lacks:
+        return ""
+    what = lacks[0] if len(lacks) == 1 else f"{', '.join(lacks[:-1])} and {lacks[-1]}"
+    verb = "is" if len(lacks) == 1 and lacks[0] != "photos" else "are"
+    return f"{what[0].upper()}{what[1:]} {verb} missing: {'; '.join(there[name][1] for name in lacks)}."
+
+
+def preview_every(steps: int) -> int:
+    """Three previews in a training: of the paper's recipe they cost an eighth of its time."""
+    return max(1, math.ceil(steps / 3))
 
 
 def fixed(recipe: Recipe) -> tuple[str, ...]:

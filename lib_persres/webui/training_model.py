@@ -10,6 +10,7 @@ from modules import sd_models
 from ..residual import file_hash
 from ..toybox import CHECKPOINT
 from ..training.sizes import default_resolution, params_of
+from .base_model import loaded_model
 from .training.host import refuse_unsupported
 from .training.request import Request
 
@@ -19,7 +20,7 @@ class LoadedModel:
         self._known: tuple[tuple, bool] | None = None
 
     def is_toybox(self) -> bool:
-        info = getattr(_model(), "sd_checkpoint_info", None)
+        info = getattr(loaded_model(), "sd_checkpoint_info", None)
         if info is None:
             return False
         with contextlib.suppress(OSError):
@@ -41,20 +42,16 @@ class LoadedModel:
 
     def unet(self):
         """None where no model is loaded yet."""
-        return getattr(getattr(_model(), "model", None), "diffusion_model", None)
+        return getattr(getattr(loaded_model(), "model", None), "diffusion_model", None)
 
 
 def refuse_unfit(request: Request) -> None:
     """PersresError for a training that the chosen checkpoint could not follow; while another one is loaded, or none,
     the training says it itself when its turn comes."""
-    model, chosen = _model(), None
+    model, chosen = loaded_model(), None
     with contextlib.suppress(FileNotFoundError):
         chosen = sd_models.select_checkpoint()
     loaded = getattr(model, "sd_checkpoint_info", None)
     if loaded is not None and chosen is not None and loaded.filename == chosen.filename:
         refuse_unsupported(model)
         request.refuse_unfit(model.model.diffusion_model)
-
-
-def _model():
-    return sd_models.model_data.sd_model  # shared.sd_model would wait for it to load

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -14,10 +15,11 @@ from modules import shared
 from modules.ui_common import create_refresh_button
 
 from ..errors import PersresError
-from ..training.recipes import RECIPES
 from . import training_form as form
 from . import training_pictures as pictures
 from .files import Shelf
+from .prompt_status import NAME as STATUS
+from .prompt_status import PromptStatus
 from .settings import TITLE
 from .training.jobs import Jobs
 from .training.photos import MOST
@@ -25,6 +27,7 @@ from .training.request import Request
 from .training_desk import Desk
 from .training_model import LoadedModel
 from .training_presets import Presets
+from .training_recipes import choices, name_in, shown_as, weak_rank
 
 NAME = "persres_training"
 PRESET, RESIDUAL = "preset: ", "residual: "
@@ -46,7 +49,7 @@ class TrainingTab:
     def __init__(self, jobs: Jobs, shelf: Shelf, presets: Presets):
         self._jobs, self._shelf, self._presets = jobs, shelf, presets
         self._model = LoadedModel()
-        self._desk = Desk(jobs)
+        self._desk = Desk(jobs, shelf)
         self._uploads = Path(gr.File(render=False).DEFAULT_TEMP_DIR)
 
     def tabs(self):
@@ -74,7 +77,7 @@ class TrainingTab:
             self.name = gr.Textbox(label="Concept name", placeholder="rex", max_lines=1, elem_id=f"{NAME}_name")
             self.noun = gr.Textbox(label="Class", placeholder="dog", max_lines=1, elem_id=f"{NAME}_class")
         self.recipe = gr.Dropdown(
-            [form.AUTOMATIC, *RECIPES], value=form.AUTOMATIC, label="Recipe", elem_id=f"{NAME}_recipe"
+            choices(form.AUTOMATIC), value=shown_as(form.AUTOMATIC), label="Recipe", elem_id=f"{NAME}_recipe"
         )
         self.about = gr.HTML("", elem_id=f"{NAME}_about", elem_classes="persres-note")
         with gr.Column(visible=False, elem_id=OTHERS) as self.others:
@@ -136,8 +139,8 @@ class TrainingTab:
             with gr.Row():
                 self.fields["preview_every"] = gr.Textbox(
                     label="Preview every … steps",
-                    info="plain and LAG side by side; empty: none",
-                    placeholder="0",
+                    info="plain and LAG side by side; 0: none",
+                    placeholder="a third of them",
                     max_lines=1,
                     elem_id=f"{NAME}_preview_every",
                 )
@@ -179,7 +182,12 @@ class TrainingTab:
 
         def named(call):
             """call({name: value}, *others), for gradio's positional values."""
-            return lambda *values: call(dict(zip(names, values)), *values[len(names) :])
+
+            def called(*given):
+                values = dict(zip(names, given))
+                return call({**values, "recipe": name_in(values["recipe"])}, *given[len(names) :])
+
+            return called
 
         everything = [*inputs, self.chosen, self.folder]
         look = {"fn": named(self._look), "inputs": everything, "outputs": [self.shown, self.said]}
@@ -197,9 +205,11 @@ class TrainingTab:
         self.others_folder.blur(**see, **quiet)
         self.others_folder.submit(**see, **quiet)
         hints = [self.about, self.others, *(self.fields[name] for name in HINTED)]
-        self.recipe.change(self._hints, [self.recipe], hints, **quiet)
+        self.recipe.change(named(self._hints), inputs, hints, **quiet)
         # pressed by the page whenever the tab comes into sight: the checkpoint may be another
-        self.seen.click(self._hints, [self.recipe], hints, **quiet)
+        self.seen.click(named(self._hints), inputs, hints, **quiet)
+        for name in ("steps", "batch", "rank", "resolution"):
+            self.fields[name].blur(lambda *given: named(self._about)(*given)[0], inputs, [self.about], **quiet)
         self.seen.click(lambda: gr.update(choices=self._choices()), None, [self.source], **quiet)
 
         self.start.click(named(self._start), [*everything, *others], [self.said])
@@ -207,9 +217,8 @@ class TrainingTab:
         self.keep.click(named(self._keep), [*inputs, self.preset], [self.source, self.loaded], show_progress="hidden")
         self.forget.click(self._forget, [self.preset], [self.source, self.loaded], show_progress="hidden")
 
-        question = gr.Textbox(visible=False)
-        answer = gr.Textbox(visible=False)
-        question.change(self._desk.answer, [question], [answer], queue=False, api_name=NAME)
+        _answer(NAME, self._desk.answer)
+        _answer(STATUS, PromptStatus(self._shelf).answer)  # here, since the accordion is made several times
 
     def _look(self, values, chosen, folder):
         """The images as the model will see them; numbers that are no numbers yet are told when Train is pressed."""
@@ -248,7 +257,11 @@ class TrainingTab:
     def _start(self, values, chosen, folder, others_chosen, others_folder):
         try:
             paths, _ = self._paths(chosen, folder)
-            request = Request(**form.read(values))
+            if lacks := form.missing(values, len(paths)):
+                raise PersresError(lacks)
+            toybox = self._model.is_toybox()
+            request = form.request_of(values, toybox)
+            warning = weak_rank(request.recipe_for(form.recipe_of(request.recipe, toybox).name), self._model.unet())
             others = []
             if form.recipe_of(request.recipe, False).keeps_class:  # else the page hides them
                 others, _ = self._paths(others_chosen, others_folder)
@@ -257,15 +270,23 @@ class TrainingTab:
             self._jobs.submit(request, pictures.contents(paths), of_class, notes)
         except PersresError as error:
             return _refused(error)
-        return _said(f'"{request.concept}" is in the queue.')
+        return _said(f'"{request.concept}" is in the queue.') + (_said(warning, "refused") if warning else "")
 
-    def _hints(self, recipe):
-        toybox = self._model.is_toybox()
-        chosen = form.recipe_of(recipe, toybox)
+    def _about(self, values):
+        """HTML about the recipe with the values of the inputs, and the recipe as it comes along."""
+        chosen = recipe = form.recipe_of(values["recipe"], self._model.is_toybox())
+        side, unet = self._model.resolution(), self._model.unet()
+        with contextlib.suppress(PersresError):  # told when Train is pressed
+            request = Request(**form.read({**values, "concept": "a", "macro_class": "a"}))
+            recipe, side = request.recipe_for(chosen.name), request.resolution or side
+        sentences = form.about(values["recipe"], recipe, unet, side, self._jobs.list())
+        told = "".join(f"<p>{html.escape(text)}</p>" for text in sentences)
+        warning = weak_rank(recipe, unet)
+        return told + (_said(warning, "refused") if warning else ""), chosen
+
+    def _hints(self, values):
+        about, chosen = self._about(values)
         shown, fixed = form.placeholders(chosen, self._model.resolution()), form.fixed(chosen)
-        about = "".join(
-            f"<p>{html.escape(text)}</p>" for text in form.about(recipe, toybox, self._model.unet())
-        )
         updates = []
         for name in HINTED:
             changes = {"placeholder": shown[name]} if name in shown else {}
@@ -299,6 +320,8 @@ class TrainingTab:
                 found = form.from_file(entry.metadata)
         except PersresError as error:
             return *values, _refused(error)
+        if "recipe" in found:
+            found["recipe"] = shown_as(str(found["recipe"] or form.AUTOMATIC))
         new = {name: found.get(name, value) for name, value in zip(self.fields, values)}
         return *new.values(), _said(f"Loaded from {source}.")
 
@@ -316,6 +339,12 @@ class TrainingTab:
         except PersresError as error:
             return gr.update(), _refused(error)
         return gr.update(choices=self._choices(), value=None), _said(f'The preset "{preset.strip()}" is deleted.')
+
+
+def _answer(name: str, answer: Callable[[str], str]) -> None:
+    """What the page asks by ./run/NAME, an event of gradio's, which the page's own login guards."""
+    question, told = gr.Textbox(visible=False), gr.Textbox(visible=False)
+    question.change(answer, [question], [told], queue=False, api_name=name)
 
 
 def _zone(kind: str, what: str, folder_of: str) -> tuple[gr.Textbox, gr.HTML, gr.Textbox]:

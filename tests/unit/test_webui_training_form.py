@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -17,6 +18,8 @@ from lib_persres.webui import training_pictures as pictures
 from lib_persres.webui.training.request import Request
 from lib_persres.webui.training_desk import ACTIONS, Desk
 from lib_persres.webui.training_presets import Presets
+from lib_persres.webui.training_recipes import choices, name_in, shown_as, weak_rank
+from lib_persres.webui.training_time import in_words
 
 EMPTY = {field.name: "" for field in form.FIELDS} | {
     "concept": " rex ",
@@ -64,8 +67,8 @@ def test_what_is_typed_is_read():
 
 
 def test_every_list_offers_what_the_request_takes_and_an_older_presets_value_is_refused_by_name():
-    for name, choices in form.CHOICES.items():
-        for shown in choices:
+    for name, known in form.CHOICES.items():
+        for shown in known:
             Request(**form.read({**EMPTY, name: shown}))
         with pytest.raises(PersresError, match="gone"):
             Request(**form.read({**EMPTY, name: "gone"}))
@@ -79,8 +82,9 @@ def test_every_list_offers_what_the_request_takes_and_an_older_presets_value_is_
         ({"batch": "2.5"}, "Batch must be a whole number"),
         ({"learning_rate": "fast"}, "Learning rate must be a number such as 0.001"),
         ({"seed": "x"}, "Seed must be a whole number"),
-        ({"concept": " "}, "has no name"),
-        ({"macro_class": ""}, 'has no class: give the plain noun for it, such as "dog"'),
+        ({"concept": " "}, "A name is missing: name it, as rex."),
+        ({"macro_class": ""}, 'A class is missing: say what kind of thing it is, as "dog".'),
+        ({"concept": "", "macro_class": " "}, "A name and a class are missing: name it, as rex; say what kind"),
     ],
 )
 def test_what_is_no_value_is_named(values, said):
@@ -91,7 +95,8 @@ def test_what_is_no_value_is_named(values, said):
 def test_the_recipe_follows_the_loaded_model_until_one_is_chosen():
     assert form.recipe_of(form.AUTOMATIC, True).name == "toybox" and form.recipe_of("", False).name == "paper"
     assert form.recipe_of("paper", True).name == "paper"
-    assert RECIPES["toybox"].about in form.about(form.AUTOMATIC, True) and "now toybox" in form.about(None, True)[0]
+    said = form.about(form.AUTOMATIC, RECIPES["toybox"])
+    assert RECIPES["toybox"].about in said and "now toybox" in said[0]
     shown = form.placeholders(RECIPES["paper"], 512)
     assert set(shown) == {field.name for field in form.FIELDS}
     assert (shown["steps"], shown["learning_rate"], shown["resolution"]) == ("150", "0.001", "512")
@@ -100,23 +105,76 @@ def test_the_recipe_follows_the_loaded_model_until_one_is_chosen():
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_what_a_recipe_is_good_at_and_takes_is_said_of_the_loaded_model(sd, name):
     recipe, told = RECIPES[name], estimate(RECIPES[name], sd.unet)
-    said = form.about(name, False, sd.unet)
-    assert said[0] == recipe.about and form.about(name, False)[:2] == said[:2]
-    assert f"a file of {bytes_text(told.file)}." in said[2] and f"{bytes_text(told.memory)} of memory" in said[2]
+    said = form.about(name, recipe, sd.unet)
+    assert said[0] == recipe.about and form.about(name, recipe)[:2] == said[:2]
+    assert f"a file of {bytes_text(told.file)}." in said[3] and f"{bytes_text(told.memory)} of memory" in said[3]
     assert said[1].count(" steps)") == len(recipe.stages)
     assert ("its own, which takes a while" in said[-1]) == recipe.keeps_class
-    assert len(form.about(name, False)) == len(said) - 1
+    assert len(form.about(name, recipe)) == len(said) - 2
 
 
 def test_stages_and_time_are_said_in_words(sd):
-    said = form.about("attndreambooth", False, sd.unet)
+    def about(name, trainings=()):
+        return form.about(name, RECIPES[name], sd.unet, 64, trainings)
+
+    said = about("attndreambooth")
     assert said[1] == (
         "3 stages: the word V* itself (60 steps), then cross-attention (100 steps), then the whole UNet (500 steps), "
         "as whole matrices."
     )
-    assert said[2].startswith("About 8.8 times the time of paper; ")
-    assert form.about("paper", False, sd.unet)[2].startswith("The time of paper; ")
-    assert form.about("ti+db", False, sd.unet)[1].startswith("One stage: the word V* itself and the whole UNet (660")
+    assert said[2].endswith("is measured in its first steps, and shown from then on; it is 8.8 times the work of the "
+                            "recipe paper.")
+    assert about("paper")[2].endswith("from then on.")
+    assert about("ti+db")[1].startswith("One stage: the word V* itself and the whole UNet (660")
+
+    # the last training on such a UNet counts: 600 rows of 2 s, at twice the side four times as long
+    size = sum(weight.numel() for weight in sd.unet.parameters())
+    pace = {"row_seconds": 2.0, "side": 64, "unet": size}
+    trainings = [
+        {"id": "3", "pace": {**pace, "unet": size + 1}},
+        {"id": "2", "pace": pace},
+        {"id": "1", "pace": {**pace, "row_seconds": 9.0}},
+        *({"id": "4", "pace": bad} for bad in (None, [], {}, {**pace, "side": 0}, {**pace, "row_seconds": "2"})),
+    ]
+    assert about("paper", trainings)[2].startswith("Lasts about 20 minutes here, by the last training")
+    assert about("attndreambooth", trainings)[2].startswith("Lasts about 2.9 hours here")
+    assert "about 80 minutes" in form.about("paper", RECIPES["paper"], sd.unet, 128, trainings)[2]
+    said = ["about 10 seconds", "about 40 seconds", "about 2 minutes"]
+    assert [in_words(seconds) for seconds in (1, 44, 100)] == said
+
+
+def test_all_that_is_missing_is_named_at_once():
+    nothing = {"concept": "", "macro_class": None}
+    assert form.missing(nothing, 0).startswith("Photos, a name and a class are missing: drop a few photos")
+    assert form.missing({**nothing, "concept": "rex"}, 0).startswith("Photos and a class are missing: ")
+    assert form.missing(EMPTY, 0) == "Photos are missing: drop a few photos of the thing."
+    assert form.missing(EMPTY, 3) == ""
+
+
+def test_recipes_stand_in_groups_and_are_read_by_their_names():
+    shown = choices(form.AUTOMATIC)
+    assert [name_in(each) for each in shown[:4]] == [form.AUTOMATIC, "paper", "word-first", "toybox"]
+    assert {name_in(each) for each in shown} == {form.AUTOMATIC, *RECIPES}
+    assert shown[1] == "paper (recommended)" and shown[3] == "toybox (for the Toybox alone)"
+    assert shown_as("lora") == "lora (comparison)" and name_in("lora") == "lora" and name_in(None) == ""
+    assert all(name_in(shown_as(name)) == name for name in RECIPES)
+
+
+def test_a_rank_that_can_learn_almost_nothing_is_warned_of(sd):
+    narrow = weak_rank(RECIPES["paper"], sd.unet)
+    assert "comes out at 2 in the narrowest layers" in narrow and "Set Rank to 8" in narrow
+    assert weak_rank(RECIPES["paper"].changed(rank="8"), sd.unet) == ""
+    for name in ("textual-inversion", "dreambooth", "oft", "toybox", "lora"):
+        assert weak_rank(RECIPES[name], sd.unet) == "", name
+    assert weak_rank(RECIPES["paper"], None) == ""
+
+
+def test_previews_are_drawn_unless_they_are_refused():
+    assert form.request_of({**EMPTY, "recipe": "paper"}, False).preview_every == 50
+    assert form.request_of(EMPTY, True).preview_every == 200  # the Toybox's recipe
+    assert form.request_of({**EMPTY, "steps": "1"}, False).preview_every == 1
+    assert form.request_of({**EMPTY, "preview_every": "0"}, False).preview_every == 0
+    assert form.request_of({**EMPTY, "preview_every": "7"}, False).preview_every == 7
 
 
 def test_inputs_that_a_recipe_of_several_stages_has_of_its_own_are_fixed():
@@ -258,6 +316,11 @@ def test_the_images_bytes_come_from_files_and_folders(photos, tmp_path):
 # -- answers
 
 
+class FakeShelf:
+    def __init__(self, *entries):
+        self.entries = entries
+
+
 class FakeJobs:
     """Notes what it is asked."""
 
@@ -280,14 +343,40 @@ class FakeJobs:
 
 
 def test_the_page_gets_every_training_and_the_prompt_of_those_with_a_file():
-    answer = json.loads(Desk(FakeJobs()).answer(""))
+    answer = json.loads(Desk(FakeJobs(), FakeShelf()).answer(""))
     assert [job["prompt"] for job in answer["jobs"]] == ["<persres:rex:1.0> a photo of a V* dog", None]
     assert answer["error"] == ""
 
 
+def test_the_side_that_it_was_learned_at_comes_with_the_prompt():
+    entry = SimpleNamespace(path=Path("rex.safetensors"), metadata=metadata(RECIPES["paper"].changed(resolution=640)))
+    answer = json.loads(Desk(FakeJobs(), FakeShelf(entry)).answer(""))
+    assert [job["side"] for job in answer["jobs"]] == [640, None]
+
+
+def test_a_preview_becomes_the_cards_picture(tmp_path):
+    picture = tmp_path / "preview.png"
+    picture.write_bytes(b"a picture")
+    status = {"concept": "rex", "macro_class": "dog", "name": "rex", "file": str(tmp_path / "rex.safetensors")}
+    status["preview"] = [{"step": 7, "plain": str(tmp_path / "gone.png"), "lag": str(picture)}]
+    jobs = SimpleNamespace(get=lambda identity: status, list=lambda: [])
+    desk = Desk(jobs, FakeShelf())
+
+    def ask(**question):
+        return json.loads(desk.answer(json.dumps({"do": "picture", "id": "1", "step": 7, "which": "lag", **question})))
+
+    assert ask()["error"] == "" and (tmp_path / "rex.png").read_bytes() == b"a picture"
+    for bad in ({"step": 8}, {"which": "../x"}, {"which": None}, {"step": [7]}):
+        assert "not there any more" in ask(**bad)["error"]
+    assert "cannot be written" in ask(which="plain")["error"]
+    assert (tmp_path / "rex.png").read_bytes() == b"a picture"
+    status["file"] = None
+    assert "no file yet" in ask()["error"]
+
+
 def test_buttons_reach_the_queue():
     jobs = FakeJobs()
-    desk = Desk(jobs)
+    desk = Desk(jobs, FakeShelf())
     for action in ACTIONS:
         desk.answer(json.dumps({"do": action, "id": "1"}))
     desk.answer(json.dumps({"do": "move", "id": "2", "places": -1}))
@@ -308,5 +397,5 @@ def test_buttons_reach_the_queue():
     ],
 )
 def test_refusals_come_with_the_trainings(question, said):
-    answer = json.loads(Desk(FakeJobs()).answer(question))
+    answer = json.loads(Desk(FakeJobs(), FakeShelf()).answer(question))
     assert said in answer["error"] and len(answer["jobs"]) == 2

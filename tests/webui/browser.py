@@ -15,7 +15,8 @@ FLAGS = (
 ).split()
 # no request leaves the machine: fonts and scripts from elsewhere fail at once
 FLAGS.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-PATIENCE = 120
+PATIENCE = 600
+"""Seconds for what a page shows; a machine that does other things as well takes long for it."""
 
 
 def missing() -> str | None:
@@ -43,10 +44,23 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
         self.driver.set_script_timeout(PATIENCE)
+        self.driver.set_page_load_timeout(PATIENCE)
         self.url = url
 
     def close(self) -> None:
         self.driver.quit()
+
+    def recover(self) -> None:
+        """One window without a dialog, whatever an earlier test left open."""
+        from selenium.common.exceptions import NoAlertPresentException
+
+        first, *others = self.driver.window_handles
+        for other in others:
+            self.driver.switch_to.window(other)
+            self.driver.close()
+        self.driver.switch_to.window(first)
+        with contextlib.suppress(NoAlertPresentException):
+            self.driver.switch_to.alert.dismiss()
 
     def open(self) -> Browser:
         """The page, when its cards can be searched and sorted, which is the last thing to come."""
@@ -60,9 +74,12 @@ class Browser:
 
     def wait(self, script: str, *values, seconds: float = PATIENCE):
         """What the script returns once that is true."""
+        from selenium.common.exceptions import JavascriptException, TimeoutException
+
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            with contextlib.suppress(Exception):  # such as null.value before there is an element
+            # such as null.value before there is an element; a browser that has gone is no reason to wait
+            with contextlib.suppress(JavascriptException, TimeoutException):
                 if found := self.run(script, *values):
                     return found
             time.sleep(0.3)

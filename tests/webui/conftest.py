@@ -16,9 +16,22 @@ if not WEBUI:
     collect_ignore_glob = ["*"]
 
 
+FAILED = pytest.StashKey[int]()
+"""The tests that had failed when the WebUI was last put in order."""
+
+
 def pytest_terminal_summary(terminalreporter):
     if not WEBUI:
         terminalreporter.write_line("tests/webui did not run: PERSRES_WEBUI does not name a WebUI checkout.")
+
+
+@pytest.fixture(autouse=True)
+def after_a_failure(request):
+    """A test that failed in its middle may have left a training at work, or files: the next one begins without."""
+    failed = request.session.testsfailed
+    if request.session.stash.get(FAILED, 0) != failed and "host" in request.fixturenames:
+        request.session.stash[FAILED] = failed
+        request.getfixturevalue("host").restore()
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,32 @@ class Host:
         finally:
             self.post("/sdapi/v1/options", {name: before[name] for name in options})
 
+    def restore(self) -> None:
+        """No generation, no trainings, and no residuals but the first two."""
+        self.post("/sdapi/v1/interrupt")
+        self.end_trainings()
+        folder = self.data / "models" / "persres"
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif path.name not in ("rex.safetensors", "mia.safetensors"):
+                path.unlink()
+        self.post("/persres/v1/refresh")
+
+    def end_trainings(self) -> None:
+        """Cancel those that are at work or wait, and forget all."""
+        live = ("queued", "running")
+        for job in self.get("/persres/v1/train"):
+            if job["state"] in live:
+                with contextlib.suppress(urllib.error.HTTPError):  # it ended by itself meanwhile
+                    self.post(f"/persres/v1/train/{job['id']}/cancel")
+        deadline = time.monotonic() + PATIENCE
+        while any(job["state"] in live for job in self.get("/persres/v1/train")):
+            assert time.monotonic() < deadline, self.get("/persres/v1/train")
+            time.sleep(0.2)
+        for job in self.get("/persres/v1/train"):
+            self.request(f"/persres/v1/train/{job['id']}", method="DELETE")
+
     def refusal(self, args, **parameters) -> tuple[int, dict]:
         """The status and body of the error that these arguments of the script come to."""
         try:

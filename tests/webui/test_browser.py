@@ -9,8 +9,15 @@ from browser import Browser, missing
 from host import copy_of, make_residual
 from test_cards import ODD, change, folder, png  # noqa: F401
 
+from lib_persres.training.recipes import RECIPES
+
 ACCORDION = "script_txt2img_personalized_residuals"
 PROMPT = "<persres:rex:1.0> a photo of a V* dog"
+ENABLED = (
+    "return gradioApp().querySelector('#script_TAB_personalized_residuals_enabled-checkbox input').checked && "
+    "gradioApp().querySelector('#script_TAB_personalized_residuals_enabled .label-wrap').classList.contains('open')"
+)
+CLOSED = f"return !(() => {{ {ENABLED} }})()"
 
 if reason := missing():
     pytestmark = pytest.mark.skip(reason=f"No browser: {reason}")
@@ -26,11 +33,18 @@ def open_page(host, tmp_path_factory):
 
 
 @pytest.fixture
-def page(open_page, folder):  # noqa: F811
+def page(host, open_page, folder):  # noqa: F811
     """The page with empty prompts and the tab of residuals open; it may not complain about anything."""
+    host.end_trainings()  # of a test that failed; they would come before this one's pictures
+    open_page.recover()
     open_page.errors()
-    open_page.set("txt2img_prompt", "")
-    open_page.run("for (const tab in persresClicks) persresClicks[tab] = []")
+    open_page.run("closePopup(); switch_to_txt2img(); for (const tab in persresClicks) persresClicks[tab] = []")
+    for tab in ("txt2img", "img2img"):
+        open_page.set(f"{tab}_prompt", "")
+        open_page.run("persresAccordion(arguments[0], false)", tab)
+    open_page.run(
+        f"const masks = gradioApp().querySelector('#{ACCORDION}_show_masks input'); if (masks.checked) masks.click()"
+    )
     open_page.tab("txt2img_extra_tabs", "Residuals")
     open_page.wait("return gradioApp().querySelectorAll('#txt2img_residuals_cards > .card').length")
     open_page.run("persresShowVersion('txt2img', 'fits')")
@@ -148,6 +162,154 @@ def test_any_name_can_be_clicked(host, page, folder):  # noqa: F811
     assert page.value("txt2img_prompt") == ""
 
 
+@pytest.mark.parametrize("noun", ["t-shirt", "teddy-bear", "a'b-c", "two words", "собака-9", "犬"])
+def test_a_card_of_any_class_can_be_clicked(host, page, folder, noun):  # noqa: F811
+    make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", noun)
+    page.refresh_cards()
+    page.set("txt2img_prompt", f"a red {noun} on grass")
+    page.click_card("odd")
+    assert page.value("txt2img_prompt") == f"<persres:odd:1.0> a red V* {noun} on grass"
+    page.click_card("odd")
+    assert page.value("txt2img_prompt") == f"a red {noun} on grass"
+    page.set("txt2img_prompt", "")
+    page.click_card("odd")
+    assert page.value("txt2img_prompt") == f"<persres:odd:1.0> a photo of a V* {noun}"
+
+
+def test_the_accordion_opens_with_the_first_tag_so_that_lag_acts(host, page):
+    opened, closed = ENABLED.replace("TAB", "txt2img"), CLOSED.replace("TAB", "txt2img")
+    page.wait(closed)
+    page.click_card("rex")
+    page.wait(opened)
+    page.click_card("rex")  # the click is undone, and so is this
+    page.wait(closed)
+    page.click_card("rex")
+    page.wait(opened)
+    page.tab("txt2img_extra_tabs", "Generation")
+    page.click(f"#{ACCORDION}_enabled .label-wrap")
+    page.wait(closed)
+    page.click_card("mia")  # who closed it wants it closed
+    page.run("return new Promise((done) => setTimeout(done, 500))")
+    assert page.run(closed)
+    page.set("txt2img_prompt", "")
+    page.run("window.persresBefore = opts.persres_lag; opts.persres_lag = 'never'")
+    page.click_card("rex")
+    assert page.run(closed)
+    page.run("opts.persres_lag = window.persresBefore")
+
+
+STATUS = f"gradioApp().querySelector('#{ACCORDION}_enabled > .persres-status').innerText"
+
+
+def test_what_the_prompt_uses_is_said_while_it_is_typed(host, page, folder):  # noqa: F811
+    make_residual(host.data, "<b>odd", models.tiny_unet(), 5, "olis", "<i>x").rename(folder / "a<b.safetensors")
+    change(copy_of(folder / "rex.safetensors", folder / "large.safetensors"), base_family="SDXL")
+    host.post("/persres/v1/refresh")
+    page.tab("txt2img_extra_tabs", "Generation")
+    asked = "return performance.getEntriesByType('resource').filter((each) => /persres_prompt/.test(each.name)).length"
+    before = page.run(asked)
+    page.set("txt2img_prompt", "a photo of a dog, V* and <lora:x:1>")
+    page.run("return new Promise((done) => setTimeout(done, 1500))")
+    assert page.run(asked) == before  # who uses none asks nothing
+    # typed letter by letter, it is looked at once or a few times, not at every letter
+    page.run(
+        "const [field, text] = [gradioApp().querySelector('#txt2img_prompt textarea'), arguments[0]];"
+        "return new Promise((done) => { let at = 0; const timer = setInterval(() => {"
+        "field.value = text.slice(0, ++at); updateInput(field);"
+        "if (at == text.length) { clearInterval(timer); done(); } }, 10) })",
+        PROMPT + " and V2* cat <persres:mia> with many more words behind it",
+    )
+    page.wait(f"return {STATUS} == 'In the prompt: rex (V* dog), mia (V2* cat)'")
+    assert 1 <= page.run(asked) - before <= 5
+    for prompt, said in {
+        "<persres:rex> a dog": 'V* is not in the prompt: write "V* dog"',
+        "<persres:nobody> V* dog": 'nobody: There is no residual "nobody"',
+        "<persres:rex> V* dog, V3*": "V3* stands for the third concept",
+        "<persres:rex:lag=maybe> V* dog": 'has lag="maybe"',
+        "<persres:large> V* dog": "large: It was made for SDXL, and the loaded model is SD1.",
+        "<persres:a<b> V* <i>x": "In the prompt: a<b (V* <i>x)",
+    }.items():
+        page.set("txt2img_prompt", prompt)
+        page.wait(f"return {STATUS}.includes(arguments[0])", said)
+    assert not page.run(f"return gradioApp().querySelector('#{ACCORDION}_enabled > .persres-status i')")
+    page.set("txt2img_prompt", "nothing of ours")
+    page.wait(f"return {STATUS} == ''")
+
+
+def test_send_to_img2img_and_inpaint_takes_the_accordion_along(host, page):
+    page.click_card("rex")
+    page.wait(ENABLED.replace("TAB", "txt2img"))
+    page.tab("txt2img_extra_tabs", "Generation")
+    for elem_id, value in (("steps", 3), ("width", 64), ("height", 64)):
+        page.set(f"txt2img_{elem_id}", value)
+    page.set(f"{ACCORDION}_strength", 0.7)
+    page.click(f"#{ACCORDION}_unconditional input[value=base]")
+    page.click(f"#{ACCORDION}_show_masks input")
+    page.click("#txt2img_generate")
+    page.wait("return gradioApp().querySelector('#txt2img_gallery img').naturalWidth == 64")
+    page.wait("return gradioApp().querySelector('#txt2img_interrupt').offsetParent === null")
+    there = ACCORDION.replace("txt2img", "img2img")
+    field = f"gradioApp().querySelector('#{there}_%s')"
+    values = {
+        "strength": f"Number({field % 'strength'}.querySelector('input').value)",
+        "unconditional": f"{field % 'unconditional'}.querySelector('input:checked').value",
+        "show_masks": f"{field % 'show_masks'}.querySelector('input').checked",
+        "lag": f"{field % 'lag'}.querySelector('input').checked",
+    }
+    now = f"({{{', '.join(f'{name}: {script}' for name, script in values.items())}}})"
+    wanted = {"strength": 0.7, "unconditional": "base", "show_masks": True, "lag": True}
+    try:
+        for place in ("img2img", "inpaint"):
+            page.run("switch_to_txt2img(); persresAccordion('img2img', false)")
+            page.set("img2img_prompt", "")
+            page.set(f"{there}_strength", 1.0)
+            page.click(f"#txt2img_send_to_{place}")
+            page.wait("return gradioApp().querySelector('#img2img_prompt textarea').value == arguments[0]", PROMPT)
+            page.wait(ENABLED.replace("TAB", "img2img"))
+            same = f"const now = {now}; return Object.keys(now).every((key) => now[key] == arguments[0][key])"
+            page.wait(same, wanted)
+        page.run("switch_to_txt2img()")
+        page.click("#txt2img_send_to_extras")
+        page.wait("return gradioApp().querySelector('#tab_extras').offsetParent && true")
+        # what was closed arrives closed
+        page.run("switch_to_txt2img(); persresAccordion('txt2img', false)")
+        page.click("#txt2img_send_to_img2img")
+        page.wait(CLOSED.replace("TAB", "img2img"))
+    finally:
+        for tab in ("txt2img", "img2img"):
+            name = ACCORDION.replace("txt2img", tab)
+            page.set(f"{name}_strength", 1.0)
+            page.click(f"#{name}_unconditional input[value=mirror]")
+            page.run(f"const box = gradioApp().querySelector('#{name}_show_masks input'); if (box.checked) box.click()")
+
+
+def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder):  # noqa: F811
+    path = make_residual(host.data, "foreign", models.tiny_unet(), 5, "olis", "dog")
+    change(path, base_hash="ab" * 32, recipe=RECIPES["word-first"].to_dict(), steps=210, rank="0.05m")
+    host.post("/probe/checkpoint/" + "cd" * 32)
+    try:
+        page.refresh_cards()
+        said = "Learned on another checkpoint, ababababab; tiny is loaded."
+        card = page.cards()["foreign"]
+        assert said in card["text"] and "persres-unfit" not in card["classes"]
+        page.click_card("foreign", part=".edit-button")
+        table = "gradioApp().querySelector('#txt2img_residuals_edit_user_metadata .file-metadata')"
+        page.wait(f"return {table}.innerText.includes('foreign.safetensors')")
+        text = page.run(f"return {table}.innerText")
+        assert said in text and "ab" * 8 not in text and "{" not in text
+        assert "word-first. 2 stages: the word V* itself (60 steps), then the blocks' output projections (150" in text
+        assert "0.05 of each layer's width" in text
+        # the labels stand in one line each, however long the values are
+        widths = f"[...{table}.querySelectorAll('th')].map((each) => each.getBoundingClientRect())"
+        assert page.run(f"return {widths}.every((each) => each.width > 100)")
+        page.run("closePopup()")
+        host.post("/probe/checkpoint/" + "ab" * 32)
+        page.refresh_cards()
+        assert "Learned on another" not in page.cards()["foreign"]["text"]
+    finally:
+        host.post("/probe/checkpoint/none")
+
+
 def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):  # noqa: F811
     make_residual(host.data, "a \"noted\" one", models.tiny_unet(), 5, "olis", "dog")
     page.refresh_cards()
@@ -157,7 +319,10 @@ def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):  # noqa
     def save(phrase):
         page.click_card("a \"noted\" one", part=".edit-button")
         editor = "#txt2img_residuals_edit_user_metadata"
-        page.wait(f"return gradioApp().querySelector('{editor} .file-metadata').innerText.includes('olis')")
+        # what stood there until now may be another file's, or what was typed before
+        page.wait(f"return gradioApp().querySelector('{editor} .file-metadata').innerText.includes('noted')")
+        typed = f"[...gradioApp().querySelectorAll('{editor} label')].find((each) => /Phrase/.test(each.innerText))"
+        page.wait(f"return {typed}.querySelector('textarea').value == ''")
         table = page.run(f"return gradioApp().querySelector('{editor} .file-metadata').innerText")
         page.run(
             """
@@ -198,11 +363,9 @@ def test_generation_with_masks_and_back_from_its_png(host, page):
     page.tab("txt2img_extra_tabs", "Generation")
     for elem_id, value in (("steps", 3), ("width", 64), ("height", 64)):
         page.set(f"txt2img_{elem_id}", value)
-    enabled = f"return gradioApp().querySelector('#{ACCORDION}_enabled-checkbox input').checked"
+    enabled = ENABLED.replace("TAB", "txt2img")
     masks = f"return gradioApp().querySelector('#{ACCORDION}_show_masks input').checked"
-    assert not page.run(enabled)
-    page.click(f"#{ACCORDION}_enabled .label-wrap")
-    page.wait(enabled)
+    page.wait(enabled)  # the click on the card opened it
     page.wait(f"return gradioApp().querySelector('#{ACCORDION}_lag').offsetParent && true")
     page.click(f"#{ACCORDION}_show_masks input")
     page.click("#txt2img_generate")
@@ -214,7 +377,7 @@ def test_generation_with_masks_and_back_from_its_png(host, page):
 
     page.click(f"#{ACCORDION}_show_masks input")
     page.click(f"#{ACCORDION}_enabled .label-wrap")
-    page.wait(enabled.replace("return ", "return !"))
+    page.wait(CLOSED.replace("TAB", "txt2img"))
     page.set("txt2img_prompt", "something else")
     page.tab("tabs", "PNG Info")
     page.driver.find_element("css selector", "#pnginfo_image input[type=file]").send_keys(str(image))

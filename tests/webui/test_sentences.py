@@ -185,13 +185,13 @@ def test_a_residual_of_another_checkpoint_is_data_and_no_warning(host):
     other.save(folder / "away.safetensors")
     prompt = REX.replace("rex", "away")
     assert "trained on" not in host.generate(prompt).infotexts[0]  # the WebUI knows no hash of its own
-    host.post("/probe/checkpoint-hash/" + "cd" * 32)
+    host.post("/probe/checkpoint/" + "cd" * 32)
     try:
         result = host.generate(prompt, LAG)
         assert "Persres trained on: away: ababababab" in result.infotexts[0].replace('"', "") and told(result) == []
         assert result.info["extra_generation_params"]["Persres trained on"] == {"away": "ab" * 5}
         assert "trained on" not in host.generate(REX, LAG).infotexts[0]
-        host.post("/probe/checkpoint-hash/" + "ab" * 32)
+        host.post("/probe/checkpoint/" + "ab" * 32)
         assert "trained on" not in host.generate(prompt, LAG).infotexts[0]
     finally:
-        host.post("/probe/checkpoint-hash/none")
+        host.post("/probe/checkpoint/none")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from browser import Browser, missing
@@ -12,7 +13,8 @@ if reason := missing():
     pytestmark = pytest.mark.skip(reason=f"No browser: {reason}")
 
 TAB = "Personalized Residuals"
-LONG = 240
+ACCORDION = "script_txt2img_personalized_residuals"
+LONG = 1200
 """Seconds for what a slow machine computes."""
 PANEL = "gradioApp().querySelector('#persres_training_panel')"
 POINTS = f"Number({PANEL}.querySelector('.persres-curve')?.dataset.points || 0)"
@@ -40,18 +42,17 @@ def open_page(host, tmp_path_factory):
 @pytest.fixture
 def page(host, open_page):
     """The page anew with the tab in sight and no trainings; it may not complain about anything."""
-    for job in host.get("/persres/v1/train"):
-        if job["state"] in ("queued", "running"):
-            host.post(f"/persres/v1/train/{job['id']}/cancel")
-    for job in jobs(host, lambda all_: not any(job["state"] == "running" for job in all_)):
-        host.request(f"/persres/v1/train/{job['id']}", method="DELETE")
+    host.end_trainings()
     for path in (host.data / "models" / "persres").glob("learned*"):
         path.unlink()
+    (host.data / "persres-training" / "presets.json").unlink(missing_ok=True)
+    open_page.recover()
+    show(open_page)
+    open_page.run("sessionStorage.clear()")  # else the page has the images of the one before
     show(open_page)
     open_page.errors()
     yield open_page
     assert open_page.errors() == []
-    open_page.run("sessionStorage.clear()")  # else the next page has the images of this one
 
 
 def jobs(host, ready):
@@ -78,7 +79,6 @@ def views(page, count):
     page.wait(
         "return gradioApp().querySelectorAll('#persres_training_shown .persres-view').length == arguments[0]",
         count,
-        seconds=60,
     )
 
 
@@ -90,7 +90,7 @@ def fill(page, **values):
 def train(page, said):
     page.click("#persres_training_start")
     page.wait(
-        "return gradioApp().querySelector('#persres_training_said').innerText.includes(arguments[0])", said, seconds=60
+        "return gradioApp().querySelector('#persres_training_said').innerText.includes(arguments[0])", said
     )
 
 
@@ -143,17 +143,28 @@ def test_five_images_become_a_tag_that_draws(host, page, photos):
         "LAG",
     ]
 
+    # one of the previews becomes the card's picture
+    page.click("#persres_training_panel .persres-do-picture-lag")
+    said = f"{PANEL}.querySelector('.persres-part-done').innerText"
+    page.wait(f"return {said} == 'The card of learned has this picture now.'")
+    (status,) = host.get("/persres/v1/train")
+    beside = host.data / "models" / "persres" / "learned.png"
+    assert beside.read_bytes() == Path(status["preview"][-1]["lag"]).read_bytes()
+
     press(page, "send")
     prompt = "<persres:learned:1.0> a photo of a V* ball"
     page.wait("return gradioApp().querySelector('#tab_txt2img').offsetParent && true")
     assert page.value("txt2img_prompt") == prompt
-    for elem_id, value in (("steps", 3), ("width", 64), ("height", 64)):
-        page.set(f"txt2img_{elem_id}", value)
+    assert page.run("return ['width', 'height'].map((side) => Number("
+                    "gradioApp().querySelector(`#txt2img_${side} input`).value))") == [64, 64]
+    page.wait(f"return gradioApp().querySelector('#{ACCORDION}_enabled-checkbox input').checked")
+    page.set("txt2img_steps", 3)
     page.click("#txt2img_generate")
     page.wait("return gradioApp().querySelector('#txt2img_gallery img').naturalWidth == 64", seconds=LONG)
     made = sorted((host.data / "outputs" / "txt2img-images").rglob("*.png"), key=lambda path: path.stat().st_mtime)[-1]
     infotext = Image.open(made).info["parameters"]
     assert prompt in infotext and "learned: " in infotext.partition("Persres hashes")[2]
+    assert "Persres LAG: True" in infotext
 
 
 def test_a_second_tab_finds_what_runs_and_what_is_learned_has_a_picture_on_its_card(host, page, photos):
@@ -231,21 +242,20 @@ def test_several_wait_are_moved_and_removed_and_one_is_cancelled(host, page, pho
 
 
 def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
-    train(page, "has no name")
+    train(page, "Photos, a name and a class are missing")
     fill(page, name="a/b", **{"class": "ball"})
-    train(page, "cannot be used")
-    fill(page, name="learned")
-    train(page, "No images were given")
+    train(page, "Photos are missing")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     drop(page, [photos / "0.png", broken])
     page.wait(
         "return gradioApp().querySelector('#persres_training_shown .persres-wrong').innerText.includes('broken.png')",
-        seconds=60,
     )
+    train(page, "cannot be used")
+    fill(page, name="learned")
     train(page, "broken.png cannot be read")
     page.click("#persres_training_shown .persres-wrong .persres-remove")
-    page.wait("return !gradioApp().querySelector('#persres_training_shown .persres-wrong')", seconds=60)
+    page.wait("return !gradioApp().querySelector('#persres_training_shown .persres-wrong')")
     fill(page, steps="many")
     train(page, "Steps must be a whole number")
     # the WebUI's own warning as well
@@ -255,8 +265,27 @@ def test_what_is_refused_is_said_where_one_looks(host, page, photos, tmp_path):
     assert host.get("/persres/v1/train") == []
 
 
+def test_previews_come_unasked_and_an_old_training_is_not_taken_for_the_new_one(host, page, photos):
+    quick = {**QUICK, "steps": 3, "preview_every": ""}
+    fill(page, folder=str(photos), name="learned", **{"class": "ball"}, **quick)
+    train(page, '"learned" is in the queue')
+    said = "gradioApp().querySelector('#persres_training_said').innerText"
+    page.wait(f"return {said}.includes('The rank 2 comes out at 2')")
+    state(page, "finished")
+    (job,) = host.get("/persres/v1/train")
+    assert [each["step"] for each in job["preview"]] == [1, 2, 3] and job["request"]["preview_every"] == 1
+    upper = f"{PANEL}.querySelector('h3')"
+    assert page.run(f"return {PANEL}.innerText.includes('An earlier training')") is False
+    show(page)  # another look, another day
+    page.wait(f"return {PANEL}.innerText.includes('An earlier training, of 2') && {upper} && true")
+    train(page, "Photos, a name and a class are missing")
+    page.wait(f"return {upper} === null")
+    page.click("#persres_training_panel .persres-queue li")
+    page.wait(f"return {upper} !== null")
+
+
 def test_settings_come_back_from_a_residual_and_a_preset(host, page, photos):
-    shutil.copytree(photos, host.data / "tab photos")  # where a program may name it
+    shutil.copytree(photos, host.data / "tab photos", dirs_exist_ok=True)  # where a program may name it
     body = {"folder": str(host.data / "tab photos"), "concept": "learned", "macro_class": "ball", "recipe": "paper"}
     host.post("/persres/v1/train", {**body, "seed": 7, "steps": 3, "batch": 1, "rank": "2", "crops": 1})
     jobs(host, lambda all_: all_[0]["state"] == "finished")
@@ -285,7 +314,7 @@ def choose(page, source):
     )
     found = "[...gradioApp().querySelectorAll('#persres_training_source li, ul.options li')]"
     wanted = f"{found}.find((each) => each.innerText.includes(arguments[0]))"
-    page.wait(f"arguments[1].focus(); arguments[1].click(); return {wanted} && true", source, field, seconds=30)
+    page.wait(f"arguments[1].focus(); arguments[1].click(); return {wanted} && true", source, field)
     page.run(f"{wanted}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))", source)
 
 
@@ -298,5 +327,4 @@ def said(page, sentence):
     page.wait(
         "return gradioApp().querySelector('#persres_training_loaded').innerText.includes(arguments[0])",
         sentence,
-        seconds=60,
     )

@@ -101,6 +101,11 @@ class Job:
         self._clock.append((time.monotonic(), done))
         self.record.done, self.record.curve, self.memory = done, curve(losses), memory
 
+    def measure(self, rows: int, side: int, unet: int) -> None:
+        """Keep the pace, by which the tab tells how long another training will take. rows: of a step."""
+        if speed := self.steps_per_second():
+            self.record.pace = {"row_seconds": 1 / (speed * rows), "side": side, "unet": unet}
+
     def steps_per_second(self) -> float | None:
         clock = list(self._clock)
         if self.record.state != "running" or self.paused or len(clock) < 2 or clock[-1][0] <= clock[0][0]:
@@ -124,6 +129,7 @@ class Job:
             "loss": list(record.curve),
             "steps_per_second": speed,
             "eta": (record.total - record.done) / speed if speed else None,
+            "pace": record.pace,
             "message": " ".join(sentence for sentence in sentences if sentence),
             "file": record.file,
             "name": record.name,

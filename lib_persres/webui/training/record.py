@@ -34,6 +34,8 @@ class Record:
     name: str | None = None
     stamp: list[int] | None = None
     """Of the file when it was written, which tells whether it still is this training's own."""
+    pace: dict | None = None
+    """What its last steps took: the seconds of a row, the side of the pictures, the UNet's size."""
     identifier: str | None = None
     base_hash: str | None = None
     checkpoint: str | None = None
@@ -79,6 +81,8 @@ def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or check(value)
 
 
+PACE = ("row_seconds", "side", "unet")
+
 _SOUND = {
     "request": lambda value: isinstance(value, dict),
     "images": _list(_text),
@@ -91,6 +95,7 @@ _SOUND = {
     "curve": _list(_number),
     "message": _text,
     **{name: _or_none(_text) for name in ("file", "name", "identifier", "base_hash", "checkpoint")},
+    "pace": _or_none(lambda value: isinstance(value, dict) and all(_number(value.get(name)) for name in PACE)),
     "stamp": _or_none(_list(lambda value: type(value) is int, 2)),
 }
 """Whether a value is what its field should be."""

@@ -23,6 +23,7 @@ from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
 from ...writing import write_whole
 from ..files import SUFFIX, Shelf
+from ..training_time import size_of
 from .job import Job
 
 ONE = "It learns from a single photo: its background may become part of the concept; 3 to 10 photos are better."
@@ -153,6 +154,7 @@ class _Steps:
         self.job, self.loan, self.shelf, self.trainer = job, loan, shelf, trainer
         self.resolution, self.notes = resolution, notes
         self.told = 0  # of the trainer's notes
+        self.unet_size = size_of(loan.host.unet)
 
     def make(self, state_every: int) -> None:
         """All steps, with the model lent to others in between wherever they wait for it. Raises Ended."""
@@ -238,6 +240,8 @@ class _Steps:
     def after(self, state_every: int) -> None:
         job, trainer = self.job, self.trainer
         job.progress(trainer.done, trainer.losses, self.loan.memory())
+        stage = trainer.recipe.at(trainer.done - 1)[2]
+        job.measure(stage.batch + stage.prior + stage.keep, self.resolution, self.unet_size)
         self.loan.progress(trainer.done, trainer.recipe.steps, trainer.recipe.place(trainer.done))
         self._tell_notes()
         if state_every and trainer.done % state_every == 0:

@@ -120,11 +120,6 @@ class PromptOfEachImage(scripts.Script):
             p.all_prompts = p.prompt.split("||")
 
 
-def checkpoint_hash(digits: str):
-    """The WebUI knows this SHA-256 of its checkpoint; "none": it knows none."""
-    shared.sd_model.sd_checkpoint_info.sha256 = None if digits == "none" else digits
-
-
 class Weight:
     """A number of the model's that is not finite, until it is put back."""
 
@@ -154,6 +149,11 @@ def cards():
     return page.create_html("txt2img")
 
 
+def name_checkpoint(digest: str):
+    """The loaded checkpoint's SHA-256, which --no-hashing leaves unknown."""
+    shared.sd_model.sd_checkpoint_info.sha256 = None if digest == "none" else digest
+
+
 def routes(_, app):
     app.get("/probe/hooks")(lambda: ours())
     app.post("/probe/break/{how}/{calls}")(lambda how, calls: BREAKING.arm(how, int(calls)))
@@ -166,7 +166,7 @@ def routes(_, app):
     app.post("/probe/tokens")(lambda: MARKED.stop())
     app.post("/probe/ones/{on}")(lambda on: masks_of_ones(int(on)))
     app.post("/probe/first-difference")(lambda body=Body(): first_difference(body["a"], body["b"]))  # noqa: B008
-    app.post("/probe/checkpoint-hash/{digits}")(checkpoint_hash)
+    app.post("/probe/checkpoint/{digest}")(name_checkpoint)
     app.post("/probe/spoil/{part}")(lambda part: WEIGHT.spoil(part))
     app.post("/probe/restore")(lambda: WEIGHT.restore())
     app.post("/probe/nan-check/{on}")(lambda on: nan_check(int(on)))
