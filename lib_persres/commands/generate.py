@@ -129,7 +129,6 @@ def run(args) -> int:
     residuals = {tag.name: files.load(tag.name) for tag in tags}
     make_folder(Path(args.out))
 
-    from ..overflow import is_finite, likely_reason
     from ..standalone.generate import generate
     from .pictures import PictureFolder, infotext, write_png
 
@@ -172,9 +171,6 @@ def run(args) -> int:
                 unconditional=args.unconditional,
                 progress=progress,
             )
-            if not is_finite(result.images):
-                acting = [(tag.text, tag.strength) for tag in tags]
-                raise PersresError(f"The picture is not finite: {likely_reason(sd.unet, acting, args.guidance)}.")
             overlays = _overlays(result, _gated(tags, args.lag)) if args.masks else []
             for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
                 own = {"Seed": seed, "Persres problems": " ".join(result.problems) or None}

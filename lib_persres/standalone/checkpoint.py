@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lib_persres.errors import PersresError, first_line
-from lib_persres.overflow import is_finite
+from lib_persres.finite import is_finite
 from lib_persres.residual import file_hash
 
 from . import architecture as arch

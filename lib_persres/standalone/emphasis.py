@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import PersresError
-from ..overflow import is_finite
+from ..finite import is_finite
 from ..prompt import NETWORK, Substituted, Use
 
 _PIECES = re.compile(r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:")

@@ -10,7 +10,7 @@ import torch
 from ..branch import Branches
 from ..concept_tokens import ConceptTokens, absence, find_concept_tokens
 from ..errors import PersresError
-from ..finite import BASE, TEXT, VAE, too_strong
+from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
 from ..prompt import Tag, parse_tags, placeholder_of, stray_tag, wordless
@@ -163,18 +163,20 @@ def draw(
             latents = sample(
                 sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
             )
-    _check_finite(sd, latents, noise, context, parts)
+    _check_finite(sd, latents, noise, context, parts, guidance)
     images = sd.decode_latents(latents)
-    if not torch.isfinite(images).all():
+    if not is_finite(images):
         raise PersresError(VAE)
     return images, recorder
 
 
 @torch.no_grad()
-def _check_finite(sd, latents, noise: torch.Tensor, context: torch.Tensor, parts: Sequence[Prepared]) -> None:
+def _check_finite(sd, latents, noise: torch.Tensor, context: torch.Tensor, parts, guidance: float) -> None:
     """PersresError with the likely reason where the latents are not finite."""
-    if torch.isfinite(latents).all():
+    if is_finite(latents):
         return
+    if abs(guidance) > USUAL_GUIDANCE:
+        raise PersresError(f"The picture's numbers are not finite (NaN): the guidance {guidance:g} is too large.")
     if not torch.isfinite(context).all():
         raise PersresError(TEXT)
     t = torch.full((1,), len(sd.alphas_cumprod) - 1, dtype=torch.long, device=sd.device)

@@ -11,9 +11,9 @@ from PIL import Image
 from ..branch import Branches
 from ..concept_tokens import find_concept_tokens
 from ..errors import PersresError
+from ..finite import is_finite
 from ..lag import guidance_plan
 from ..learned_words import check_width, learned_vectors, vectors_for
-from ..overflow import is_finite, likely_reason
 from ..prompt import parse_tags, substitute
 from ..residual import Residual
 from ..sampler import noise_for, sample
@@ -61,8 +61,10 @@ def draw(
     with torch.no_grad():
         images = host.decode_latents(latents)
     if not is_finite(images):
-        reason = likely_reason(host.unet, [(metadata.concept or "this concept", 1.0)])
-        raise PersresError(f"The picture is not finite: {reason}.")
+        raise PersresError(
+            "The picture's numbers are not finite (NaN): what was learned is too large for this model; lower the "
+            "learning rate, or use full precision."
+        )
     pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
 
