@@ -147,7 +147,7 @@ def test_a_run_stopped_in_sampling_draws_no_picture_twice(evaluation, whole, tmp
 
 
 def test_a_dead_worker_costs_its_unfinished_steps_alone(evaluation, tmp_path):
-    raw = tiny_suite(steps=160, images=1)
+    raw = tiny_suite(steps=120, images=1)
     run = None
     killed = []
 
@@ -162,7 +162,7 @@ def test_a_dead_worker_costs_its_unfinished_steps_alone(evaluation, tmp_path):
             time.sleep(0.005)
 
     threading.Thread(target=kill, daemon=True).start()
-    run = evaluation.perform(tmp_path / "run", lambda p, report: run_local(p, 2, report), raw, threads=1)
+    run = evaluation.perform(tmp_path / "run", lambda p, report: run_local(p, 1, report), raw, threads=1)
     begun = [row for row in events(run, "rex/residual") if row["event"] == "training"]
     assert [row["at"] for row in begun][0] == 0 and [row["at"] for row in begun][1] >= 100 and len(begun) == 2
     assert begun[0]["pid"] == killed[0] != begun[1]["pid"] != os.getpid()
