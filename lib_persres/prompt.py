@@ -280,7 +280,7 @@ def wordless(prompt: str, what: str = "prompt") -> str | None:
 
 def stray_tag(text: str, what: str = "prompt") -> str | None:
     """The sentence of a text in which, after the tags were read, something like a tag is left."""
-    if not (match := re.search(rf"<{NETWORK}\b", text, re.IGNORECASE)):
+    if not (match := re.search(rf"<{NETWORK}(?!\w)", text, re.IGNORECASE)):
         return None
     shown = _short(text[match.start() :].partition(">")[0])
     place = " into the prompt" if what == NEGATIVE else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -314,7 +315,7 @@ def output_file(out: str, name: str) -> Path:
         raise PersresError(
             f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder."
         )
-    return path if path.suffix == SUFFIX and not path.is_dir() else path / f"{name}{SUFFIX}"
+    return path if path.suffix == SUFFIX and not os.path.isdir(path) else path / f"{name}{SUFFIX}"
 
 
 def example(checkpoint: str, out: Path, macro_class: str) -> str:

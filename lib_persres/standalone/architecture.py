@@ -112,10 +112,11 @@ def _text(path: Path) -> str:
 
 
 def _folder(beside: Path, version) -> Path | None:
-    """The folder of a text encoder beside the yaml; SD's own yaml has the name of one on a hub there, or nothing."""
+    """The folder of a text encoder, beside the yaml or by its full path, as `toybox install` writes it; SD's own yaml
+    has the name of one on a hub there, or nothing."""
     if not isinstance(version, str) or not version or ".." in version:
         return None
-    if Path(version).is_absolute() or PureWindowsPath(version).anchor:  # of another machine, or over the network
+    if PureWindowsPath(version).drive.startswith(("\\\\", "//")):  # over the network
         return None
     return beside / version if (beside / version / "config.json").is_file() else None
 

@@ -124,7 +124,7 @@ def emphasized(context: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return changed
 
 
-_COMMANDS = re.compile(r"\b(?:AND|BREAK)\b")
+_COMMANDS = re.compile(r"(?<!\w)(?:AND|BREAK)(?!\w)")
 _TAG = re.compile(r"<(\w+):[^<>]*>")
 
 

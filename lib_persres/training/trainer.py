@@ -223,8 +223,6 @@ class Trainer:
 
     def _leave_stage(self) -> None:
         self._gradients, self._graph, self._graph_tried = None, None, False
-        for weight in self._weights:
-            weight.grad = None  # as large as what learns, which others may need meanwhile
         self._stage_exit.close()
 
     def _encode_again(self) -> None:

@@ -10,8 +10,8 @@ from standalone_models import UNET
 from test_trainer import RECIPE, make, steps, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib_persres.concept_tokens import ConceptTokens
 from lib_persres.lag import Plan
-from lib_persres.prompt import ConceptTokens
 from lib_persres.standalone.modules import build_unet
 from lib_persres.training import graph
 from lib_persres.training.frozen import frozen, lean

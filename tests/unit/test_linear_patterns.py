@@ -20,7 +20,7 @@ REPEATS = 16
 def text_of(node: ast.expr) -> str:
     """The pattern as it is written; what is put into it stands as a word."""
     if isinstance(node, ast.Constant):
-        return node.value
+        return node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
     assert isinstance(node, ast.JoinedStr), f"the pattern {ast.unparse(node)} cannot be read here: write it out"
     return "".join(part.value if isinstance(part, ast.Constant) else "olis" for part in node.values)
 

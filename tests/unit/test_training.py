@@ -268,15 +268,3 @@ def test_no_photos_no_class_or_a_bad_identifier_are_refused(sd, photos):
 def test_a_resolution_that_the_autoencoder_cannot_halve_is_refused(sd, photos):
     with pytest.raises(PersresError, match="side"):
         learn(sd, photos, resolution=15)
-
-
-def test_a_training_that_diverges_is_refused(sd, photos):
-    with torch.no_grad():
-        bias = sd.unet.out[-1].bias
-        kept = bias.clone()
-        bias.fill_(float("nan"))
-    try:
-        with pytest.raises(PersresError, match="learning rate"):
-            learn(sd, photos)
-    finally:
-        bias.data.copy_(kept)

@@ -28,8 +28,8 @@ def command(checkpoint, photos, out):
 def test_the_bars_tell_the_drawing_and_the_stage(checkpoint, photos, tmp_path, capsys):
     assert main(command(checkpoint, photos, tmp_path)) == 0
     told = capsys.readouterr().err
-    assert "drawing pictures of the class: 100%" in told and "3/3" in told
-    assert "stage 2 of 2 (proj_out): step 1 of 1: 100%" in told
+    assert "drawing pictures of the class: 3 of 3 pictures" in told
+    assert "stage 2 of 2 (proj_out): step 1 of 1: 2 of 2 steps" in told
     assert Residual.load(tmp_path / "rex.safetensors").metadata.steps == 2
 
 
