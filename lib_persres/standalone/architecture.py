@@ -198,6 +198,15 @@ def _told(path: Path, told: dict[str, int]) -> dict:
     heads = config.get("num_attention_heads")
     if type(heads) is not int or heads < 1 or told["hidden_size"] % heads:
         raise PersresError(f"{path} says num_attention_heads {str(heads)[:20]}, which must divide the width.")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        number = config.get(name, 0)
+        if type(number) is not int or not 0 <= number < told["vocab_size"]:
+            raise PersresError(f"{path} says {name} {str(number)[:20]}, which is no token of the checkpoint.")
+    smallest = config.get("layer_norm_eps", 1e-5)
+    if type(smallest) is not float or not 0 < smallest < 1:
+        raise PersresError(f"{path} says layer_norm_eps {str(smallest)[:20]}, which must be between 0 and 1.")
+    if not isinstance(config.get("hidden_act", "quick_gelu"), str):
+        raise PersresError(f"{path} says hidden_act {str(config['hidden_act'])[:20]}, which is no function's name.")
     return {**config, **told}
 
 
