@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from lib_persres.evaluation.model_sizes import SD1
 from lib_persres.evaluation.training_contenders import Persres
 
 ROUNDS = 3
@@ -22,7 +23,7 @@ def measure(side: int, batch: int, rounds: int = ROUNDS) -> tuple[float, float]:
     """Seconds of one hand-over and of one step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    contender = Persres(device, dtype, side, batch, total=2 * rounds + 2)
+    contender = Persres(device, dtype, SD1, side, batch, total=2 * rounds + 2)
     contender.setup()
     trainer = contender.trainer
     contender.step()  # which warms up

@@ -172,6 +172,12 @@ FIGURES = (
         "seconds in which a folder of 10,000 residuals is read for the first time",
         "benchmarks.folder:figures",
     ),
+    Figure(
+        "fuzz.files",
+        "== 0",
+        "faults among 127,000 damaged residuals, checkpoints, images and queues; else read, or refused in a sentence",
+        "benchmarks.fuzz.figures:figures",
+    ),
 )
 
 
