@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lib_persres.errors import PersresError
+from lib_persres.names import check_class
 from lib_persres.prompt import substitute
-from lib_persres.training.names import check_class
 
 SCRIPT = Path(__file__).resolve().parents[2] / "javascript" / "persres_prompt.js"
 ENOUGH = 120
