@@ -32,6 +32,8 @@ from .unet import find_targets, target_widths
 MAX_FILE = 1 << 30
 """Bytes; SDXL's residual at full rank, the largest that makes sense, is a quarter of it."""
 MAX_SIDE = 65536
+MAX_VECTORS = 75
+"""Of a learned word: as many tokens as a prompt has."""
 MAX_VALUE = 65504.0
 """The largest number of fp16, in which most models compute."""
 MAX_CHANGE = 10_000.0
@@ -335,7 +337,7 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:
         if max(shape, default=0) > MAX_SIDE:
             raise PersresError(f"{name} is of the absurd shape {shape}")
         if name.startswith(_EMBEDDING):
-            if len(shape) not in (1, 2) or 0 in shape:
+            if len(shape) not in (1, 2) or 0 in shape or (len(shape) == 2 and shape[0] > MAX_VECTORS):
                 raise PersresError(f"{name} is of shape {shape}, not a vector or a few")
             continue
         target, _, side = name.rpartition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises OSError where the disk does not take it. One writer of a path at a time.
     """
     # one name for each path, so that what a killed process left is written over; short, since names have a limit
-    partial = path.with_name(f".{path.name[:40]}.partial")
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    partial = path.with_name(f".{path.name[:40]}.{digest}.partial")
     try:
         with open(partial, "wb") as file:
             yield file

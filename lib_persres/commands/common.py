@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import PersresError
+from ..errors import PersresError, readable
 from ..training.sizes import check_side, default_resolution  # noqa: F401 the commands take them from here
 
 TOYBOX = "toybox"
@@ -195,7 +195,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 def note(line: str) -> None:
     """A line beside the results, so on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(readable(line, 2000), file=sys.stderr, flush=True)
 
 
 def printable(line: str) -> str:

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from ..errors import PersresError, first_line
-from ..names import SUFFIX, check_class, check_name
+from ..names import SUFFIX, check_class, check_name, check_spelling
 from ..training.names import free_identifier
 from ..training.precision import PRECISIONS
 from ..training.recipes import RECIPES
@@ -182,6 +182,8 @@ def run(args) -> int:
     macro_class = check_class(args.macro_class)
     out = output_file(args.out, name)
     check_name(out.stem)
+    if args.identifier:
+        check_spelling(args.identifier)
     checkpoint = checkpoint_path(args.checkpoint)
     recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")]
     options = {"steps": "--steps", "batch": "--batch", "learning_rate": "--lr", "targets": "--targets"}

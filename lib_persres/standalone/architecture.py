@@ -121,6 +121,10 @@ def _folder(beside: Path, version) -> Path | None:
     return beside / version if (beside / version / "config.json").is_file() else None
 
 
+UNSET = {("num_heads", -1), ("num_head_channels", -1), ("num_heads_upsample", -1)}
+"""What ldm writes for "not given"."""
+
+
 def _check(made: Architecture) -> None:
     """Raise ValueError for sizes that no model has, before anything is made of them."""
     for values in (made.unet, made.ddconfig):
@@ -132,6 +136,8 @@ def _check(made: Architecture) -> None:
                 if isinstance(entry, (dict, list)) or (
                     isinstance(entry, (int, float)) and not abs(entry) <= MOST.get(name, LARGEST)
                 ):
+                    raise ValueError(f"{name} is {str(entry)[:20]}")
+                if type(entry) in (int, float) and entry < 0 and (name, entry) not in UNSET:
                     raise ValueError(f"{name} is {str(entry)[:20]}")
     expected = (
         ("in_channels", made.unet.get("in_channels"), (4, 8, 9)),
@@ -151,7 +157,7 @@ def _check(made: Architecture) -> None:
         raise ValueError(f"scale_factor is {made.scale_factor:g}")
     if not 1 < made.timesteps <= 10_000:
         raise ValueError(f"timesteps is {str(made.timesteps)[:20]}")
-    if not 0 < made.linear_start <= made.linear_end < 1 or made.timesteps * math.log1p(-made.linear_end) < -80:
+    if not 1e-9 < made.linear_start <= made.linear_end < 1 or made.timesteps * math.log1p(-made.linear_end) < -80:
         raise ValueError(f"linear_start and linear_end are {made.linear_start:g} and {made.linear_end:g}")
 
 

@@ -17,4 +17,9 @@ def read_facts(path: Path) -> Metadata:
         state = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         return Metadata.from_strings(state["facts"])
     except Exception as error:  # what torch raises on a damaged file is of no one family
-        raise PersresError(f"{path} cannot be continued: {first_line(error)}.") from error
+        raise PersresError(f"{path} cannot be continued: {reason(error)}.") from error
+
+
+def reason(error: Exception) -> str:
+    """Ours as it is; others' words on a damaged file would tell nobody anything."""
+    return first_line(error) if isinstance(error, (PersresError, OSError)) else "it is damaged, or no training's state"

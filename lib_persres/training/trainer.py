@@ -31,11 +31,16 @@ from .objective import draw_timesteps, noised
 from .precision import check_precision
 from .prior import ClassPictures
 from .recipe import Recipe, Stage
+from .state import reason
 from .step import Gradients, Rows
 from .texts import CLASS, EMPTY, encode, prompts_of
 from .whole import FORMS
 
 STATE_VERSION = 2
+
+
+CHANGED = {"recipe": "the recipe or one of its values, such as the steps", "image_hashes": "the photos"}
+"""Facts of a training, in words."""
 
 
 class Trainer:
@@ -353,7 +358,10 @@ class Trainer:
             free = ("created", "library_version")
             changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
             if changed:
-                raise PersresError(f"it is of another training ({', '.join(changed)} differ)")
+                named = ", ".join(CHANGED.get(name, name.replace("_", " ")) for name in changed)
+                raise PersresError(
+                    f"it is of another training: changed since are {named}; give what it was begun with, or begin anew"
+                )
             with torch.no_grad():
                 for name, tensor in self._tensors().items():
                     tensor.copy_(state["learned"][name])
@@ -364,7 +372,7 @@ class Trainer:
             self.losses = list(state["losses"])
             self._optimizer, self._resumed = None, state["optimizer"]
         except Exception as error:  # what torch.load raises on a damaged file is of no one family
-            raise PersresError(f"{path} cannot be continued: {first_line(error)}.") from error
+            raise PersresError(f"{path} cannot be continued: {reason(error)}.") from error
 
 
 def _moment() -> str:

@@ -8,9 +8,10 @@ import zipfile
 
 import pytest
 import torch
-from residual_samples import DOWN, HEADER, PNG, UP, refusal, tensors, with_value, write
+from residual_samples import DOWN, HEADER, PNG, UP, refusal, said, tensors, with_value, write
 
 from lib_persres import residual as module
+from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
 
 
@@ -186,3 +187,10 @@ def test_wrong_tensors_are_refused(path, state, reason):
 def test_metadata_is_read_without_the_tensors(path):
     write(path, tensors(down=with_value(float("nan"))))
     assert Residual.read_metadata(path).concept == "rex"
+
+
+def test_a_learned_word_has_no_more_vectors_than_a_prompt_has_tokens(tmp_path):
+    path = tmp_path / "many.safetensors"
+    with pytest.raises(PersresError, match="not a vector or a few"):
+        Residual({}, said(), {"olis": torch.zeros(76, 8)}).save(path)
+    assert not path.exists()

@@ -242,6 +242,8 @@ BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" 
         lambda text: text.replace("model_channels: 32", "model_channels: .nan"),
         lambda text: text.replace("timesteps: 1000", "timesteps: 1000000000"),
         lambda text: text.replace("scale_factor: 0.5", "scale_factor: 0"),
+        lambda text: text.replace("num_heads: ", "num_heads: -4 #"),
+        lambda text: text.replace("linear_start: ", "linear_start: 1.0e-300 #"),
         lambda text: text.replace("scale_factor: 0.5", "scale_factor: .inf"),
         lambda text: text.replace("linear_end: 0.012", "linear_end: 0.9999"),
         lambda text: text.replace("out_ch: 3", "out_ch: 4"),

@@ -85,7 +85,7 @@ def test_the_state_of_another_training_is_refused_and_nothing_is_taken_from_it(s
     before = weights(other)
     with pytest.raises(PersresError, match=f"state cannot be continued.*another training.*{named}"):
         other.load_state(tmp_path / "state")
-    with pytest.raises(PersresError, match="image_hashes"):
+    with pytest.raises(PersresError, match="the photos"):
         make(sd, photos[:1]).load_state(tmp_path / "state")
     assert other.done == 0 and torch.equal(weights(other), before)
 

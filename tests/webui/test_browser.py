@@ -202,7 +202,7 @@ STATUS = f"gradioApp().querySelector('#{ACCORDION}_enabled > .persres-status').i
 
 
 def test_what_the_prompt_uses_is_said_while_it_is_typed(host, page, folder):  # noqa: F811
-    make_residual(host.data, "<b>odd", models.tiny_unet(), 5, "olis", "<i>x").rename(folder / "a<b.safetensors")
+    make_residual(host.data, "<b>odd", models.tiny_unet(), 5, "olis", "x").rename(folder / "a<b.safetensors")
     change(copy_of(folder / "rex.safetensors", folder / "large.safetensors"), base_family="SDXL")
     host.post("/persres/v1/refresh")
     page.tab("txt2img_extra_tabs", "Generation")
@@ -227,7 +227,7 @@ def test_what_the_prompt_uses_is_said_while_it_is_typed(host, page, folder):  # 
         "<persres:rex> V* dog, V3*": "V3* stands for the third concept",
         "<persres:rex:lag=maybe> V* dog": 'has lag="maybe"',
         "<persres:large> V* dog": "large: It was made for SDXL, and the loaded model is SD1.",
-        "<persres:a<b> V* <i>x": "In the prompt: a<b (V* <i>x)",
+        "<persres:a<b> V* x": "In the prompt: a<b (V* x)",
     }.items():
         page.set("txt2img_prompt", prompt)
         page.wait(f"return {STATUS}.includes(arguments[0])", said)

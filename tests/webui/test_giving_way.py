@@ -101,7 +101,7 @@ def test_an_image_comes_before_three_trainings_end_and_changes_nothing_of_what_i
     states = [status_of(host, identity)["state"] for identity in (first, second, third)]
     assert states == ["running", "queued", "queued"]
     asked = Asking(host, **LONG)
-    paused = until(lambda: status_of(host, first)["paused"] and status_of(host, first))
+    paused = until(lambda: (status := status_of(host, first))["paused"] and status)
     assert paused["state"] == "running" and paused["message"].endswith("Paused while an image is drawn.")
     progress = until(lambda: host.get("/sdapi/v1/progress")["state"] if asked.waits else {"job": "over"})
     assert progress["job"] in ("scripts_txt2img", "over")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
-from ...errors import PersresError
+from ...errors import PersresError, readable
 from .request import Request
 
 STATES = ("queued", "running", "finished", "stopped", "cancelled", "failed", "interrupted")
@@ -53,6 +53,7 @@ class Record:
         if essential := [name for name in wrong if name in NEEDED]:
             raise PersresError(f"its {' and '.join(essential)} are damaged")
         record = cls(**{name: value for name, value in found.items() if name not in wrong})
+        record.message, record.notes = readable(record.message, MESSAGE), [readable(note) for note in record.notes]
         Request.from_dict(record.request)
         if wrong:
             record.message = f"{record.message} Its record was damaged: {', '.join(wrong)} left out.".strip()
@@ -81,6 +82,8 @@ def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or check(value)
 
 
+MESSAGE = 3000
+"""Characters of the sentences that a status tells."""
 PACE = ("row_seconds", "side", "unet")
 
 _SOUND = {
@@ -92,10 +95,12 @@ _SOUND = {
     "state": lambda value: isinstance(value, str) and value in STATES,
     "done": _count,
     "total": _count,
-    "curve": _list(_number),
+    "curve": lambda value: _list(_number)(value) and len(value) <= 1000,
     "message": _text,
     **{name: _or_none(_text) for name in ("file", "name", "identifier", "base_hash", "checkpoint")},
-    "pace": _or_none(lambda value: isinstance(value, dict) and all(_number(value.get(name)) for name in PACE)),
+    "pace": _or_none(
+        lambda value: isinstance(value, dict) and set(value) == set(PACE) and all(map(_number, value.values()))
+    ),
     "stamp": _or_none(_list(lambda value: type(value) is int, 2)),
 }
 """Whether a value is what its field should be."""

@@ -94,7 +94,7 @@ def test_a_training_that_was_resumed_is_the_same_as_one_at_once(checkpoint, phot
     command = ["train", "--checkpoint", checkpoint, "--images", photos, "--name", "rex", "--class", "dog"]
     command += ["--out", tmp_path / "twice", "--steps", "5", "--batch", "1", "--crops", "0", "--device", "cpu"]
     assert "ended early" in refused(capsys, command)  # nothing is lost in silence
-    assert "recipe differ" in refused(capsys, [*command, "--resume", "--lr", "0.002"])
+    assert "changed since are the recipe" in refused(capsys, [*command, "--resume", "--lr", "0.002"])
     assert train(checkpoint, photos, tmp_path / "twice", *options, "--resume") == 0
     assert "Going on with" in capsys.readouterr().err
     once, twice = (load_file(tmp_path / folder / FILE) for folder in ("once", "twice"))
