@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from lib_persres.standalone.checkpoint import alphas_cumprod
+from lib_persres.standalone.modules import AutoencoderKL
 from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.toybox.composed import denoiser
-from lib_persres.toybox.composed.autoencoder import DDCONFIG, finish_decoder, train_autoencoder
+from lib_persres.toybox.composed.autoencoder import (
+    DDCONFIG,
+    begin_with_averages,
+    finish_decoder,
+    fold,
+    learn_small,
+    load_decoder,
+    train_autoencoder,
+)
 from lib_persres.toybox.composed.dataset import encode_scenes, render_pictures, scale_of
 from lib_persres.toybox.composed.denoiser import Captions, Timesteps, grounding_loss, train_denoiser
 from lib_persres.toybox.composed.judge import GRID, QUESTIONS, Judge, Seen, SeenThing, separate
@@ -166,6 +175,10 @@ def test_the_decoder_is_finished_without_a_change_of_the_encoder(trained, tmp_pa
     finish_decoder(pictures, vae, tmp_path, steps=1, held_out=2)
     changed = {name for name, tensor in vae.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    finished = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    vae.load_state_dict(before)
+    load_decoder(vae, tmp_path / "decoder.pt")
+    assert all(torch.allclose(tensor, finished[name], atol=1e-6) for name, tensor in vae.state_dict().items())
     vae.load_state_dict(before)
 
 
@@ -203,8 +216,44 @@ def test_the_latents_scale_is_that_of_unit_variance(trained):
     assert (drawn * scale_of(latents)).std().item() == pytest.approx(1, abs=0.05)
 
 
-def test_two_channels_are_in_each_group_of_the_autoencoders_narrowest_norm():
-    assert DDCONFIG["ch"] >= 64
+@pytest.fixture(scope="module")
+def fresh():
+    torch.manual_seed(0)
+    vae = AutoencoderKL(DDCONFIG, 4)
+    begin_with_averages(vae)
+    learn_small(vae, fresh=True)
+    return vae
+
+
+def test_a_fresh_autoencoder_gives_back_the_averages_of_a_picture(fresh):
+    x = torch.from_numpy(render(composed_scene(SEED, 5))[0]).permute(2, 0, 1)[None].float() / 127.5 - 1
+    averages = torch.nn.functional.avg_pool2d(x, 8)
+    with torch.no_grad():
+        mean, std = fresh.moments(x)
+        decoded = fresh.decode(mean)
+    assert torch.allclose(mean[:, :3], averages, atol=0.05) and std.max() < 0.15
+    assert torch.nn.functional.avg_pool2d(decoded, 8).sub(averages).abs().max() < 0.05
+
+
+def test_even_colours_pass_the_autoencoders_norms(fresh):
+    """Pictures of one colour: nothing but the colour tells one from the other."""
+    colours = torch.tensor(list(COLOURS.values())).float()[:, :, None, None] / 127.5 - 1
+    with torch.no_grad():
+        decoded = fresh.decode(fresh.moments(colours.expand(-1, -1, 64, 64))[0])
+    assert (decoded.mean((2, 3)) - colours[..., 0, 0]).abs().max() < 0.12
+
+
+def test_small_layers_fold_to_plain_ones_with_the_same_weights(fresh):
+    again = AutoencoderKL(DDCONFIG, 4)
+    learn_small(again)
+    again.load_state_dict(fresh.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        before = again.moments(x)[0]
+        assert torch.allclose(fold(again).moments(x)[0], before, atol=1e-4)
+        half = again.half().float()  # as the checkpoint's file holds it
+        assert torch.allclose(half.moments(x)[0], before, atol=0.02)
+    assert set(again.state_dict()) == set(AutoencoderKL(DDCONFIG, 4).state_dict())
 
 
 class Perfect:

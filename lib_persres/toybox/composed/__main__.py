@@ -109,9 +109,10 @@ def decoder(args) -> int:
 
 
 def judge(args) -> int:
+    from .autoencoder import load_decoder
     from .train_judge import held_out_accuracy, train_judge
 
-    trained = train_judge(args.path, _finished(args.path, _autoencoder(args.path)), count=args.scenes)
+    trained = train_judge(args.path, load_decoder(_autoencoder(args.path), args.path / "decoder.pt"), count=args.scenes)
     print(json.dumps(held_out_accuracy(trained)))
     return 0
 
@@ -146,20 +147,13 @@ def _scenes(folder: Path, vae, count: int):
     return encode_scenes(vae, folder / "latents", count, SEED), Captions(SEED, count, Tokenizer.find())
 
 
-def _finished(folder: Path, vae):
-    """The autoencoder with the decoder that was trained alone, where there is one."""
-    file = folder / "decoder.pt"
-    if file.exists():
-        vae.load_state_dict(torch.load(file, weights_only=True)["model"], strict=False)
-    return vae
-
-
 def _export(out: Path, folder: Path, average, latents) -> None:
     """Write the averaged model as a checkpoint; whole, or the old one stays."""
     from ...standalone.checkpoint import save_sd1
+    from .autoencoder import load_decoder
     from .dataset import scale_of
 
-    vae = _finished(folder, _autoencoder(folder))
+    vae = load_decoder(_autoencoder(folder), folder / "decoder.pt")
     new = out.with_name(out.name + ".new")
     save_sd1(new / "toybox.safetensors", average.unet, vae, average.text, scale_factor=scale_of(latents))
     old = out.with_name(out.name + ".old")

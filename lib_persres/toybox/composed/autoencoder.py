@@ -1,7 +1,9 @@
 """The autoencoder of 128×128 pictures: f = 8, four channels, 64 wide at the top.
 
-Its norms have 32 groups: at 64 channels a group has two, so that the mean of a channel, and with it an even colour,
-passes. The encoder has no residual block before its middle, which makes it cheap enough to encode scenes as they come.
+Its norms have 32 groups, over few channels: they divide even colours away, unless what they see is small against the
+root of their ε (1e-6), where they are linear. So the layers whose sum the last norms of encoder and decoder see are
+trained as multiples of small numbers, and at 64 channels a group has two, whose difference passes a norm.
+The encoder has no residual block before its middle, which makes it cheap enough to encode scenes as they come.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import parametrize
 
 from ...standalone.modules import AutoencoderKL
 from ..state import load_state, save_state
@@ -33,18 +36,104 @@ DDCONFIG = {
 
 KL_WEIGHT = 1e-3
 EDGE_WEIGHT = 0.5
-FIRST_LOGVAR = -5.0  # latents nearly without noise at first: as much noise as signal costs 200 steps
+FIRST_LOGVAR = -5.0  # as much noise as signal, as at random weights, costs 200 steps
 COLOUR_WEIGHT = 1.0
 LATENT_NOISE = 0.05  # what a drawn latent is off by, at least: the decoder has to stand it
+
+
+#: What is summed up to what the last norm sees, and on how small a scale.
+ENCODER_SCALE, DECODER_SCALE = 2.0**-12, 2.0**-12
+NORM_ROOT = 1e-3  # what a norm divides by where it is linear, √ε
+
+
+class Scaled(torch.nn.Module):
+    """Parametrizes a weight as a small multiple of what is learned."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, learned: torch.Tensor) -> torch.Tensor:
+        return learned * self.scale
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / self.scale
+
+
+def learn_small(vae: AutoencoderKL, fresh: bool = False) -> None:
+    """Parametrize the small layers; fresh: their random weights become small, else the weights stay what they are."""
+    encoder, decoder = vae.encoder, vae.decoder
+    ends = [encoder.conv_in, encoder.mid.block_1.conv2, encoder.mid.attn_1.proj_out, encoder.mid.block_2.conv2]
+    small = [(layer, name, ENCODER_SCALE) for layer in ends for name in ("weight", "bias")]
+    # the encoder's other layers pass on what is small already, and add their biases
+    small += [(level.downsample.conv, "bias", ENCODER_SCALE) for level in encoder.down if hasattr(level, "downsample")]
+    ends = [decoder.up[1].upsample.conv, decoder.up[0].block[-1].conv2]
+    small += [(layer, name, DECODER_SCALE) for layer in ends for name in ("weight", "bias")]
+    for layer, name, scale in small:
+        if fresh:
+            getattr(layer, name).data *= scale
+        parametrize.register_parametrization(layer, name, Scaled(scale))
+
+
+@torch.no_grad()
+def begin_with_averages(vae: AutoencoderKL) -> None:
+    """Set fresh weights so that latents are the RGB averages of 8×8 pixels, almost without noise, and decode to these.
+
+    A colour c is carried by the channels 2c and 2c + 1, as itself and negated, which a linear norm keeps, and a silu as
+    well: silu(x) - silu(-x) = x. All that is added to these channels on their way is 0 at first. For `learn_small`.
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    blocks = [part for side in (encoder, decoder) for part in (side.mid.block_1, side.mid.block_2)]
+    blocks += [block for level in decoder.up for block in level.block]
+    for layer in [block.conv2 for block in blocks] + [encoder.mid.attn_1.proj_out, decoder.mid.attn_1.proj_out]:
+        _carry(layer, {})
+    signed = {2 * colour + negated: (colour, 1.0 - 2 * negated) for colour in range(3) for negated in (0, 1)}
+    same = {channel: (channel, 1.0) for channel in signed}
+    _carry(encoder.conv_in, signed)
+    for level in encoder.down[:-1]:
+        _carry(level.downsample.conv, same)
+        for channel in same:  # the mean of 2×2 pixels: rows and columns 0 and 1, since ldm pads the far ends
+            level.downsample.conv.weight[channel, channel] = 0.0
+            level.downsample.conv.weight[channel, channel, :2, :2] = 0.25
+    _carry(decoder.conv_in, signed)
+    for level in decoder.up[1:]:
+        _carry(level.upsample.conv, same)
+    for block in (block for level in decoder.up for block in level.block if hasattr(block, "nin_shortcut")):
+        _carry(block.nin_shortcut, same)
+    for layer, scale in ((encoder.conv_out, ENCODER_SCALE), (decoder.conv_out, DECODER_SCALE)):
+        _carry(layer, {colour: (2 * colour, 0.0) for colour in range(3)})
+        for colour in range(3):
+            middle = layer.weight[colour, 2 * colour : 2 * colour + 2, 1, 1]
+            middle += torch.tensor([1.0, -1.0]) * NORM_ROOT / scale
+    for layer in (vae.quant_conv, vae.post_quant_conv):
+        _carry(layer, {channel: (channel, 1.0) for channel in range(4)})
+    vae.quant_conv.bias[4:] = FIRST_LOGVAR
+
+
+def _carry(layer: torch.nn.Conv2d, sources: dict[int, tuple[int, float]]) -> None:
+    """Let output channels be input channels times a factor; without any, channels 0 to 5 are 0."""
+    rows = list(sources) or list(range(6))
+    layer.weight[rows], layer.bias[rows] = 0.0, 0.0
+    middle = layer.kernel_size[0] // 2
+    for channel, (source, factor) in sources.items():
+        layer.weight[channel, source, middle, middle] = factor
+
+
+def fold(vae: AutoencoderKL) -> AutoencoderKL:
+    """Back to plain weights, of ldm's names."""
+    for layer in vae.modules():
+        for name in list(getattr(layer, "parametrizations", ())):
+            parametrize.remove_parametrizations(layer, name)
+    return vae
 
 
 def train_autoencoder(
     pictures: np.ndarray,
     folder: Path,
     *,
-    crop_steps: int = 1000,
-    steps: int = 1300,
-    lr: float = 1.5e-3,
+    crop_steps: int = 600,
+    steps: int = 850,
+    lr: float = 1e-3,
     seed: int = 0,
     held_out: int = 64,
     log_every: int = 50,
@@ -59,8 +148,8 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     model = AutoencoderKL(ddconfig, 4).train()
-    with torch.no_grad():
-        model.quant_conv.bias[4:] = FIRST_LOGVAR
+    begin_with_averages(model)
+    learn_small(model, fresh=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99))
     file = folder / "autoencoder.pt"
     done = load_state(file, model, optimizer)
@@ -90,7 +179,7 @@ def train_autoencoder(
             print(step + 1, reconstruction_errors(model.eval(), pictures[-held_out:]), file=log, flush=True)
             model.train()
     log.close()
-    return model.eval()
+    return fold(model.eval())
 
 
 def finish_decoder(
@@ -109,6 +198,7 @@ def finish_decoder(
 
     The encoder, and with it what the UNet learns, does not change, so this may be done at any time.
     """
+    learn_small(vae)
     decoder = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
     vae.requires_grad_(False)
     decoder.train().requires_grad_(True)
@@ -137,7 +227,16 @@ def finish_decoder(
             print(step + 1, reconstruction_errors(vae.eval(), pictures[-held_out:]), file=log, flush=True)
             decoder.train()
     log.close()
-    return vae.eval().requires_grad_(False)
+    return fold(vae.eval().requires_grad_(False))
+
+
+def load_decoder(vae: AutoencoderKL, file: Path) -> AutoencoderKL:
+    """The autoencoder with the decoder of `finish_decoder`'s state, where there is one."""
+    if file.exists():
+        learn_small(vae)
+        vae.load_state_dict(torch.load(file, weights_only=True)["model"], strict=False)
+        fold(vae)
+    return vae
 
 
 def _batch(pictures: np.ndarray, rng: np.random.Generator, crops: bool = False) -> torch.Tensor:
