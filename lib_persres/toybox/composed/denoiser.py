@@ -160,7 +160,7 @@ def train_denoiser(
 
     maps: dict[str, torch.Tensor] = {}
     indicator = torch.zeros(0)
-    grounded = batch // 2  # the grounding loss sees half of the batch, for speed
+    grounded = max(1, batch // 4)  # the grounding loss sees a part of the batch, for speed
 
     def see(block, layer, q, k, heads):
         maps[block.name] = concept_maps(q[:grounded], k[:grounded], indicator[:grounded], heads)
@@ -186,8 +186,9 @@ def train_denoiser(
         t, noise = timesteps.draw(batch), torch.randn_like(z)
         a = alphas[t][:, None, None, None]
         maps.clear()
+        context = model.text(ids)  # so small that float32 is the faster one
         with torch.autocast("cpu", torch.bfloat16):
-            eps = model.unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, context=model.text(ids))
+            eps = model.unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, context=context)
         loss = ((eps.float() - noise).square().mean((1, 2, 3)) * timesteps.factors[t]).mean()
         # where noise is high the picture does not say yet where a thing will be
         sure = alphas[t].sqrt()[:grounded] * ~dropped[:grounded]
