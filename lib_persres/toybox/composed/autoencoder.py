@@ -131,13 +131,13 @@ def train_autoencoder(
     pictures: np.ndarray,
     folder: Path,
     *,
-    crop_steps: int = 600,
-    steps: int = 850,
+    crop_steps: int = 800,
+    steps: int = 1100,
     lr: float = 1e-3,
     seed: int = 0,
     held_out: int = 64,
     log_every: int = 50,
-    save_every: int = 200,
+    save_every: int = 100,
     ddconfig: dict = DDCONFIG,
 ) -> AutoencoderKL:
     """Train (or go on training) on pictures, uint8 (n,128,128,3); the state lies in `folder`/autoencoder.pt.
