@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib_persres.standalone.checkpoint import alphas_cumprod
+from lib_persres.standalone.checkpoint import alphas_cumprod, load
 from lib_persres.standalone.modules import AutoencoderKL
 from lib_persres.standalone.tokenizer import Tokenizer
-from lib_persres.toybox.composed import denoiser
+from lib_persres.toybox.composed import __main__ as command
+from lib_persres.toybox.composed import autoencoder, denoiser
 from lib_persres.toybox.composed.autoencoder import (
     DDCONFIG,
     begin_with_averages,
@@ -20,9 +21,18 @@ from lib_persres.toybox.composed.autoencoder import (
     train_autoencoder,
 )
 from lib_persres.toybox.composed.dataset import encode_scenes, render_pictures, scale_of
-from lib_persres.toybox.composed.denoiser import Captions, Timesteps, grounding_loss, train_denoiser
+from lib_persres.toybox.composed.denoiser import Captions, Model, Timesteps, grounding_loss, train_denoiser
 from lib_persres.toybox.composed.judge import GRID, QUESTIONS, Judge, Seen, SeenThing, separate
-from lib_persres.toybox.composed.measure import Asked, contact_sheet, one_thing, pairs, twins
+from lib_persres.toybox.composed.measure import (
+    Asked,
+    composition,
+    contact_sheet,
+    map_ious,
+    one_thing,
+    pairs,
+    reconstruction,
+    twins,
+)
 from lib_persres.toybox.composed.reconstruction import reconstruction_errors
 from lib_persres.toybox.composed.scenes import OPPOSITE, composed_caption, composed_scene, relation
 from lib_persres.toybox.composed.train_judge import _centre_maps, examples, held_out_accuracy, train_judge
@@ -149,7 +159,7 @@ def tiny_model():
     one_level = {"channel_mult": [1], "attention_resolutions": [1]}
     unet = {**denoiser.UNET, "model_channels": 32, "context_dim": 32, **one_level}
     text = {**denoiser.TEXT, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-    return denoiser.Model(unet, text)
+    return Model(unet, text)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +167,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     pictures = render_pictures(folder / "pictures.npy", 24, SEED)
     small = {**DDCONFIG, "ch": 32, "ch_mult": [1, 1, 1, 1]}
-    options = {"crop_steps": 1, "held_out": 2, "log_every": 1, "ddconfig": small}
+    options = {"crop_steps": 1, "log_every": 1, "ddconfig": small}
     vae = train_autoencoder(pictures, folder, steps=2, **options)
     return folder, pictures, vae, encode_scenes(vae, folder / "latents", 12, SEED)
 
@@ -172,7 +182,7 @@ def test_an_autoencoders_training_goes_on_from_its_state(trained):
 def test_the_decoder_is_finished_without_a_change_of_the_encoder(trained, tmp_path):
     _, pictures, vae, _ = trained
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
-    finish_decoder(pictures, vae, tmp_path, steps=1, held_out=2)
+    finish_decoder(pictures, vae, tmp_path, steps=1)
     changed = {name for name, tensor in vae.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
     finished = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
@@ -275,6 +285,42 @@ def test_reconstruction_errors_find_a_spot_in_a_corner(trained):
     pictures = trained[1][:6] // 2 + 60
     assert reconstruction_errors(Perfect(), pictures)["corner"] < 1e-3
     assert reconstruction_errors(Perfect(20), pictures)["corner"] == pytest.approx(20, rel=0.01)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder of `train`, with a tiny model of one step."""
+    folder = tmp_path_factory.mktemp("command")
+    small = {**DDCONFIG, "ch": 32, "ch_mult": [1, 1, 1, 1]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "PICTURES", 20)
+        patch.setattr(autoencoder, "DDCONFIG", small)
+        patch.setattr(denoiser, "Model", tiny_model)
+        yield folder, ["--autoencoder-steps", "1", "--scenes", "6", "--batch", "4"]
+
+
+def test_the_same_command_goes_on_and_copies_are_cooled_down(base):
+    folder, options = base
+    for steps in (1, 2):
+        assert command.main(["train", str(folder), "--steps", str(steps), *options]) == 0
+        assert torch.load(folder / "denoiser.pt", weights_only=True)["step"] == steps
+    for _ in range(2):  # the second finds the first one finished, and makes the same copy's end again
+        assert command.main(["cool", str(folder), "--steps", "1", *options]) == 0
+    assert torch.load(folder / "cooled-2.pt", weights_only=True)["step"] == 3
+    assert torch.load(folder / "denoiser.pt", weights_only=True)["step"] == 2
+    assert (folder / "cooled-2" / "toybox.safetensors").is_file() and not list(folder.glob("*.new"))
+
+
+def test_what_is_exported_loads_as_a_checkpoint_and_is_measured(base, tmp_path):
+    sd = load(base[0] / "latest" / "toybox.safetensors", "cpu")
+    figures = composition(sd, Judge().eval(), count=2, steps=1, sheets=tmp_path, say=lambda text: None)
+    figures |= map_ious(sd, 1, say=lambda text: None) | reconstruction(sd, 2)
+    wanted = "base_all_right base_pairs base_twins base_places map_iou map_iou_pairs psnr colour_error corner_error"
+    assert set(figures) == {f"toybox.{name}" for name in wanted.split()}
+    assert {file.stem for file in tmp_path.iterdir()} == {"one", "pairs", "twins", "places"}
 
 
 # -- the judge --------------------------------------------------------------------------------------------------------

@@ -37,10 +37,13 @@ def main(arguments=None) -> int:
         action = actions.add_parser(name)
         action.set_defaults(run=run)
         action.add_argument("path", type=Path, metavar="CHECKPOINT" if name == "measure" else "FOLDER")
+        if name != "measure":
+            action.add_argument("--autoencoder-steps", type=int, default=1100)
         if name in ("train", "cool"):
             action.add_argument("--steps", type=int, default={"train": 20000, "cool": 1000}[name])
             action.add_argument("--scenes", type=int, default=24000)
             action.add_argument("--rate", type=float, default=8e-4)
+            action.add_argument("--batch", type=int, default=32)
         if name == "judge":
             action.add_argument("--scenes", type=int, default=8000)
         if name == "measure":
@@ -63,48 +66,62 @@ def train(args) -> int:
     from .denoiser import train_denoiser
 
     args.path.mkdir(parents=True, exist_ok=True)
-    vae = _autoencoder(args.path)
-    latents, captions = _scenes(args.path, vae, args.scenes)
+    latents, captions = _scenes(args.path, _autoencoder(args), args.scenes)
     train_denoiser(
         latents,
         captions,
         args.path / "denoiser.pt",
         steps=args.steps,
         lr=args.rate,
-        saved=lambda step, average: _export(args.path / "latest", args.path, average, latents),
+        batch=args.batch,
+        saved=lambda step, average: _export(args.path / "latest", args, average, latents),
     )
     return 0
 
 
 def cool(args) -> int:
-    """The copy is named after the step that it began at, so that an interrupted cooling goes on."""
     from .denoiser import train_denoiser
 
-    begun = sorted(args.path.glob("cooled-*.pt"), key=lambda file: int(file.stem.removeprefix("cooled-")))
-    state = torch.load(begun[-1] if begun else args.path / "denoiser.pt", mmap=True, weights_only=True)
-    start = int(begun[-1].stem.removeprefix("cooled-")) if begun else state["step"]
-    if not begun or state["step"] >= start + args.steps:  # none, or the last one is finished: a new copy
-        start = torch.load(args.path / "denoiser.pt", mmap=True, weights_only=True)["step"]
-        shutil.copyfile(args.path / "denoiser.pt", args.path / f"cooled-{start}.pt.tmp")
-        (args.path / f"cooled-{start}.pt.tmp").replace(args.path / f"cooled-{start}.pt")
-    latents, captions = _scenes(args.path, _autoencoder(args.path), args.scenes)
+    file, start = _copy_to_cool(args.path, args.steps)
+    latents, captions = _scenes(args.path, _autoencoder(args), args.scenes)
     train_denoiser(
         latents,
         captions,
-        args.path / f"cooled-{start}.pt",
+        file,
         steps=start + args.steps,
         cooled_from=start,
         lr=args.rate,
-        saved=lambda step, average: _export(args.path / f"cooled-{start}", args.path, average, latents),
+        batch=args.batch,
+        saved=lambda step, average: _export(file.with_suffix(""), args, average, latents),
     )
     return 0
+
+
+def _copy_to_cool(folder: Path, steps: int) -> tuple[Path, int]:
+    """The copy that is being cooled down, or a new one, and the step that it began at, which its name tells."""
+    copies = {int(file.stem.removeprefix("cooled-")): file for file in folder.glob("cooled-*.pt")}
+    if copies:
+        start = max(copies)
+        if _step(copies[start]) < start + steps:
+            return copies[start], start
+    start = _step(folder / "denoiser.pt")
+    file = folder / f"cooled-{start}.pt"
+    if not file.exists():
+        temporary = file.with_suffix(".tmp")
+        shutil.copyfile(folder / "denoiser.pt", temporary)
+        temporary.replace(file)
+    return file, start
+
+
+def _step(file: Path) -> int:
+    return torch.load(file, mmap=True, weights_only=True)["step"]
 
 
 def decoder(args) -> int:
     from .autoencoder import finish_decoder
     from .dataset import render_pictures
 
-    finish_decoder(render_pictures(args.path / "pictures.npy", PICTURES, SEED), _autoencoder(args.path), args.path)
+    finish_decoder(render_pictures(args.path / "pictures.npy", PICTURES, SEED), _autoencoder(args), args.path)
     return 0
 
 
@@ -112,7 +129,7 @@ def judge(args) -> int:
     from .autoencoder import load_decoder
     from .train_judge import held_out_accuracy, train_judge
 
-    trained = train_judge(args.path, load_decoder(_autoencoder(args.path), args.path / "decoder.pt"), count=args.scenes)
+    trained = train_judge(args.path, load_decoder(_autoencoder(args), args.path / "decoder.pt"), count=args.scenes)
     print(json.dumps(held_out_accuracy(trained)))
     return 0
 
@@ -131,12 +148,13 @@ def measure(args) -> int:
     return 0
 
 
-def _autoencoder(folder: Path):
+def _autoencoder(args):
     """The trained autoencoder; trained now, or further, where that is wanting."""
     from .autoencoder import train_autoencoder
     from .dataset import render_pictures
 
-    return train_autoencoder(render_pictures(folder / "pictures.npy", PICTURES, SEED), folder)
+    pictures = render_pictures(args.path / "pictures.npy", PICTURES, SEED)
+    return train_autoencoder(pictures, args.path, steps=args.autoencoder_steps)
 
 
 def _scenes(folder: Path, vae, count: int):
@@ -147,13 +165,13 @@ def _scenes(folder: Path, vae, count: int):
     return encode_scenes(vae, folder / "latents", count, SEED), Captions(SEED, count, Tokenizer.find())
 
 
-def _export(out: Path, folder: Path, average, latents) -> None:
+def _export(out: Path, args, average, latents) -> None:
     """Write the averaged model as a checkpoint; whole, or the old one stays."""
     from ...standalone.checkpoint import save_sd1
     from .autoencoder import load_decoder
     from .dataset import scale_of
 
-    vae = load_decoder(_autoencoder(folder), folder / "decoder.pt")
+    vae = load_decoder(_autoencoder(args), args.path / "decoder.pt")
     new = out.with_name(out.name + ".new")
     save_sd1(new / "toybox.safetensors", average.unet, vae, average.text, scale_factor=scale_of(latents))
     old = out.with_name(out.name + ".old")

@@ -135,22 +135,22 @@ def train_autoencoder(
     steps: int = 1100,
     lr: float = 1e-3,
     seed: int = 0,
-    held_out: int = 64,
     log_every: int = 50,
     save_every: int = 100,
-    ddconfig: dict = DDCONFIG,
+    ddconfig: dict | None = None,
 ) -> AutoencoderKL:
     """Train (or go on training) on pictures, uint8 (n,128,128,3); the state lies in `folder`/autoencoder.pt.
 
     The first `crop_steps` see crops of half the side, 8 at a time, then whole pictures, 4 at a time. The first three
     latent channels are tied to the 8×8-averaged RGB at the start, which gives colours at once; the tie fades until
-    half of the training. The last `held_out` pictures are measured and not learned from.
+    half of the training. A few pictures are measured and not learned from.
     """
     torch.manual_seed(seed)
-    model = AutoencoderKL(ddconfig, 4).train()
+    model = AutoencoderKL(ddconfig or DDCONFIG, 4).train()
     begin_with_averages(model)
     learn_small(model, fresh=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99))
+    learned, held_out = _split(pictures)
     file = folder / "autoencoder.pt"
     done = load_state(file, model, optimizer)
     log = open(folder / "autoencoder.log", "a")
@@ -158,7 +158,7 @@ def train_autoencoder(
     for step in range(done, steps):
         rng = np.random.default_rng([seed, step])
         torch.manual_seed(seed * 1_000_003 + step)
-        x = _batch(pictures[:-held_out], rng, crops=step < crop_steps)
+        x = _batch(learned, rng, crops=step < crop_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         with torch.autocast("cpu", torch.bfloat16):
@@ -176,7 +176,7 @@ def train_autoencoder(
             print(line, f"{time.process_time() - started:.0f}s", file=log, flush=True)
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_state(file, step + 1, model, optimizer)
-            print(step + 1, reconstruction_errors(model.eval(), pictures[-held_out:]), file=log, flush=True)
+            print(step + 1, reconstruction_errors(model.eval(), held_out), file=log, flush=True)
             model.train()
     log.close()
     return fold(model.eval())
@@ -190,7 +190,6 @@ def finish_decoder(
     steps: int = 1500,
     lr: float = 6e-4,
     seed: int = 0,
-    held_out: int = 64,
     log_every: int = 50,
     save_every: int = 100,
 ) -> AutoencoderKL:
@@ -203,6 +202,7 @@ def finish_decoder(
     vae.requires_grad_(False)
     decoder.train().requires_grad_(True)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=lr, betas=(0.9, 0.99))
+    learned, held_out = _split(pictures)
     file = folder / "decoder.pt"
     done = load_state(file, decoder, optimizer)
     log = open(folder / "decoder.log", "a")
@@ -210,7 +210,7 @@ def finish_decoder(
     for step in range(done, steps):
         rng = np.random.default_rng([seed, 2, step])
         torch.manual_seed(seed * 1_000_003 + 500_000 + step)
-        x = _batch(pictures[:-held_out], rng)
+        x = _batch(learned, rng)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
         with torch.autocast("cpu", torch.bfloat16):
@@ -224,7 +224,7 @@ def finish_decoder(
             print(f"{step + 1} {parts} {time.process_time() - started:.0f}s", file=log, flush=True)
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_state(file, step + 1, decoder, optimizer)
-            print(step + 1, reconstruction_errors(vae.eval(), pictures[-held_out:]), file=log, flush=True)
+            print(step + 1, reconstruction_errors(vae.eval(), held_out), file=log, flush=True)
             decoder.train()
     log.close()
     return fold(vae.eval().requires_grad_(False))
@@ -237,6 +237,12 @@ def load_decoder(vae: AutoencoderKL, file: Path) -> AutoencoderKL:
         vae.load_state_dict(torch.load(file, weights_only=True)["model"], strict=False)
         fold(vae)
     return vae
+
+
+def _split(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is learned from, and what is measured."""
+    few = min(64, len(pictures) // 10)
+    return pictures[:-few], pictures[-few:]
 
 
 def _batch(pictures: np.ndarray, rng: np.random.Generator, crops: bool = False) -> torch.Tensor:

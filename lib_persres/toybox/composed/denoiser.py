@@ -135,7 +135,7 @@ def train_denoiser(
     lr: float = 8e-4,
     seed: int = 0,
     batch: int = BATCH,
-    build=Model,
+    build=None,
     options: dict | None = None,
     log_every: int = 50,
     save_every: int = 250,
@@ -148,7 +148,7 @@ def train_denoiser(
     """
     options = {"ema": EMA, "grounding": GROUNDING, **(options or {})}
     torch.manual_seed(seed)
-    model, average = build().train(), build()
+    model, average = (build or Model)().train(), (build or Model)()
     average.load_state_dict(model.state_dict())
     weights, averages = list(model.parameters()), list(average.parameters())
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)

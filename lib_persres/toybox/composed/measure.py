@@ -184,7 +184,9 @@ def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[st
 def reconstruction(sd, count: int = 100) -> dict[str, float]:
     """PSNR, the colours of even areas and the corners of the checkpoint's autoencoder, on fresh renderings."""
     pictures = np.stack([render(composed_scene(PICTURES, index))[0] for index in range(count)])
-    return {f"toybox.{name}_error": value for name, value in reconstruction_errors(sd.vae, pictures).items()}
+    errors = reconstruction_errors(sd.vae, pictures)
+    names = {"psnr": "psnr", "colour": "colour_error", "corner": "corner_error"}
+    return {f"toybox.{name}": errors[error] for error, name in names.items()}
 
 
 def contact_sheet(pictures: torch.Tensor, file: Path, columns: int = 8) -> None:
