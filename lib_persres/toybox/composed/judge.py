@@ -57,7 +57,7 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """Pictures (b,3,128,128) in [0,1] -> features (b,224,32,32) and maps (b,4,32,32).
+    """Pictures (b,3,128,128) in [0,1] -> features (b,144,32,32) and maps (b,4,32,32).
 
     The maps: logits of "a thing is here" and of "a thing's centre is here", and the vote for the own thing's centre,
     in cells to the right and down.
@@ -68,27 +68,29 @@ class Judge(nn.Module):
         self.fine = nn.Sequential(_conv(3, 16, 2), _conv(16, 32, 2), _conv(32, 32))
         self.middle = nn.Sequential(_conv(32, 64, 2), _conv(64, 64))
         self.coarse = nn.Sequential(_conv(64, 128, 2), _conv(128, 128), _conv(128, 128))
-        features = 32 + 64 + 128
-        self.maps = nn.Sequential(_conv(features, 48), _conv(48, 32), nn.Conv2d(32, 4, 1))
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * features, len(known)) for name, known in QUESTIONS.items()})
+        self.narrow = nn.ModuleList([nn.Conv2d(64, 48, 1), nn.Conv2d(128, 64, 1)])
+        features = 32 + 48 + 64
+        self.maps = nn.Sequential(nn.Conv2d(features, 48, 1), nn.ReLU(), _conv(48, 48), nn.Conv2d(48, 4, 1))
+        self.thing = nn.Sequential(nn.Linear(2 * features, 256), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(256, len(known)) for name, known in QUESTIONS.items()})
         self.background = nn.Linear(2 * features, len(PLACES))
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         fine = self.fine(pictures * 2 - 1)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
-        up = (F.interpolate(f, size=GRID, mode="bilinear", align_corners=False) for f in (middle, coarse))
-        levels = torch.cat([fine, *up], 1)
+        narrow = (layer(features) for layer, features in zip(self.narrow, (middle, coarse)))
+        levels = torch.cat([fine, *(F.interpolate(f, size=GRID, mode="nearest") for f in narrow)], 1)
         return levels, self.maps(levels)
 
-    def name(self, features: torch.Tensor, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits of each question about the things whose masks (n,32,32) weigh the features (n,224,32,32)."""
-        pooled = _pool(features, weight)
+    def name(self, features: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits (b, K, answers) of each question about K things, whose masks (b,K,32,32) weigh the features."""
+        pooled = self.thing(_pool(features, masks))
         return {question: head(pooled) for question, head in self.heads.items()}
 
-    def name_background(self, features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Logits of the background; weight (n,32,32): where there is no thing."""
-        return self.background(_pool(features, weight))
+    def name_background(self, features: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
+        """Logits (b, answers) of the background; here (b,32,32): how surely there is a thing."""
+        return self.background(_pool(features, 1 - here[:, None])[:, 0])
 
     @classmethod
     def load(cls, path: Path) -> Judge:
@@ -104,13 +106,14 @@ class Judge(nn.Module):
     def _see(self, pictures: torch.Tensor) -> list[Seen]:
         features, maps = self(pictures)
         found = [separate(one) for one in maps]
-        behind = self.name_background(features, 1 - maps[:, 0].sigmoid()).argmax(1)
+        here = maps[:, 0].sigmoid()
+        behind = self.name_background(features, here).argmax(1)
         seen = []
         for row, masks in enumerate(found):
             things = []
             if len(masks):
-                answers = self.name(features[row].expand(len(masks), -1, -1, -1), masks * maps[row, 0].sigmoid())
-                words = {q: [QUESTIONS[q][i] for i in logits.argmax(1)] for q, logits in answers.items()}
+                answers = self.name(features[row : row + 1], (masks * here[row])[None])
+                words = {q: [QUESTIONS[q][i] for i in logits[0].argmax(1)] for q, logits in answers.items()}
                 for i, mask in enumerate(masks):
                     large = F.interpolate(mask[None, None], size=SIZE, mode="bilinear")[0, 0] > 0.5
                     named = {question: words[question][i] for question in words}
@@ -140,8 +143,10 @@ def _centre(mask: torch.Tensor) -> tuple[float, float]:
     return (x + 0.5) * CELL, (y + 0.5) * CELL
 
 
-def _pool(features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted mean and maximum over the cells: (n, 2c)."""
-    weight = weight[:, None]
-    mean = (features * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1.0)
-    return torch.cat([mean, (features * weight).amax((2, 3))], 1)
+def _pool(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean and deviation of the features (b,c,h,w) under each mask (b,K,h,w): (b, K, 2c)."""
+    features, masks = features.flatten(2).transpose(1, 2), masks.flatten(2)
+    masks = masks / masks.sum(-1, keepdim=True).clamp_min(1.0)
+    mean = masks @ features
+    variance = masks @ features.square() - mean.square()
+    return torch.cat([mean, variance.clamp_min(1e-6).sqrt()], -1)

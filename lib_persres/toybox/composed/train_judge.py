@@ -66,7 +66,7 @@ def examples(seed: int, start: int, stop: int) -> dict[str, torch.Tensor]:
 
 
 def train_judge(
-    folder: Path, vae=None, *, count: int = 8000, decoded: int = 1500, steps: int = 1500, batch: int = 48, seed: int = 0
+    folder: Path, vae=None, *, count: int = 8000, decoded: int = 1500, steps: int = 1800, batch: int = 32, seed: int = 0
 ) -> Judge:
     """Train (or go on training) on `count` renderings, the first `decoded` also as the autoencoder gives them back.
 
@@ -111,12 +111,10 @@ def _loss(judge: Judge, rows: dict[str, torch.Tensor]) -> torch.Tensor:
     loss = loss + (F.binary_cross_entropy_with_logits(maps[:, 1], target, reduction="none") * (1 + 20 * target)).mean()
     wrong = F.smooth_l1_loss(maps[:, 2:], offsets, reduction="none").sum(1)
     loss = loss + 0.5 * (wrong * (here > 0.5)).sum() / (here > 0.5).sum()
-    picture, thing = (rows["cls"] >= 0).nonzero(as_tuple=True)
     seen = maps[:, 0].sigmoid().detach()
-    answers = judge.name(features[picture], (masks[picture, thing] > 0.5) * seen[picture])
-    for question, logits in answers.items():
-        loss = loss + F.cross_entropy(logits, rows[question][picture, thing], ignore_index=-1)
-    return loss + F.cross_entropy(judge.name_background(features, 1 - seen), rows["background"])
+    for question, logits in judge.name(features, (masks > 0.5) * seen[:, None]).items():
+        loss = loss + F.cross_entropy(logits.flatten(0, 1), rows[question].flatten(), ignore_index=-1)
+    return loss + F.cross_entropy(judge.name_background(features, seen), rows["background"])
 
 
 def _centre_maps(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
