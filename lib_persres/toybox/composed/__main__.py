@@ -38,7 +38,7 @@ def main(arguments=None) -> int:
         action.set_defaults(run=run)
         action.add_argument("path", type=Path, metavar="CHECKPOINT" if name == "measure" else "FOLDER")
         if name != "measure":
-            action.add_argument("--autoencoder-steps", type=int, default=1100)
+            action.add_argument("--autoencoder-steps", type=int, default=900)
         if name in ("train", "cool"):
             action.add_argument("--steps", type=int, default={"train": 20000, "cool": 1000}[name])
             action.add_argument("--scenes", type=int, default=24000)

@@ -132,7 +132,7 @@ def train_autoencoder(
     folder: Path,
     *,
     crop_steps: int = 800,
-    steps: int = 1100,
+    steps: int = 900,
     lr: float = 1e-3,
     seed: int = 0,
     log_every: int = 50,
