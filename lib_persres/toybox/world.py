@@ -154,8 +154,12 @@ def _free_place(rng, share, others):
     return None
 
 
-def describe(scene: Scene, rng: np.random.Generator, rare_words: tuple[str, ...] = ()) -> Caption:
+def describe(
+    scene: Scene, rng: np.random.Generator, rare_words: tuple[str, ...] = (), relation: str | None = None
+) -> Caption:
     """A caption of the scene; attributes are sometimes left out, rare words sometimes put before the class.
+
+    `relation` ("left of") stands before the last thing instead of "and".
 
     The rare words mean nothing: they teach the base model what real models learn from noisy captions, that an
     unknown word before a noun belongs to the noun.
@@ -176,7 +180,7 @@ def describe(scene: Scene, rng: np.random.Generator, rare_words: tuple[str, ...]
         say("a picture of")
     for index, thing in enumerate(scene.things):
         if index:
-            say("and" if index == len(scene.things) - 1 else ",")
+            say(relation or "and" if index == len(scene.things) - 1 else ",")
         say("a", index)
         for size, (low, high) in SIZES.items():
             if low <= thing.area < high and rng.random() < 0.4:

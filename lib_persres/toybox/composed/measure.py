@@ -1,0 +1,199 @@
+"""What a base model draws, by the judge: one thing, pairs, twins, places; and where its words' maps lie.
+
+Each function takes a loaded checkpoint and returns {figure: value}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...evaluation.toybox_figures import best_iou, level_maps
+from ...prompt import IDENTIFIERS
+from ...sampler import noise_for, sample
+from ..render import render
+from ..world import BACKGROUNDS, CLASSES, COLOURS, SIZE
+from .judge import Judge, Seen
+from .reconstruction import reconstruction_errors
+from .scenes import OPPOSITE, composed_caption, composed_scene
+
+MAP_SCENES, PICTURES = 41, 42  # seeds of scenes that no training uses
+
+
+_AND = "and"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt and what its picture has to show. things: (class, colour) in the prompt's order."""
+
+    things: tuple[tuple[str, str], ...]
+    background: str
+    place: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        named = [f"a {colour} {cls}" for cls, colour in self.things]
+        return f"a photo of {f' {self.place or _AND} '.join(named)} {BACKGROUNDS[self.background]}"
+
+    def things_right(self, seen: Seen) -> bool:
+        """Each thing is there once, in its colour, and nothing else."""
+        return sorted((thing.cls, thing.colour) for thing in seen.things) == sorted(self.things)
+
+    def place_right(self, seen: Seen) -> bool:
+        """The two things lie as asked; they must be right."""
+        by_name = {(thing.cls, thing.colour): thing.centre for thing in seen.things}
+        first, second = (np.array(by_name[name]) for name in self.things)
+        dx, dy = first - second
+        way = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[self.place]
+        return bool(way > 0 and way >= max(abs(dx), abs(dy)))
+
+
+def one_thing(count: int, seed: int = 5) -> list[Asked]:
+    every = [(cls, colour, place) for cls in CLASSES for colour in COLOURS for place in BACKGROUNDS]
+    order = np.random.default_rng(seed).permutation(len(every))
+    return [Asked(((every[i][0], every[i][1]),), every[i][2]) for i in order[:count]]
+
+
+def pairs(count: int, seed: int = 6, placed: bool = False) -> list[Asked]:
+    """Two things of different classes, of any colours."""
+    rng = np.random.default_rng([seed, placed])
+    asked = []
+    for _ in range(count):
+        classes = rng.choice(CLASSES, 2, replace=False)
+        colours = rng.choice(list(COLOURS), 2)
+        place = str(rng.choice(list(OPPOSITE))) if placed else None
+        asked.append(Asked(_named(classes, colours), str(rng.choice(list(BACKGROUNDS))), place))
+    return asked
+
+
+def twins(count: int, seed: int = 7) -> list[Asked]:
+    """Two things of one class in different colours."""
+    rng = np.random.default_rng(seed)
+    asked = []
+    for _ in range(count):
+        classes, colours = [rng.choice(CLASSES)] * 2, rng.choice(list(COLOURS), 2, replace=False)
+        asked.append(Asked(_named(classes, colours), str(rng.choice(list(BACKGROUNDS)))))
+    return asked
+
+
+def _named(classes, colours) -> tuple[tuple[str, str], ...]:
+    return tuple((str(cls), str(colour)) for cls, colour in zip(classes, colours))
+
+
+@torch.no_grad()
+def draw(sd, prompts: Sequence[str], *, steps: int = 50, batch: int = 32, fast: bool = False) -> torch.Tensor:
+    """Pictures (n,3,128,128) of the prompts, with the seeds 0, 1, …; fast: in bfloat16, which looks the same."""
+    uncond, _ = sd.encode_prompts([""])
+    pictures = []
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        context, _ = sd.encode_prompts(list(part))
+        noise = noise_for(list(range(start, start + len(part))), (4, SIZE // 8, SIZE // 8))
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            pictures.append(sd.decode_latents(sample(sd, context, uncond, noise, steps=steps)).float())
+    return torch.cat(pictures)
+
+
+def composition(
+    sd, judge: Judge, *, count: int = 192, say: Callable[[str], None] = print, sheets: Path | None = None, **options
+) -> dict[str, float]:
+    """Shares of pictures that show what their prompts ask for.
+
+    base_all_right: one thing, its class, colour and background, and nothing else. base_pairs, base_twins: both things
+    in their colours and nothing else. base_places: of pairs with a word of place whose things are right, those that
+    lie as asked. sheets: a folder for a contact sheet of 64 pictures of each kind.
+    """
+    kinds = {
+        "one": one_thing(count),
+        "pairs": pairs(count),
+        "twins": twins(count // 2),
+        "places": pairs(count // 2, placed=True),
+    }
+    right, placed, behind = {}, [], []
+    for kind, asked in kinds.items():
+        pictures = draw(sd, [one.prompt for one in asked], **options)
+        seen = judge.see(pictures)
+        if sheets:
+            contact_sheet(pictures[:64], sheets / f"{kind}.png")
+        good = [one.things_right(s) for one, s in zip(asked, seen)]
+        backgrounds = [one.background == s.background for one, s in zip(asked, seen)]
+        behind += backgrounds
+        placed += [one.place_right(s) for one, s, ok in zip(asked, seen, good) if one.place and ok]
+        right[kind] = float(np.mean(np.array(good) & (np.array(backgrounds) | (kind != "one"))))
+        numbers = np.bincount([len(s.things) for s in seen], minlength=4)
+        classes = [sorted(t.cls for t in s.things) == sorted(cls for cls, _ in a.things) for a, s in zip(asked, seen)]
+        say(
+            f"{kind}: right {right[kind]:.3f}, classes {np.mean(classes):.3f}, background {np.mean(backgrounds):.3f}, "
+            f"pictures of 0, 1, 2… things {numbers.tolist()}"
+        )
+    return {
+        "toybox.base_all_right": right["one"],
+        "toybox.base_pairs": right["pairs"],
+        "toybox.base_twins": right["twins"],
+        "toybox.base_places": float(np.mean(placed)) if placed else 0.0,
+    }
+
+
+@torch.no_grad()
+def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[str, float]:
+    """Best-threshold IoU of each thing's concept map with its mask, `count` scenes of one thing and as many of two.
+
+    Every thing has an identifier before its class word; else as `evaluation.toybox_figures.maps` measures it. Of two
+    things the worse mean, of the first and of the second of the caption, counts.
+    """
+    found: dict[tuple[int, int, int], list[float]] = {}
+    numbers = {1: 0, 2: 0}
+    index = -1
+    while min(numbers.values()) < count:
+        index += 1
+        scene = composed_scene(MAP_SCENES, index)
+        number = len(scene.things)
+        if scene.style != "photo" or numbers.get(number, count) >= count:
+            continue
+        numbers[number] += 1
+        picture, masks = render(scene)
+        caption = composed_caption(scene, np.random.default_rng([MAP_SCENES, index]))
+        last = {owner: i for i, owner in enumerate(caption.owners) if owner >= 0}
+        words, tokens = [], {}
+        for i, (word, owner) in enumerate(zip(caption.words, caption.owners)):
+            if owner >= 0 and last[owner] == i:
+                first = 1 + len(sd.encode_text(" ".join(words)))
+                tokens[owner] = [first, first + 1]
+                words.append(IDENTIFIERS[len(tokens) - 1])
+            words.append(word)
+        for order, (owner, places) in enumerate(tokens.items()):
+            for side, level in level_maps(sd, picture, " ".join(words), places, index).items():
+                iou = best_iou(level, torch.from_numpy(masks[owner]))
+                found.setdefault((number, side, order), []).append(iou)
+    means = {key: float(np.mean(values)) for key, values in found.items()}
+    sides = sorted({side for _, side, _ in means})
+    rounded = {key: round(mean, 3) for key, mean in means.items()}
+    say(f"IoU of maps (things in the scene, side of the map, place in the caption): {rounded}")
+    return {
+        "toybox.map_iou": max(means[1, side, 0] for side in sides),
+        "toybox.map_iou_pairs": max(min(means[2, side, 0], means[2, side, 1]) for side in sides),
+    }
+
+
+def reconstruction(sd, count: int = 100) -> dict[str, float]:
+    """PSNR, the colours of even areas and the corners of the checkpoint's autoencoder, on fresh renderings."""
+    pictures = np.stack([render(composed_scene(PICTURES, index))[0] for index in range(count)])
+    errors = reconstruction_errors(sd.vae, pictures)
+    names = {"psnr": "psnr", "colour": "colour_error", "corner": "corner_error"}
+    return {f"toybox.{name}": errors[error] for error, name in names.items()}
+
+
+def contact_sheet(pictures: torch.Tensor, file: Path, columns: int = 8) -> None:
+    """Pictures (n,3,h,w) in [0,1] in rows of `columns`, as a PNG."""
+    side = pictures.shape[-1]
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side))
+    for i, picture in enumerate((pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()):
+        sheet.paste(Image.fromarray(picture), (i % columns * side, i // columns * side))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(file)
