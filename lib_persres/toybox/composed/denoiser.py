@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ...attention import Taps, concept_maps
-from ...prompt import IDENTIFIERS
+from ...identifiers import IDENTIFIERS
 from ...standalone.checkpoint import alphas_cumprod
 from ...standalone.modules import TextEncoder, build_unet
 from ...standalone.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ...evaluation.toybox_figures import best_iou, level_maps
-from ...prompt import IDENTIFIERS
+from ...identifiers import IDENTIFIERS
 from ...sampler import noise_for, sample
 from ..render import render
 from ..world import BACKGROUNDS, CLASSES, COLOURS, SIZE
