@@ -11,16 +11,14 @@ pytest.importorskip("transformers")
 from lib_persres.evaluation import toybox_clip as tc  # noqa: E402
 from lib_persres.evaluation.scores.embedders import ClipEmbedder  # noqa: E402
 from lib_persres.evaluation.small_vocabulary import part_of  # noqa: E402
-from lib_persres.standalone.tokenizer import Tokenizer  # noqa: E402
 from lib_persres.toybox.world import SKINS  # noqa: E402
 
 SMALL = {"scenes": 24, "batch": 8, "width": 32, "layers": 1, "say": lambda *a, **k: None}
 
 
 @pytest.fixture(scope="module")
-def tokenizers():
-    whole = Tokenizer.find()
-    return whole, part_of(whole, tc.words())
+def tokenizers(tokenizer):
+    return tokenizer, part_of(tokenizer, tc.words())
 
 
 def test_a_part_of_the_vocabulary_gives_the_words_clips_own_tokens(tokenizers):
