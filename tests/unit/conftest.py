@@ -6,6 +6,7 @@ import longhand
 import pytest
 import torch
 from branch_calls import KINDS
+from numerics import compares_numbers
 from PIL import Image
 from residual_samples import sample_residual
 from standalone_models import tiny_text, tiny_vae
@@ -16,6 +17,12 @@ from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.training import step
 from lib_persres.training.images import Photo
 from lib_persres.training.objective import objective
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if compares_numbers(item.function):
+            item.add_marker("numerics")
 
 
 @pytest.fixture(scope="session", autouse=True)
