@@ -207,6 +207,7 @@ def test_a_denoisers_training_goes_on_and_is_cooled_down(trained, tokenizer, tmp
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_recorded_step_learns_what_separate_kernels_do(trained, tokenizer, tmp_path, monkeypatch):
     options = {"batch": 4, "build": tiny_model, "log_every": 1, "device": "cuda", "steps": 12}
     captions = Captions(SEED, 12, tokenizer)
