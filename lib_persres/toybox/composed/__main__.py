@@ -47,6 +47,7 @@ def main(arguments=None) -> int:
             action.add_argument("--rate", type=float, default=8e-4)
             action.add_argument("--batch", type=int, default=32)
             action.add_argument("--save-every", type=int, default=250)
+            action.add_argument("--begin-with", type=Path, metavar="CHECKPOINT", help="whose weights are learned on")
         if name == "judge":
             action.add_argument("--scenes", type=int, default=8000)
             action.add_argument("--steps", type=int, default=1800)
@@ -70,6 +71,7 @@ def main(arguments=None) -> int:
 
 
 def train(args) -> int:
+    from ...standalone.checkpoint import load
     from .denoiser import train_denoiser
 
     args.path.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,7 @@ def train(args) -> int:
         steps=args.steps,
         lr=args.rate,
         batch=args.batch,
+        begin_with=load(args.begin_with, "cpu") if args.begin_with else None,
         device=args.device,
         workers=args.processes if args.processes > 1 else 0,
         save_every=args.save_every,

@@ -70,6 +70,7 @@ def train_denoiser(
     seed: int = 0,
     batch: int = BATCH,
     build=None,
+    begin_with=None,
     device: torch.device | str = "cpu",
     workers: int = 0,
     log_every: int = 50,
@@ -78,37 +79,31 @@ def train_denoiser(
 ) -> Model:
     """Train (or go on training) to `steps`; returns the averaged model. The state lies in `file`, its log beside it.
 
-    latents: what `dataset.encode_scenes` gives, of the scenes of `captions`. cooled_from: the step from which on the
-    rate falls, to 0 at `steps`. workers: processes that write captions. saved(step, average): called at each save.
+    latents: what `dataset.encode_scenes` gives, of the scenes of `captions`. begin_with: a loaded checkpoint of these
+    sizes, whose weights a training without a state starts from. cooled_from: the step from which on the rate falls,
+    to 0 at `steps`. workers: processes that write captions. saved(step, average): called at each save.
     """
     torch.manual_seed(seed)
     model, average = (build or Model)().train().to(device), (build or Model)().to(device)
+    if begin_with is not None:
+        model.unet.load_state_dict(begin_with.unet.state_dict())
+        model.text.load_sd_state_dict(begin_with.text.sd_state_dict())
     average.load_state_dict(model.state_dict())
     weights, averages = list(model.parameters()), list(average.parameters())
-    on_card = torch.device(device).type == "cuda"
-    optimizer = torch.optim.AdamW(
-        weights, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True, capturable=on_card
-    )
+    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     done = load_state(file, model, optimizer, average=average)
-    rate = torch.tensor(lr, device=device)  # a graph reads it anew at each step
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     scale = scale_of(latents)
     step_of = Step(model, optimizer, {name: tensor.to(device) for name, tensor in latents.items()}, scale)
-    batches = DataLoader(
-        Batches(captions, batch, seed),
-        batch_size=None,
-        sampler=range(done, steps),
-        num_workers=workers,
-        pin_memory=on_card,
-    )
+    drawing = Batches(captions, batch, seed)
+    batches = DataLoader(drawing, batch_size=None, sampler=range(done, steps), num_workers=workers)
     started, log = time.perf_counter(), open(file.with_suffix(".log"), "a")
     for step, drawn in enumerate(batches, done):
         torch.manual_seed(seed * 1_000_003 + step)
         now = lr * min(1.0, (step + 1) / WARM_UP)
         if cooled_from is not None:
             now *= min(1.0, (steps - step) / (steps - cooled_from))
-        rate.fill_(now)
+        for group in optimizer.param_groups:
+            group["lr"] = now
         step_of(*drawn)
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - min(EMA, (step + 1) / (step + 10)))

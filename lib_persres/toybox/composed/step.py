@@ -1,4 +1,4 @@
-"""A training step of UNet and text encoder: its losses, and its recording as a CUDA graph."""
+"""A training step of UNet and text encoder: its losses, and on a card its CUDA graph."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch.nn.functional as F
 
 from ...attention import Taps, concept_maps
 from ...standalone.checkpoint import alphas_cumprod
+from ...training.graph import Graph
 from ...unet import find_blocks
 
 UNCONDITIONAL = 0.1  # share of captions left empty, for classifier-free guidance
 MIN_SNR = 5.0  # Hang et al. 2023: the loss of step t is weighted with min(snr, γ)/snr
 GROUNDING = 0.02  # weight of the loss that keeps each thing's tokens on the thing
-WARM_UP = 3  # steps by separate kernels before one is recorded
 
 
 class Timesteps:
@@ -52,7 +52,7 @@ def grounding_loss(maps: torch.Tensor, masks: torch.Tensor, weight: torch.Tensor
 
 
 class Step:
-    """Calls do one step of the optimizer on a batch; on a card all but the first few are one CUDA graph.
+    """Calls do one step of the optimizer on a batch; on a card its passes are one CUDA graph.
 
     latents: "mean" and "std" (n,4,16,16) and "masks" (n,3,16,16) as `dataset.encode_scenes` gives them, on the
     model's device. scale: the latents' factor. `losses` (2,): the sums of loss and grounding over the calls.
@@ -69,7 +69,7 @@ class Step:
         self.losses = torch.zeros(2, device=self.device)
         self._maps: dict[str, torch.Tensor] = {}
         self._indicator = None
-        self._inputs, self._graph, self._calls = None, None, 0
+        self._graph: Graph | None = None
         self._taps = Taps(find_blocks(model.unet), self._see)
 
     def remove(self) -> None:
@@ -77,35 +77,23 @@ class Step:
         self._graph = None
 
     def __call__(self, rows: torch.Tensor, ids: torch.Tensor, indicator: torch.Tensor) -> None:
-        batch = [tensor.to(self.device, non_blocking=True) for tensor in (rows, ids, indicator)]
-        self._calls += 1
-        if self.device.type != "cuda":
-            return self._step(*batch)
-        if self._inputs is None:
-            self._inputs = batch
-        for kept, new in zip(self._inputs, batch):
-            kept.copy_(new)
-        if self._graph is not None:
-            self._graph.replay()
-        elif self._calls <= WARM_UP:
-            side = torch.cuda.Stream()  # a recording wants all that is made once made on a stream of its own
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self._step(*self._inputs)
-            torch.cuda.current_stream().wait_stream(side)
+        batch = [tensor.to(self.device) for tensor in (rows, ids, indicator)]
+        if self.device.type == "cuda":
+            if self._graph is None:
+                self._graph = Graph(self._compute, batch, self.weights)
+                self.losses.zero_()  # of what was computed to record it
+            self._graph(*batch)
         else:
-            graph = torch.cuda.CUDAGraph()
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.cuda.graph(graph):
-                self._step(*self._inputs)
-            self._graph = graph
-            graph.replay()
+            self._compute(*batch)
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
 
     def _see(self, block, layer, q, k, heads):
         grounded = len(self._indicator)
         self._maps[block.name] = concept_maps(q[:grounded], k[:grounded], self._indicator, heads)
 
-    def _step(self, rows, ids, indicator) -> None:
+    def _compute(self, rows, ids, indicator) -> torch.Tensor:
         batch = len(rows)
         grounded = max(1, batch // 4)  # the grounding loss sees a part of the batch, for speed
         self._indicator = indicator[:grounded]
@@ -124,8 +112,7 @@ class Step:
         sure = self.alphas[t].sqrt()[:grounded] * ~dropped[:grounded]
         masks = self.latents["masks"][rows[:grounded]].float() / 255
         grounding = sum(grounding_loss(m, masks, sure) for m in self._maps.values()) / len(self._maps)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss + self.grounding * grounding).backward()
-        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimizer.step()
+        total = loss + self.grounding * grounding
+        total.backward()
         self.losses += torch.stack([loss, grounding]).detach()
+        return total.detach()
