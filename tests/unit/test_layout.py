@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lib_persres"
 
 IGNORED = {".git", "__pycache__", ".pytest_cache", ".ruff_cache", "demo-output", "outputs"}
 CORE_MAY_IMPORT = {"torch", "safetensors", "numpy", "PIL", "lib_persres"} | sys.stdlib_module_names
-NOT_CORE = {"__main__.py", "demo.py", "figures.py"}
+NOT_CORE = {"__main__.py"}
 MUTABLE = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "bytearray"}
 CHANGES = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "remove", "clear"}
 MEGABYTE = 1_000_000

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...evaluation.toybox_figures import best_iou, level_maps
 from ...identifiers import IDENTIFIERS
 from ...sampler import noise_for, sample
+from ..maps import best_iou, level_maps
 from ..render import render
 from ..world import BACKGROUNDS, CLASSES, COLOURS, SIZE
 from .judge import Judge, Seen
@@ -145,7 +145,7 @@ def composition(
 def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[str, float]:
     """Best-threshold IoU of each thing's concept map with its mask, `count` scenes of one thing and as many of two.
 
-    Every thing has an identifier before its class word; else as `evaluation.toybox_figures.maps` measures it. Of two
+    Every thing has an identifier before its class word; else as the figure `toybox.map_iou` measures it. Of two
     things the worse mean, of the first and of the second of the caption, counts.
     """
     found: dict[tuple[int, int, int], list[float]] = {}
