@@ -6,13 +6,18 @@ import torch
 from branch_calls import KINDS
 from PIL import Image
 from residual_samples import sample_residual
-from standalone_models import tiny_text, tiny_vae
+from standalone_models import clips_tokenizer, tiny_text, tiny_vae
 from training_bench import Bench
 
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.training import step
 from lib_persres.training.images import Photo
 from lib_persres.training.objective import objective
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return clips_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from lib_persres import identifiers as I
 from lib_persres import prompt as P
 from lib_persres.concept_tokens import ConceptTokens, find_concept_tokens
 from lib_persres.errors import PersresError
-from lib_persres.standalone.tokenizer import Tokenizer
 
 START, END = 49406, 49407
 
@@ -17,9 +16,9 @@ def chunked(*chunks):
     return flat
 
 
-@pytest.fixture(scope="module")
-def encode():
-    return Tokenizer.find().encode
+@pytest.fixture
+def encode(tokenizer):
+    return tokenizer.encode
 
 
 def is_one_sentence(error):

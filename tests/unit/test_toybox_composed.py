@@ -8,7 +8,6 @@ import torch
 
 from lib_persres.standalone.checkpoint import alphas_cumprod, load
 from lib_persres.standalone.modules import AutoencoderKL
-from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.toybox.composed import __main__ as command
 from lib_persres.toybox.composed import autoencoder, dataset, denoiser, step
 from lib_persres.toybox.composed.autoencoder import (
@@ -45,11 +44,6 @@ SEED = 21
 @pytest.fixture(scope="module")
 def scenes():
     return [composed_scene(SEED, index) for index in range(600)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.find()
 
 
 # -- scenes and captions ----------------------------------------------------------------------------------------------
