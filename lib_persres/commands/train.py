@@ -202,6 +202,10 @@ def run(args) -> int:
     if args.resume and args.force:
         raise PersresError("--resume goes on with a training and --overwrite begins anew: give one of them.")
     files = TrainingFiles(out, args.force, args.resume)
+    if files.finished(name, macro_class, recipe):
+        note(f"{out} is finished ({recipe.steps} of {recipe.steps} steps): there is nothing left to go on with.")
+        print("Draw it with:\n  " + example(args.checkpoint, out, macro_class))
+        return 0
     files.check()
 
     from ..residual import rank_of
@@ -260,14 +264,13 @@ def run(args) -> int:
         if not args.no_preview and not told_to_go and not elsewhere:
             _add_picture(sd, residual, files, recipe.prompt("V*", macro_class), resolution, args.seed)
     if not finished:
-        note(f"Stopped after {residual.metadata.steps} of {recipe.steps} steps; what was learned until then is kept.")
-    if kept:
-        note(training.how_to_resume())
+        how = training.how_to_resume() if kept else "It cannot be resumed."
+        note(f"Stopped after {residual.metadata.steps} of {recipe.steps} steps, which are kept. {how}")
     _tell(residual, written, training.seconds)
     print("Draw it with:\n  " + example(args.checkpoint, written, macro_class))
     if elsewhere:
         note(f"{'warning' if written.parent == out.parent else 'error'}: {elsewhere}")
-    if told_to_go and not finished:
+    if not finished:
         return 128 + training.ended_by
     return 1 if written.parent != out.parent else 0
 
