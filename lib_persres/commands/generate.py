@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import PersresError
-from ..prompt import Tag, parse_tags
+from ..prompt import NEGATIVE, Tag, parse_tags
 from .common import (
     Formatter,
     add_model_options,
@@ -118,7 +118,8 @@ def add_parser(commands) -> None:
 def run(args) -> int:
     # What can be told without the model is told before it is loaded.
     checkpoint = checkpoint_path(args.checkpoint)
-    tags = list({tag.name: tag for tag in parse_tags(args.prompt)[1]}.values())
+    given, tags = parse_tags(args.prompt)
+    tags = list({tag.name: tag for tag in tags}.values())
     from ..lag import MASKS
     from ..residual_folder import ResidualFolder
 
@@ -127,11 +128,23 @@ def run(args) -> int:
     advice = "train a concept first or name another with --residuals"
     files = ResidualFolder(lambda: Path(args.residuals), lambda: len(tags), anywhere=True, advice=advice)
     residuals = {tag.name: files.load(tag.name) for tag in tags}
-    make_folder(Path(args.out))
 
     from ..standalone.generate import generate
+    from ..standalone.reading import sentences
     from .pictures import PictureFolder, infotext, write_png
 
+    told: list[str] = []
+
+    def tell(sentence: str) -> None:
+        if sentence not in told:
+            note(f"warning: {sentence}")
+            told.append(sentence)
+
+    facts = [residuals[tag.name].residual.metadata for tag in tags]
+    for text, what in ((given, "prompt"), (args.negative if args.guidance != 1 else "", NEGATIVE)):
+        for sentence in sentences(text, tags, facts, what):
+            tell(sentence)
+    make_folder(Path(args.out))
     sd = load_model(checkpoint, args.device, args.dtype)
     side = default_resolution(sd.unet.params)
     width, height = args.width or side, args.height or side
@@ -145,7 +158,6 @@ def run(args) -> int:
     folder = PictureFolder(Path(args.out))
     wanted = [seed for part in args.seeds for seed in part]
     settings = _settings(args, tags, f"{width}x{height}", sd, residuals)
-    told: list[str] = []
     bar = None
     try:
         for start in range(0, len(wanted), args.batch):
@@ -170,6 +182,7 @@ def run(args) -> int:
                 mask=args.mask,
                 unconditional=args.unconditional,
                 progress=progress,
+                tell=tell,
             )
             overlays = _overlays(result, _gated(tags, args.lag)) if args.masks else []
             for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
@@ -179,12 +192,9 @@ def run(args) -> int:
                 if overlays:
                     mask = written.with_name(f"{written.stem}-mask.png")
                     print(write_png(mask, overlays[index]), flush=True)
-            told += [problem for problem in result.problems if problem not in told]
     finally:
         if bar is not None:
             bar.close()
-        for problem in told:
-            note(f"warning: {problem}")
     if args.masks and not overlays:
         why = "no concept was drawn with LAG; add --lag"
         if any(_gated(tags, args.lag)):
