@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import PersresError, readable
+from ..names import SUFFIX
+from ..training.pictures.kinds import SUFFIXES as PICTURES
 from ..training.sizes import check_side, default_resolution  # noqa: F401 the commands take them from here
 
 TOYBOX = "toybox"
 """The name that stands for the shipped checkpoint."""
 TOYBOX_CHECKPOINT = Path(__file__).parent.parent / "toybox" / "checkpoint" / "toybox.safetensors"
+WEIGHTS = (".ckpt", ".pt", ".pth", ".bin")
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 MOST_SEEDS = 10_000
 LONGEST_TEXT = 20_000
@@ -169,8 +172,15 @@ def _device(name: str):
 # -- files ---------------------------------------------------------------------------------------------------
 
 
+def is_files_name(path: Path) -> bool:
+    """Whether nobody would call a folder so: it ends as a picture or a model does."""
+    return path.suffix.lower() in (*PICTURES, SUFFIX, *WEIGHTS)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder that can be written into, or raise PersresError: better now than after the work."""
+    if is_files_name(folder) and not folder.is_dir():
+        raise PersresError(f"{folder} is named as a file, and a folder is needed here: leave out {folder.suffix}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".persres-", dir=folder)

@@ -22,6 +22,7 @@ from .common import (
     default_resolution,
     file_name,
     finite,
+    is_files_name,
     is_toybox,
     load_model,
     make_folder,
@@ -49,7 +50,6 @@ examples:
 """
 HEADER = 1_000_000
 """Bytes that a file may have beside its numbers, its picture among them."""
-NOT_OURS = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def add_parser(commands) -> None:
@@ -316,11 +316,11 @@ def _paths(given: list[str]) -> str | list[str]:
 def output_file(out: str, name: str) -> Path:
     """The file that --out means: itself, or NAME.safetensors in a folder."""
     path = Path(out)
-    if path.suffix.lower() in NOT_OURS:
-        raise PersresError(
-            f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder."
-        )
-    return path if path.suffix == SUFFIX and not os.path.isdir(path) else path / f"{name}{SUFFIX}"
+    if os.path.isdir(path) or not is_files_name(path):
+        return path / f"{name}{SUFFIX}"
+    if path.suffix.lower() != SUFFIX:
+        raise PersresError(f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder.")
+    return path.with_suffix(SUFFIX)
 
 
 def example(checkpoint: str, out: Path, macro_class: str) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from lib_persres import commands
 from lib_persres.commands import common, main
+from lib_persres.commands.train import output_file
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
 from lib_persres.standalone.modules import AutoencoderKL
@@ -55,6 +56,32 @@ def test_help_of_toybox_photos_names_what_there_is(capsys):
     text = capsys.readouterr().out
     words = [*CLASSES, *BACKGROUNDS, *(skin.layout for skin in SKINS)]
     assert [word for word in words if word not in text] == []
+
+
+# -- names of files and folders --------------------------------------------------------------------------------
+
+
+def test_a_suffix_in_capitals_is_a_residuals_too_and_dots_are_no_suffix(tmp_path):
+    for given, meant in {
+        "rex.safetensors": "rex.safetensors",
+        "rex.SAFETENSORS": "rex.safetensors",
+        "run.v1.5": "run.v1.5/x.safetensors",
+        "": "x.safetensors",
+    }.items():
+        assert output_file(str(tmp_path / given), "x") == tmp_path / meant
+    (tmp_path / "rex.PNG").mkdir()
+    assert output_file(str(tmp_path / "rex.PNG"), "x") == tmp_path / "rex.PNG" / "x.safetensors"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.JPG", "x.webp", "x.safetensors", "x.SAFETENSORS", "x.ckpt"])
+def test_no_command_makes_a_folder_that_is_named_as_a_file(name, tmp_path, capsys):
+    out = tmp_path / name
+    for command in (["toybox", "photos", out], ["toybox", "sample", out], ["generate", "--prompt", "x", "--out", out]):
+        sentence = refused(capsys, command)
+        assert f"{out} is named as a file, and a folder is needed here: leave out {out.suffix}." in sentence
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    common.make_folder(out)  # whoever has one may use it
 
 
 # -- inspect -------------------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     assert "no images" in refusal(images=tmp_path / "empty")
     assert "already exists" in refusal(out=residual)
     assert "needed" in refusal(out=tmp_path / "file" / "rex.safetensors")
-    assert "must end in" in refusal(out=tmp_path / "rex.pt")
+    for name in ("rex.pt", "rex.png", "rex.JPG", "rex.CKPT", "rex.heic"):
+        assert "must end in" in refusal(out=tmp_path / name)
     assert "nowhere.ckpt" in refusal(checkpoint="nowhere.ckpt")
     assert "template" in refusal(template="a {identifier} {thing}")
     assert "never be learned" in refusal(template="a photo of a {macro_class}")
