@@ -12,6 +12,7 @@ from .common import (
     Formatter,
     add_model_options,
     at_least,
+    check_pixels,
     check_side,
     checkpoint_path,
     default_resolution,
@@ -123,6 +124,9 @@ def run(args) -> int:
     from ..lag import MASKS
     from ..residual_folder import ResidualFolder
 
+    wanted = [seed for part in args.seeds for seed in part]
+    at_once = min(args.batch, len(wanted))
+    _check_pixels(at_once, args.width or 1, args.height or 1)
     if args.mask not in MASKS:
         raise PersresError(f"There is no mask {args.mask!r}; the masks are: {', '.join(MASKS)}.")
     advice = "train a concept first or name another with --residuals"
@@ -150,13 +154,13 @@ def run(args) -> int:
     width, height = args.width or side, args.height or side
     check_side(sd.unet.params, width, "--width")
     check_side(sd.unet.params, height, "--height")
+    _check_pixels(at_once, width, height)
     for tag in tags:
         base = residuals[tag.name].residual.metadata.base_hash
         if base and base != sd.hash:
             note(f"note: {tag.name} was trained on another checkpoint, {base[:10]}; it may look otherwise.")
 
     folder = PictureFolder(Path(args.out))
-    wanted = [seed for part in args.seeds for seed in part]
     settings = _settings(args, tags, f"{width}x{height}", sd, residuals)
     bar = None
     try:
@@ -201,6 +205,10 @@ def run(args) -> int:
             why = "no concept acted: its strength is 0, its start= was never reached, or its V* is not in the prompt"
         note(f"warning: There are no masks to show, since {why}.")
     return 0
+
+
+def _check_pixels(pictures: int, width: int, height: int) -> None:
+    check_pixels(pictures, width, height, "pictures", "--batch, --width or --height")
 
 
 def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, object]:

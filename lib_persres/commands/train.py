@@ -12,11 +12,13 @@ from ..errors import PersresError, first_line
 from ..names import SUFFIX, check_class, check_name, check_spelling
 from ..training.names import free_identifier
 from ..training.precision import PRECISIONS
+from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
 from .common import (
     Formatter,
     add_model_options,
     at_least,
+    check_pixels,
     check_side,
     checkpoint_path,
     default_resolution,
@@ -198,6 +200,8 @@ def run(args) -> int:
         flips=args.flips,
         template=args.template,
     )
+    if args.resolution:
+        _check_pixels(recipe, args.resolution)
     recipe.prompt("", "")  # a template that cannot be filled in is told before anything is loaded
     if args.resume and args.force:
         raise PersresError("--resume goes on with a training and --overwrite begins anew: give one of them.")
@@ -228,6 +232,7 @@ def run(args) -> int:
         sd = load_model(checkpoint, args.device, args.dtype)
         resolution = args.resolution or default_resolution(sd.unet.params)
         check_side(sd.unet.params, resolution, "--resolution")
+        _check_pixels(recipe, resolution)
         size = estimate(recipe, sd.unet)
         files.check_room(size.file + HEADER, LEARNING * 3 * size.learned + HEADER)
         identifier = args.identifier or _identifier(files, sd, macro_class)
@@ -273,6 +278,12 @@ def run(args) -> int:
     if not finished:
         return 128 + training.ended_by
     return 1 if written.parent != out.parent else 0
+
+
+def _check_pixels(recipe: Recipe, side: int) -> None:
+    check_pixels(max(stage.rows for stage in recipe.stages), side, side, "rows of a step", "--batch or --resolution")
+    views = (1 + recipe.crops) * (1 + recipe.flips)
+    check_pixels(views, side, side, "views of a photo", "--crops or --resolution")
 
 
 def _identifier(files: TrainingFiles, sd, macro_class: str) -> str:

@@ -37,6 +37,12 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.parametrize("size", [(32, 8_000_000), (8_000_000, 32), (40, 4001)])
+def test_a_picture_that_is_no_more_than_a_line_is_refused(tmp_path, size):
+    text = refused(written(tmp_path / "line.png", png_file(*size, 1, 0)))
+    assert f"is {size[0]}×{size[1]} pixels, more than 100 times as long as wide" in text
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no resource module")
 def test_small_files_of_many_pixels_and_a_photo_of_200_megapixels_take_little_memory(tmp_path):
     made = [

@@ -75,7 +75,10 @@ def test_a_picture_that_is_not_finite_is_a_sentence_and_no_file(checkpoint, resi
 def test_a_prompt_that_is_not_utf8_is_a_sentence(checkpoint, residual, tmp_path, capsys):
     for more in ({"prompt": "a \udcff dog"}, {"more": ["--negative", "\udcff"]}):
         assert generate(checkpoint, residual, tmp_path, *more.pop("more", []), **more) == 2
-        assert "is not in UTF-8" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "is not in UTF-8" in error and "�" in error and "udcff" not in error
+    assert generate(checkpoint, residual, tmp_path, prompt="a \x1b[2J dog") == 2
+    assert "has a control character (U+001B)" in capsys.readouterr().err
 
 
 def test_what_only_the_webui_understands_is_said_and_kept_in_the_picture(checkpoint, residual, tmp_path, capsys):
@@ -139,6 +142,8 @@ def test_prompts_that_cannot_be_drawn_are_refused(checkpoint, residual, tmp_path
     assert "it holds rex" in refused(capsys, [*command, "--prompt", "<persres:max> a V* dog"])
     assert "strength" in refused(capsys, [*command, "--prompt", "<persres:rex:big> a V* dog"])
     assert "no mask 'mean'" in refused(capsys, [*command, "--prompt", "a dog", "--mask", "mean"])
+    more = ["--seeds", "0-2000", "--batch", "1024", "--width", "4096", "--height", "4096"]
+    assert "1,024 pictures at 4096×4096 are 17,179 million" in refused(capsys, [*command, "--prompt", "a dog", *more])
     assert not (tmp_path / "new").exists()
     assert "multiple of 16" in refused(capsys, [*command, "--prompt", "a dog", "--width", "72"])
     assert main([*map(str, command), "--prompt", "a dog", "--seeds", "7-3"]) == 2
