@@ -332,8 +332,10 @@ def _check_values(name: str, tensor: torch.Tensor) -> None:
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """The targets among a file's tensors. Raises PersresError with a reason alone for the first wrong one."""
-    targets = []
+    targets, forms = [], {}
     for name, shape in shapes.items():
+        if (other := forms.setdefault(one_form(name), name)) != name:
+            raise PersresError(f"{name} stands in it twice, in two forms of Unicode ({ascii(other)}, {ascii(name)})")
         if max(shape, default=0) > MAX_SIDE:
             raise PersresError(f"{name} is of the absurd shape {shape}")
         if name.startswith(_EMBEDDING):

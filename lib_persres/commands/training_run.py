@@ -75,6 +75,8 @@ class TrainingRun:
         if self.files.resume:
             trainer.load_state(self.files.state)
             self._saved = trainer.done
+            left = f", with {trainer.to_draw} pictures of the class left to draw" if trainer.to_draw else ""
+            note(f"Going on from step {trainer.done} of {self.recipe.steps}{left}")
         else:
             self.files.forget_state()
 
