@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .commands.progress import progress_bar
 from .evaluation.toybox_concepts import CONCEPTS, SCORES, Scores, draw_each, learn, prompts_for, score
 from .overlay import overlay
+from .progress import progress_bar
 from .standalone.checkpoint import load
 from .toybox import CHECKPOINT
 from .toybox.judge import Judge

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import PersresError
+from ..progress import progress_bar
 from ..prompt import NEGATIVE, Tag, parse_tags
 from .common import (
     Formatter,
@@ -24,7 +25,6 @@ from .common import (
     seeds,
     words,
 )
-from .progress import progress_bar
 
 DESCRIPTION = """\
 Draw pictures from a prompt.

@@ -231,7 +231,7 @@ def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
             assert written.stat().st_size > 0
             raise error
 
-        monkeypatch.setattr("lib_persres.commands.new_files.put_new", fail)
+        monkeypatch.setattr("lib_persres.writing.put_new", fail)
         with pytest.raises(type(error)):
             write_png(tmp_path / "1.png", image)
         assert list(tmp_path.iterdir()) == []
