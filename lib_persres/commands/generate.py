@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import PersresError
+from ..progress import progress_bar
 from ..prompt import NEGATIVE, Tag, parse_tags
 from .common import (
     Formatter,
@@ -24,7 +25,6 @@ from .common import (
     seeds,
     words,
 )
-from .progress import progress_bar
 
 DESCRIPTION = """\
 Draw pictures from a prompt.
@@ -200,9 +200,7 @@ def run(args) -> int:
         if bar is not None:
             bar.close()
     if args.masks and not overlays:
-        why = "no concept was drawn with LAG; add --lag"
-        if any(_gated(tags, args.lag)):
-            why = "no concept acted: its strength is 0, its start= was never reached, or its V* is not in the prompt"
+        why = _why_no_masks(tags, _gated(tags, args.lag), result.tokens, args.steps)
         note(f"warning: There are no masks to show, since {why}.")
     return 0
 
@@ -232,6 +230,22 @@ def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, obje
 
 def _gated(tags: list[Tag], lag: bool) -> list[bool]:
     return [lag if tag.lag is None else tag.lag for tag in tags]
+
+
+def _why_no_masks(tags: list[Tag], gated: list[bool], tokens, steps: int) -> str:
+    """Of the first concept that LAG should have confined."""
+    if not tags:
+        return "the prompt has no concept's tag, and LAG confines concepts"
+    if not any(gated):
+        return "no concept was drawn with LAG: add --lag"
+    tag, found = next((tag, found) for tag, found, wanted in zip(tags, tokens, gated) if wanted)
+    if not found.indices:
+        return f"{tag.text} has no place in the prompt: write V* where it is to be"
+    if tag.strength == 0:
+        return f"{tag.text} acts at strength 0: give it one such as 1.0"
+    if tag.start > 0 or tag.end < 1:
+        return f"none of the {steps} steps lies between the start= and the end= of {tag.text}"
+    return f"LAG cannot confine {tag.text}"
 
 
 def _images(images) -> list:
