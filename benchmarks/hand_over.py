@@ -11,8 +11,8 @@ import time
 
 import torch
 
-from lib_persres.evaluation.model_sizes import SD1
-from lib_persres.evaluation.training_contenders import Persres
+from .model_sizes import SD1
+from .training_contenders import Persres
 
 ROUNDS = 3
 COURTESY = 0.05

@@ -34,7 +34,7 @@ class Bench:
     """What a part measures on, and where it tells. size: a full model on a card, a small one to rehearse on."""
 
     def __init__(self, device: str, out: Path | None = None):
-        from lib_persres.evaluation.model_sizes import SD1, TINY
+        from ..model_sizes import SD1, TINY
 
         self.device, self.out = torch.device(device), out
         self.is_cuda = self.device.type == "cuda"
@@ -250,14 +250,14 @@ def draw(bench: Bench) -> None:
 
 
 def cost(bench: Bench) -> None:
-    from lib_persres.evaluation.cost import cost_sd1
+    from ..cost import cost_sd1
 
     bench.figures(cost_sd1(size=bench.size))
 
 
 def train(bench: Bench) -> None:
     """Without the peer where it is not installed: what needs none is measured all the same."""
-    from lib_persres.evaluation import training_speed as speed
+    from .. import training_speed as speed
 
     side, batch, rounds = (512, 4, 30) if bench.is_cuda else (bench.size.side, 1, 3)
     precision = "bfloat16" if bench.is_cuda else "float32"
@@ -287,7 +287,7 @@ def train(bench: Bench) -> None:
 
 def speed(bench: Bench) -> None:
     """The paper's step at full size, each in a precision, with and without the graph and checkpointing."""
-    from lib_persres.evaluation.training_contenders import Persres
+    from ..training_contenders import Persres
 
     side, batch, steps = (bench.size.side, 4, 12) if bench.is_cuda else (bench.size.side, 1, 2)
     for precision in HALVES:

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from lib_persres.figures import FIGURES
+from ..figures import FIGURES
 
 GOALS = {figure.name: figure.goal_text for figure in FIGURES}
 

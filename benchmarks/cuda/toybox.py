@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from lib_persres.branch import Branches
-from lib_persres.evaluation.toybox_concepts import CONCEPTS, photograph
 from lib_persres.lag import Plan
 from lib_persres.residual import Factors, Residual
 from lib_persres.standalone.checkpoint import StableDiffusion, load
 from lib_persres.standalone.generate import generate
 from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.concepts import CONCEPTS, photograph
 from lib_persres.toybox.world import SIZE
 from lib_persres.training.images import load_images
 from lib_persres.training.recipe import Recipe, Stage

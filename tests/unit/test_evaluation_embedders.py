@@ -17,8 +17,8 @@ transformers = pytest.importorskip("transformers")
 from lib_persres.errors import PersresError  # noqa: E402
 from lib_persres.evaluation.scores.embedders import ClipEmbedder, DinoEmbedder  # noqa: E402
 from lib_persres.evaluation.scores.preprocessing import CLIP, DINO, Preprocessing, scaled  # noqa: E402
-from lib_persres.evaluation.small_vocabulary import part_of  # noqa: E402
 from lib_persres.standalone.tokenizer import Tokenizer  # noqa: E402
+from lib_persres.toybox.vocabulary import part_of  # noqa: E402
 
 
 def shaken(model, seed=0):

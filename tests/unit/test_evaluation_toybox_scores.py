@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lib_persres.evaluation.datasets import Prompt
-from lib_persres.evaluation.datasets.toybox import CONCEPTS, Expected, Truth
+from lib_persres.evaluation.datasets.toybox import Expected, Truth
 from lib_persres.evaluation.scores.toybox import GREY, components, look, masks, score
+from lib_persres.toybox.concepts import CONCEPTS
 from lib_persres.toybox.judge import Judge
 from lib_persres.toybox.render import render
 from lib_persres.toybox.world import BACKGROUNDS, SKINS, Scene, Thing

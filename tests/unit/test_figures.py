@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dev
-from lib_persres import figures
+from benchmarks import figures
 
 ROOT = Path(dev.__file__).resolve().parent
 

@@ -8,17 +8,17 @@ import torch
 from PIL import Image
 from rounding import PICTURE, assert_near
 
+from benchmarks.figures import FIGURES, Goal
+from benchmarks.toybox_concepts import METHODS, draw, learn, prompts_for, score
 from lib_persres.branch import Branches
-from lib_persres.evaluation import toybox_clip
 from lib_persres.evaluation.scores.alignment import cosines
 from lib_persres.evaluation.scores.embedders import ClipEmbedder
-from lib_persres.evaluation.toybox_concepts import CONCEPTS, METHODS, draw, learn, photograph, prompts_for, score
-from lib_persres.figures import FIGURES, Goal
 from lib_persres.lag import guidance_plan
 from lib_persres.residual import Residual
 from lib_persres.sampler import noise_for, sample
 from lib_persres.standalone.checkpoint import load
-from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox import CHECKPOINT, train_clip
+from lib_persres.toybox.concepts import CONCEPTS, photograph
 from lib_persres.toybox.judge import WEIGHTS, Judge
 from lib_persres.toybox.train_judge import held_out_accuracy
 from lib_persres.training.images import load_images
@@ -58,8 +58,8 @@ def test_the_toyboxs_clip_finds_a_pictures_own_caption():
     folder = CHECKPOINT.parent / "clip"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3e6
     embedder = ClipEmbedder.load(folder)
-    captions = {toybox_clip.full_caption(toybox_clip.scene_of(99, i)): i for i in range(40)}
-    pictures = toybox_clip.pictures(40, seed=99, workers=1)[list(captions.values())]
+    captions = {train_clip.full_caption(train_clip.scene_of(99, i)): i for i in range(40)}
+    pictures = train_clip.pictures(40, seed=99, workers=1)[list(captions.values())]
     images = embedder.images([Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures])
     found = cosines(images, embedder.texts(list(captions))).argmax(1)
     assert (found == torch.arange(len(found))).float().mean() >= 0.7

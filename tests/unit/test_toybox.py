@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib_persres.evaluation.toybox_figures import best_iou
 from lib_persres.identifiers import IDENTIFIERS
 from lib_persres.overlay import MaskRecorder, overlay
 from lib_persres.toybox.dataset import SceneSet, rare_words, scene_of
 from lib_persres.toybox.judge import ANSWERS, Judge
+from lib_persres.toybox.maps import best_iou
 from lib_persres.toybox.render import UNIT_AREA, render, signed_distance
 from lib_persres.toybox.train_denoiser import Captions, _outside
 from lib_persres.toybox.world import (

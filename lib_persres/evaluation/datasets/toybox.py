@@ -20,10 +20,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import PersresError
+from ...toybox.concepts import CONCEPTS, photograph
 from ...toybox.render import render
 from ...toybox.world import BACKGROUNDS, CLASSES, random_scene
-from .. import toybox_concepts
-from ..toybox_concepts import photograph
 from .dataset import Concept, Dataset, Pair, Prompt
 
 PHOTOS = 5
@@ -56,33 +55,6 @@ class Expected:
     """(colour, class) of further things."""
 
 
-TUNED = frozenset({"rex", "mira", "nell", "pip"})
-"""The concepts of `toybox_concepts.CONCEPTS` that the recipes' settings were tried on."""
-
-_MORE = (
-    ("luna", "moon", "halves-1", "bricks", 201),
-    ("stella", "star", "quarters-0", "water", 202),
-    ("gold", "ring", "stacked-0", "night", 203),
-    ("bea", "ball", "diagonal-1", "snow", 204),
-    ("kit", "box", "target-2", "grass", 205),
-    ("vale", "heart", "halves-2", "sand", 206),
-    ("rood", "cross", "quarters-2", "water", 207),
-    ("apex", "cone", "stacked-1", "grass", 208),
-    ("nova", "star", "emblem-1", "bricks", 209),
-    ("bubo", "ball", "emblem-2", "night", 210),
-    ("cube", "box", "diagonal-2", "sand", 211),
-)
-
-CONCEPTS = tuple(
-    toybox_concepts.Concept(*row)
-    for row in (
-        *((c.name, c.cls, c.skin, c.background, c.seed) for c in toybox_concepts.CONCEPTS),
-        *_MORE,
-    )
-)
-"""The 16 concepts, the four tuned ones among them."""
-
-
 def read(
     folder: str | os.PathLike, *, tuned: bool = False, photos: int = PHOTOS, class_images: int = 0
 ) -> Dataset:
@@ -94,7 +66,7 @@ def read(
     folder = Path(folder)
     made = []
     for concept in CONCEPTS:
-        if concept.name in TUNED and not tuned:
+        if concept.tuned and not tuned:
             continue
         files = [folder / concept.name / f"{concept.name}-{index}.png" for index in range(photos)]
         try:
@@ -103,7 +75,7 @@ def read(
             classes = _class_images(folder / "classes" / concept.cls, concept.cls, class_images)
         except OSError as error:
             raise PersresError(f"The Toybox's photos cannot be written into {folder}: {error.strerror}.") from error
-        truth = Truth(concept.cls, concept.skin, concept.background, concept.seed, concept.name in TUNED)
+        truth = Truth(concept.cls, concept.skin, concept.background, concept.seed, concept.tuned)
         made.append(
             Concept(
                 concept.name, concept.cls, tuple(files), prompts_of(truth), classes, group=concept.cls, truth=truth

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...evaluation.toybox_figures import best_iou, level_maps
 from ...identifiers import IDENTIFIERS
 from ...sampler import noise_for, sample
+from ..maps import best_iou, level_maps
 from ..render import render
 from ..world import BACKGROUNDS, CLASSES, COLOURS, SIZE
 from .judge import Judge, Seen
@@ -95,8 +95,9 @@ def draw(sd, prompts: Sequence[str], *, steps: int = 50, batch: int = 32, fast: 
         part = prompts[start : start + batch]
         context, _ = sd.encode_prompts(list(part))
         noise = noise_for(list(range(start, start + len(part))), (4, SIZE // 8, SIZE // 8))
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            pictures.append(sd.decode_latents(sample(sd, context, uncond, noise, steps=steps)).float())
+        with torch.autocast(sd.device.type, torch.bfloat16, enabled=fast):
+            drawn = sample(sd, context, uncond, noise.to(sd.device), steps=steps)
+            pictures.append(sd.decode_latents(drawn).float().cpu())
     return torch.cat(pictures)
 
 
@@ -144,7 +145,7 @@ def composition(
 def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[str, float]:
     """Best-threshold IoU of each thing's concept map with its mask, `count` scenes of one thing and as many of two.
 
-    Every thing has an identifier before its class word; else as `evaluation.toybox_figures.maps` measures it. Of two
+    Every thing has an identifier before its class word; else as the figure `toybox.map_iou` measures it. Of two
     things the worse mean, of the first and of the second of the caption, counts.
     """
     found: dict[tuple[int, int, int], list[float]] = {}

@@ -1,4 +1,4 @@
-"""Concepts of the Toybox: photos of things that the base model has never seen, and what their pictures score."""
+"""What the figures `concept.*` and `lag.*` are measured by: each concept learned, its prompts drawn and judged."""
 
 from __future__ import annotations
 
@@ -7,40 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from ..residual import Residual
-from ..standalone.checkpoint import StableDiffusion
-from ..standalone.generate import Generated, generate
-from ..toybox.judge import Judge
-from ..toybox.render import render
-from ..toybox.world import BACKGROUNDS, SIZE, SKINS, random_scene
-from ..training.images import Photo, load_images
-from ..training.loop import train
-from ..training.recipe import Recipe
-from ..training.recipes import RECIPES
-from .scores.masked import background_distance
+from lib_persres.evaluation.scores.masked import background_distance
+from lib_persres.residual import Residual
+from lib_persres.standalone.checkpoint import StableDiffusion
+from lib_persres.standalone.generate import Generated, generate
+from lib_persres.toybox.concepts import CONCEPTS, ToyConcept, photograph
+from lib_persres.toybox.judge import Judge
+from lib_persres.toybox.world import BACKGROUNDS, SIZE
+from lib_persres.training.images import Photo, load_images
+from lib_persres.training.loop import train
+from lib_persres.training.recipe import Recipe
+from lib_persres.training.recipes import RECIPES
 
-
-@dataclass(frozen=True)
-class Concept:
-    """A class wearing a skin, photographed on one background."""
-
-    name: str
-    cls: str
-    skin: str
-    background: str
-    seed: int
-
-
-#: The concepts that the figures are measured on: five classes, five layouts, on five backgrounds.
-CONCEPTS = (
-    Concept("rex", "ball", "halves-0", "sand", 101),
-    Concept("mira", "box", "quarters-1", "snow", 102),
-    Concept("otto", "heart", "stacked-2", "grass", 103),
-    Concept("nell", "cross", "diagonal-0", "bricks", 104),
-    Concept("pip", "cone", "target-0", "night", 106),
-)
+FIGURED = CONCEPTS[:5]
+"""The concepts that the figures are measured on: five classes, five layouts, on five backgrounds."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +33,7 @@ class Prompt:
     background: str | None = None
 
 
-def prompts_for(concept: Concept) -> list[Prompt]:
+def prompts_for(concept: ToyConcept) -> list[Prompt]:
     """New backgrounds, an added object, a recoloured concept: eight prompts."""
     cls = concept.cls
     elsewhere = [name for name in BACKGROUNDS if name != concept.background]
@@ -68,23 +49,8 @@ def prompts_for(concept: Concept) -> list[Prompt]:
     ]
 
 
-def photograph(concept: Concept, folder: Path, count: int = 5) -> list[Path]:
-    """Write `count` PNGs of the concept on its background."""
-    skin = next(skin for skin in SKINS if skin.name == concept.skin)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for index in range(count):
-        rng = np.random.default_rng([concept.seed, index])
-        scene = random_scene(
-            rng, count=1, skin=skin, cls=concept.cls, background=concept.background, area=(0.10, 0.32)
-        )
-        files.append(folder / f"{concept.name}-{index}.png")
-        Image.fromarray(render(scene)[0]).save(files[-1])
-    return files
-
-
 def learn(
-    sd: StableDiffusion, concept: Concept, folder: Path, recipe: Recipe | None = None, seed: int = 0, progress=None
+    sd: StableDiffusion, concept: ToyConcept, folder: Path, recipe: Recipe | None = None, seed: int = 0, progress=None
 ) -> tuple[Residual, list[Photo]]:
     photos = load_images(photograph(concept, folder))
     residual = train(
@@ -151,7 +117,7 @@ class Scores:
         }
 
 
-def score(judge: Judge, concept: Concept, prompt: Prompt, images: dict[str, torch.Tensor]) -> list[dict]:
+def score(judge: Judge, concept: ToyConcept, prompt: Prompt, images: dict[str, torch.Tensor]) -> list[dict]:
     """A row for each picture of each method. images: method -> (b,3,128,128), all from the same noise.
 
     recognised: the concept's skin is the nearest of the 24. background: the asked one is seen. class: the

@@ -11,12 +11,13 @@ import time
 
 import torch
 
-from ..branch import Branches
-from ..lag import Plan, guidance_plan
-from ..residual import Residual
-from ..standalone.modules import build_unet
-from ..unet import find_blocks
-from .drawing import peak_bytes
+from lib_persres.branch import Branches
+from lib_persres.evaluation.drawing import peak_bytes
+from lib_persres.lag import Plan, guidance_plan
+from lib_persres.residual import Residual
+from lib_persres.standalone.modules import build_unet
+from lib_persres.unet import find_blocks
+
 from .model_sizes import SD1, SIZES, ModelSize
 
 TOKENS = 77
@@ -139,7 +140,7 @@ def cost_sd1(rounds: int = 3, size: ModelSize = SD1) -> dict[str, tuple[float, s
 
 def _peak(name: str, size: ModelSize) -> int:
     """Peak memory in bytes of a fresh process that makes two steps."""
-    command = [sys.executable, "-m", "lib_persres.evaluation.cost", name, "--size", size.name]
+    command = [sys.executable, "-m", "benchmarks.cost", name, "--size", size.name]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} failed; the lines above say why")

@@ -8,9 +8,13 @@ from PIL import Image
 
 pytest.importorskip("transformers")
 
-from lib_persres.evaluation import toybox_clip as tc  # noqa: E402
 from lib_persres.evaluation.scores.embedders import ClipEmbedder  # noqa: E402
-from lib_persres.evaluation.small_vocabulary import part_of  # noqa: E402
+from lib_persres.toybox import train_clip as tc  # noqa: E402
+from lib_persres.toybox.vocabulary import (
+    part_of,  # noqa: E402
+    skin_words,
+    words,
+)
 from lib_persres.toybox.world import SKINS  # noqa: E402
 
 SMALL = {"scenes": 24, "batch": 8, "width": 32, "layers": 1, "say": lambda *a, **k: None}
@@ -18,12 +22,12 @@ SMALL = {"scenes": 24, "batch": 8, "width": 32, "layers": 1, "say": lambda *a, *
 
 @pytest.fixture(scope="module")
 def tokenizers(tokenizer):
-    return tokenizer, part_of(tokenizer, tc.words())
+    return tokenizer, part_of(tokenizer, words())
 
 
 def test_a_part_of_the_vocabulary_gives_the_words_clips_own_tokens(tokenizers):
     whole, part = tokenizers
-    for word in [*tc.words(), "a photo of a halves teal magenta ball on bricks , and"]:
+    for word in [*words(), "a photo of a halves teal magenta ball on bricks , and"]:
         assert part.token_strings(part.encode(word)) == whole.token_strings(whole.encode(word))
     assert len(part.vocabulary) < 1000 and sorted(part.vocabulary.values()) == list(range(len(part.vocabulary)))
     # any other text still has tokens, and none is the end token that stands for the unknown
@@ -34,8 +38,8 @@ def test_a_part_of_the_vocabulary_gives_the_words_clips_own_tokens(tokenizers):
 
 
 def test_captions_use_the_listed_words_and_name_every_skin():
-    known = set(tc.words())
-    assert len({tc.skin_words(skin) for skin in SKINS}) == len(SKINS)
+    known = set(words())
+    assert len({skin_words(skin) for skin in SKINS}) == len(SKINS)
     for index in range(60):
         scene = tc.scene_of(tc.TRAINING, index)
         assert all((thing.skin is not None) == (index % 2 == 1) for thing in scene.things)
@@ -43,8 +47,8 @@ def test_captions_use_the_listed_words_and_name_every_skin():
         assert set(f"{said} {tc.full_caption(scene)}".split()) <= known
         for thing in scene.things:
             if thing.skin:
-                assert tc.skin_words(thing.skin) in said and tc.skin_words(thing.skin) in tc.full_caption(scene)
-        assert not any(thing.skin and tc.skin_words(thing.skin) in tc.caption(scene, np.random.default_rng(0), 0.0)
+                assert skin_words(thing.skin) in said and skin_words(thing.skin) in tc.full_caption(scene)
+        assert not any(thing.skin and skin_words(thing.skin) in tc.caption(scene, np.random.default_rng(0), 0.0)
                        for thing in scene.things)  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from ..commands import main
-from .report import orderings
-from .run_folder import RunFolder
+from lib_persres.commands import main
+from lib_persres.evaluation.report import orderings
+from lib_persres.evaluation.run_folder import RunFolder
 
 FOLDER = "outputs/evaluation-toybox"
 

@@ -64,10 +64,10 @@ class Figure:
         return Goal.parse(self.goal_text)
 
 
-COST = "lib_persres.evaluation.cost"
-TOYBOX = "lib_persres.evaluation.toybox_figures"
-SPEED = "lib_persres.evaluation.training_speed"
-TABLES = "lib_persres.evaluation.tables"
+COST = "benchmarks.cost"
+TOYBOX = "benchmarks.toybox_figures"
+SPEED = "benchmarks.training_speed"
+TABLES = "benchmarks.tables"
 
 FIGURES = (
     Figure(

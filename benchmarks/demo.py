@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .commands.progress import progress_bar
-from .evaluation.toybox_concepts import CONCEPTS, SCORES, Scores, draw_each, learn, prompts_for, score
-from .overlay import overlay
-from .standalone.checkpoint import load
-from .toybox import CHECKPOINT
-from .toybox.judge import Judge
+from lib_persres.overlay import overlay
+from lib_persres.progress import progress_bar
+from lib_persres.standalone.checkpoint import load
+from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.judge import Judge
+
+from .toybox_concepts import FIGURED as CONCEPTS
+from .toybox_concepts import SCORES, Scores, draw_each, learn, prompts_for, score
 
 TITLES = {"base": "base model", "plain": "residual, plain", "lag": "residual, LAG"}
 

@@ -1,6 +1,6 @@
 """Time of an image on a running WebUI: without a residual, with one, and with LAG, as ratios from one run.
 
-    python tests/benchmarks/webui_time.py http://127.0.0.1:7860 --name rex --class ball
+    python -m benchmarks.webui_time http://127.0.0.1:7860 --name rex --class ball
 
 The WebUI is one with this extension and --api. The three kinds take turns in every round, in another order each time,
 so that a busy machine slows them alike; each ratio is the median over the rounds of a round's own ratio.

@@ -21,21 +21,10 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from ..standalone.tokenizer import Tokenizer
-from ..toybox.render import render
-from ..toybox.state import load_state, save_state
-from ..toybox.world import (
-    BACKGROUNDS,
-    CLASSES,
-    COLOURS,
-    PATTERNS,
-    SIZES,
-    SKINS,
-    Scene,
-    Skin,
-    describe,
-    random_scene,
-)
-from .small_vocabulary import part_of
+from .render import render
+from .state import load_state, save_state
+from .vocabulary import part_of, skin_words, words
+from .world import BACKGROUNDS, Scene, describe, random_scene
 
 SIDE = 64
 """Pictures are scaled to this side."""
@@ -44,20 +33,7 @@ WORDS_SEEN = 32
 TRAINING, HELD_OUT = 21, 22
 """Seeds of the scenes that it learns from and of those that it is tested on."""
 
-_COLOUR_PAIRS = ("teal magenta", "lime brown", "navy coral", "cream grey")
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-
-
-def skin_words(skin: Skin) -> str:
-    """ "halves-0" -> "halves teal magenta"."""
-    return f"{skin.layout} {_COLOUR_PAIRS[int(skin.name[-1])]}"
-
-
-def words() -> list[str]:
-    """Every word of the captions, and "the", "style"."""
-    texts = [*CLASSES, *COLOURS, *PATTERNS, *SIZES, *BACKGROUNDS.values(), *map(skin_words, SKINS)]
-    texts += ["a photo of", "a picture of", "a sketch of", "and ,", "in the style of"]
-    return sorted({word for text in texts for word in text.split()})
 
 
 def scene_of(seed: int, index: int) -> Scene:

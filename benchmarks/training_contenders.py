@@ -22,19 +22,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..branch import Branches
-from ..errors import PersresError
-from ..lag import Plan
-from ..residual import Factors, Residual
-from ..standalone.checkpoint import StableDiffusion, alphas_cumprod
-from ..standalone.modules import AutoencoderKL, TextEncoder, build_unet
-from ..standalone.tokenizer import Tokenizer
-from ..training.images import Photo
-from ..training.objective import noised
-from ..training.precision import PRECISIONS
-from ..training.recipe import Recipe, Stage
-from ..training.trainer import Trainer
-from .drawing import peak_bytes
+from lib_persres.branch import Branches
+from lib_persres.errors import PersresError
+from lib_persres.evaluation.drawing import peak_bytes
+from lib_persres.lag import Plan
+from lib_persres.residual import Factors, Residual
+from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
+from lib_persres.standalone.modules import AutoencoderKL, TextEncoder, build_unet
+from lib_persres.standalone.tokenizer import Tokenizer
+from lib_persres.training.images import Photo
+from lib_persres.training.objective import noised
+from lib_persres.training.precision import PRECISIONS
+from lib_persres.training.recipe import Recipe, Stage
+from lib_persres.training.trainer import Trainer
+
 from .model_sizes import SD1, SIZES, ModelSize
 
 PHOTOS = 5

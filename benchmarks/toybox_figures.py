@@ -1,4 +1,4 @@
-"""The Toybox's figures: each function measures some and returns {name: value}; see `lib_persres.figures`."""
+"""The Toybox's figures: each function measures some and returns {name: value}; see `benchmarks.figures`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from ..attention import Taps, concept_maps
-from ..identifiers import IDENTIFIERS
-from ..sampler import noise_for, sample
-from ..standalone.checkpoint import StableDiffusion, load
-from ..toybox import CHECKPOINT
-from ..toybox.judge import Judge
-from ..toybox.render import render
-from ..toybox.train_judge import held_out_accuracy
-from ..toybox.world import BACKGROUNDS, CLASSES, COLOURS, SIZE, describe, random_scene
-from ..unet import find_blocks
-from .toybox_concepts import CONCEPTS, METHODS, Concept, Scores, draw_each, learn, prompts_for, score
+from lib_persres.identifiers import IDENTIFIERS
+from lib_persres.sampler import noise_for, sample
+from lib_persres.standalone.checkpoint import load
+from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.concepts import ToyConcept
+from lib_persres.toybox.judge import Judge
+from lib_persres.toybox.maps import best_iou, level_maps
+from lib_persres.toybox.render import render
+from lib_persres.toybox.train_judge import held_out_accuracy
+from lib_persres.toybox.world import BACKGROUNDS, CLASSES, COLOURS, SIZE, describe, random_scene
+
+from .toybox_concepts import FIGURED, METHODS, Scores, draw_each, learn, prompts_for, score
 
 
 def _say(text: str) -> None:
@@ -84,51 +84,15 @@ def maps(count: int = 120) -> dict[str, float]:
     return {"toybox.map_iou": max(means.values())}
 
 
-@torch.no_grad()
-def level_maps(sd: StableDiffusion, picture: np.ndarray, prompt: str, tokens: list[int], seed: int):
-    """Concept maps (side, side) by side, mean over t and the blocks of that side, each with maximum 1."""
-    x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
-    mean, _ = sd.encode_images(x)
-    context, _ = sd.encode_prompts([prompt])
-    indicator = torch.zeros(3, 1, 77)
-    indicator[:, :, tokens] = 1
-    sums: dict[int, torch.Tensor] = {}
-
-    def see(block, layer, q, k, heads):
-        got = concept_maps(q, k, indicator, heads).mean((0, 1))
-        side = int(len(got) ** 0.5)
-        sums[side] = sums.get(side, 0) + (got / got.max()).view(side, side)
-
-    taps = Taps(find_blocks(sd.unet), see)
-    t = torch.tensor([200, 400, 600])
-    a = sd.alphas_cumprod[t].view(-1, 1, 1, 1)
-    noise = torch.randn(3, *mean.shape[1:], generator=torch.Generator().manual_seed(seed))
-    try:
-        sd.unet(a.sqrt() * mean + (1 - a).sqrt() * noise, timesteps=t, context=context.expand(3, -1, -1))
-    finally:
-        taps.remove()
-    return {side: total / total.max() for side, total in sums.items()}
-
-
-def best_iou(level: torch.Tensor, mask: torch.Tensor) -> float:
-    """The largest IoU of {map > threshold} with the mask, over 99 thresholds."""
-    scaled = F.interpolate(level[None, None], size=mask.shape, mode="bilinear", align_corners=False)[0, 0]
-    best = 0.0
-    for threshold in torch.linspace(scaled.min().item(), scaled.max().item(), 101)[1:-1]:
-        chosen = scaled > threshold
-        best = max(best, ((chosen & mask).sum() / (chosen | mask).sum().clamp_min(1)).item())
-    return best
-
-
 def concepts(per_prompt: int = 2) -> dict[str, float]:
     """Learn every concept, draw its prompts as base, plain and LAG from the same noise, and score them."""
     # so small a UNet gains nothing from a second core: a concept a core, each in a process of its own
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(_one_concept, CONCEPTS, [per_prompt] * len(CONCEPTS)))
+        rows = list(pool.map(_one_concept, FIGURED, [per_prompt] * len(FIGURED)))
     return summary(Scores(sum(rows, [])))
 
 
-def _one_concept(concept: Concept, per_prompt: int) -> list[dict]:
+def _one_concept(concept: ToyConcept, per_prompt: int) -> list[dict]:
     torch.set_num_threads(1)
     sd, judge = load(CHECKPOINT, "cpu"), Judge.load()
     started = time.time()

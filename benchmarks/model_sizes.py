@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..standalone import architecture
+from lib_persres.standalone import architecture
 
 
 @dataclass(frozen=True)

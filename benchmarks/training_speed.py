@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..errors import PersresError
+from lib_persres.errors import PersresError
+
 from .model_sizes import SD1, SIZES, ModelSize
 
 STEPS = 150
@@ -39,7 +40,7 @@ class Runner:
     peak: int = 0
 
     def __post_init__(self):
-        command = [sys.executable, "-m", "lib_persres.evaluation.training_contenders", self.name, *self.options]
+        command = [sys.executable, "-m", "benchmarks.training_contenders", self.name, *self.options]
         self._errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop it when it is full
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True

@@ -1,4 +1,4 @@
-"""A part of CLIP's vocabulary: what a small CLIP needs to read a small world's words.
+"""The words of the Toybox's captions, and the part of CLIP's vocabulary that a small CLIP needs to read them.
 
 The tokenizer and its files are CLIP's; only merges that no given word takes are left out, so the words keep their
 tokens (under other ids), and any other text still has tokens, down to single bytes.
@@ -9,6 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..standalone.tokenizer import BOS, EOS, Tokenizer, byte_symbols
+from .world import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SIZES, SKINS, Skin
+
+_COLOUR_PAIRS = ("teal magenta", "lime brown", "navy coral", "cream grey")
+
+
+def skin_words(skin: Skin) -> str:
+    """ "halves-0" -> "halves teal magenta"."""
+    return f"{skin.layout} {_COLOUR_PAIRS[int(skin.name[-1])]}"
+
+
+def words() -> list[str]:
+    """Every word of the captions, and "the", "style"."""
+    texts = [*CLASSES, *COLOURS, *PATTERNS, *SIZES, *BACKGROUNDS.values(), *map(skin_words, SKINS)]
+    texts += ["a photo of", "a picture of", "a sketch of", "and ,", "in the style of"]
+    return sorted({word for text in texts for word in text.split()})
 
 
 def part_of(tokenizer: Tokenizer, words: Iterable[str]) -> Tokenizer:
