@@ -5,24 +5,24 @@ from pathlib import Path
 from modules import extra_networks, paths, script_callbacks, ui_extra_networks
 from modules.cache import cache
 
-from lib_persres.webui import script
-from lib_persres.webui.api import add_routes
-from lib_persres.webui.cards import ResidualsPage
+from lib_persres.webui.api.guard import guard
+from lib_persres.webui.api.residuals import add_routes
+from lib_persres.webui.api.training import add_training_routes
+from lib_persres.webui.cards.page import ResidualsPage
 from lib_persres.webui.files import Shelf
-from lib_persres.webui.guard import guard
-from lib_persres.webui.infotext import renamed
-from lib_persres.webui.job import Job
-from lib_persres.webui.network import PersresNetwork
+from lib_persres.webui.generation import script
+from lib_persres.webui.generation.infotext import renamed
+from lib_persres.webui.generation.job import Job
+from lib_persres.webui.generation.network import PersresNetwork
+from lib_persres.webui.generation.xyz import add_axes
 from lib_persres.webui.options import CACHE, STATE_EVERY
-from lib_persres.webui.section import add_section, chosen, folder, training_folders
-from lib_persres.webui.training.api import add_training_routes
+from lib_persres.webui.options_section import add_section, chosen, folder, training_folders
+from lib_persres.webui.tab.model import refuse_unfit
+from lib_persres.webui.tab.presets import Presets
+from lib_persres.webui.tab.tab import TrainingTab
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.lend import lend, turn
 from lib_persres.webui.training.restart import watch_restarts
-from lib_persres.webui.training_model import refuse_unfit
-from lib_persres.webui.training_presets import Presets
-from lib_persres.webui.training_tab import TrainingTab
-from lib_persres.webui.xyz import add_axes
 
 SHELF = Shelf(folder, lambda: int(chosen(CACHE)), hashes=cache("persres-hashes"))
 QUEUE = Path(paths.data_path, "persres-training")

@@ -17,11 +17,11 @@ from PIL import Image
 from lib_persres.errors import LONGEST, PersresError
 from lib_persres.webui.files import Shelf
 from lib_persres.webui.json_file import read_json
+from lib_persres.webui.tab.desk import Desk
+from lib_persres.webui.tab.presets import Presets
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.record import Record
 from lib_persres.webui.training.request import Request
-from lib_persres.webui.training_desk import Desk
-from lib_persres.webui.training_presets import Presets
 
 COUNT = 2000
 NAMES = ("20250101-000000-aaaaaa", "20250101-000001-bbbbbb", "20250101-000002-cccccc")

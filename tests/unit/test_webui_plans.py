@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lib_persres.lag import median_mask
-from lib_persres.webui.plans import Plans
-from lib_persres.webui.rows import Row
+from lib_persres.webui.generation.plans import Plans
+from lib_persres.webui.generation.rows import Row
 
 PIXELS, TOKENS = 6, 77
 MAPS = {

@@ -5,12 +5,10 @@ give the WebUI a data folder of their own, with a tiny model in it.
 """
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the tiny models
 WEBUI = os.environ.get("PERSRES_WEBUI")
 if not WEBUI:
     collect_ignore_glob = ["*"]

@@ -24,9 +24,9 @@ from modules import (
 from ...errors import PersresError, first_line
 from ...prompt import NETWORK
 from ..options import DEFAULTS, GIVE_WAY
-from ..section import chosen
-from .host import WebUIHost, refuse_unsupported
+from ..options_section import chosen
 from .memory import in_use
+from .model import WebUIHost, refuse_unsupported
 from .restart import restarting
 from .turn import Turn
 

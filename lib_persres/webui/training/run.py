@@ -23,8 +23,8 @@ from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
 from ...writing import write_whole
 from ..files import SUFFIX, Shelf
-from ..training_time import size_of
 from .job import Job
+from .pace import size_of
 
 ONE = "It learns from a single photo: its background may become part of the concept; 3 to 10 photos are better."
 
