@@ -1,16 +1,16 @@
-"""The section "Personalized Residuals" of the WebUI's settings: its inputs, and what they say now."""
+"""The section "Personalized Residuals" of the WebUI's settings: its inputs."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import gradio as gr
-from modules import paths, shared
+from modules import shared
 
 from ..errors import PersresError
 from ..prompt import NETWORK
+from .chosen import chosen
+from .host import HOST
 from .options import (
     CACHE,
     DEFAULTS,
@@ -22,33 +22,13 @@ from .options import (
     MAX_CACHE,
     STATE_EVERY,
     TRAIN_FOLDERS,
-    check,
-    folders_in,
 )
 from .settings import TITLE
 
 
-def chosen(key: str):
-    """The setting's present value; PersresError where it is not understood."""
-    value = getattr(shared.opts, key, DEFAULTS[key])
-    check(key, value)
-    return value
-
-
-def folder() -> Path:
-    """Where the residuals are: what the command line says, else the setting, else beside the other models."""
-    given = getattr(shared.cmd_opts, "persres_dir", None) or str(chosen(FOLDER)).strip()
-    return Path(given or Path(paths.models_path) / "persres")
-
-
-def training_folders() -> list[Path]:
-    """The folders in which a program may name folders of photos."""
-    return [Path(paths.data_path), *map(Path, folders_in(chosen(TRAIN_FOLDERS)))]
-
-
 def add_section(changed: Callable[[], object]) -> None:
     """Register the settings. changed: called after one of them changed."""
-    wins = getattr(shared.cmd_opts, "persres_dir", None)
+    wins = HOST.flag("persres_dir")
     infos = {
         FOLDER: shared.OptionInfo(
             DEFAULTS[FOLDER], "Folder of the residuals", gr.Textbox, getattr(shared, "hide_dirs", {})
@@ -96,8 +76,7 @@ def _guarded(key: str, changed: Callable[[], object]) -> Callable[[], None]:
         try:
             chosen(key)
         except PersresError as error:
-            with contextlib.suppress(Exception):  # outside of a browser's request there is nobody to warn
-                gr.Warning(str(error))
+            HOST.warn(str(error))
             raise  # the WebUI prints it and keeps the value that was there
         changed()
 

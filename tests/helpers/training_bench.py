@@ -11,10 +11,10 @@ from fifo_lock import FIFOLock
 from PIL import Image
 
 from lib_persres.residual import Residual
+from lib_persres.residual_folder import ResidualFolder
 from lib_persres.training.images import load_images
 from lib_persres.training.recipes import RECIPES
 from lib_persres.training.trainer import Trainer
-from lib_persres.webui.files import Shelf
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.request import Request
 from lib_persres.webui.training.turn import Turn
@@ -37,12 +37,12 @@ class Bench:
 
     def __init__(self, sd, folder, gated=False, every=2):
         self.sd, self.folder = sd, folder
-        self.shelf = Shelf(lambda: folder / "persres")
+        self.residuals = ResidualFolder(lambda: folder / "persres")
         self.lock = FIFOLock()
         self.gives_way, self.again_as = True, None
         self.gate = threading.Semaphore(0) if gated else None
         self.stopping, self.fail_at, self.told = False, None, []
-        self.jobs = Jobs(folder / "jobs", self.shelf, self.turn, self.lend, lambda: every, self.check)
+        self.jobs = Jobs(folder / "jobs", self.residuals, self.turn, self.lend, lambda: every, self.check)
 
     def turn(self):
         return Turn(self.lock, gives_way=lambda: self.gives_way)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from standalone_models import tiny_text, tiny_vae
 
+from lib_persres.residual_folder import ResidualFolder
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
-from lib_persres.webui.files import Shelf
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.request import Request
 from lib_persres.webui.training.turn import Turn
@@ -45,9 +45,9 @@ def main(folder: Path, steps: int, tell):
             return None
 
     lock = threading.Lock()
-    shelf = Shelf(lambda: folder / "persres")
+    residuals = ResidualFolder(lambda: folder / "persres")
     jobs = Jobs(
-        folder / "jobs", shelf, lambda: Turn(lock), lambda title, turn: contextlib.nullcontext(Loan()), lambda: 1
+        folder / "jobs", residuals, lambda: Turn(lock), lambda title, turn: contextlib.nullcontext(Loan()), lambda: 1
     )
     jobs.start()
     if not jobs.list():

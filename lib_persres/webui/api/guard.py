@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
-from modules import scripts
 
 from ...errors import PersresError
+from ..host import HOST
 from ..settings import TITLE
 from .refusal import check_generation, check_options
 
@@ -32,7 +32,7 @@ def guard(app: FastAPI) -> None:
         route.dependant.dependencies.append(
             get_parameterless_sub_dependant(depends=Depends(_dependency(check)), path=route.path_format)
         )
-        forget_defaults(getattr(route.endpoint, "__self__", None))
+        HOST.forget_defaults(getattr(route.endpoint, "__self__", None), TITLE)
 
 
 def _dependency(check: Callable[[object], None]):
@@ -47,15 +47,3 @@ def _dependency(check: Callable[[object], None]):
             raise HTTPException(422, str(error)) from error
 
     return refuse
-
-
-def forget_defaults(api) -> None:
-    """The WebUI fills what a request leaves out with the inputs' values at its start; None is our default of now."""
-    for runner, name in (
-        (scripts.scripts_txt2img, "default_script_arg_txt2img"),
-        (scripts.scripts_img2img, "default_script_arg_img2img"),
-    ):
-        values = getattr(api, name, None)
-        for script in runner.alwayson_scripts if values else ():
-            if script.title() == TITLE:
-                values[script.args_from : script.args_to] = [None] * (script.args_to - script.args_from)

@@ -14,7 +14,7 @@ from modules import sysinfo, ui_extra_networks_user_metadata
 from ...errors import PersresError
 from ...training.recipe import Recipe
 from ...writing import write_whole
-from ..base_model import learned_elsewhere, name_of
+from ..fit import learned_elsewhere, name_of
 from ..json_file import encodable
 from ..recipes import recipe_in_words, targets_in_words
 from .notes import DESCRIPTION, NOTES, PHRASE, STRENGTH, check_phrase, read_json

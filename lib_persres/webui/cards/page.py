@@ -1,4 +1,4 @@
-"""The tab "Residuals" among the WebUI's extra networks: a card for each file of the shelf."""
+"""The tab "Residuals" among the WebUI's extra networks: a card for each file of the folder."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-from modules import extra_networks, shared, ui_extra_networks
+from modules import shared, ui_extra_networks
 
 from ...errors import PersresError, readable
 from ...prompt import NETWORK, read_tag
 from ...regular_files import read_whole
 from ...residual import Metadata, Residual
+from ...residual_folder import Entry, ResidualFolder
 from ...residual_listing import shown
 from ...unet import target_widths
-from ..base_model import learned_elsewhere
-from ..files import Entry, Shelf
+from ..fit import FAMILIES, learned_elsewhere, misfit
+from ..host import HOST
 from .editor import ResidualEditor
 from .notes import DESCRIPTION, MAX_FILE, PHRASE, STRENGTH, check_phrase, read_notes
 
-FAMILIES = ("SD1", "SD2", "SDXL")
 VERSIONS = {"fits": "For this model", "all": "All", **{family: family for family in FAMILIES}}
 _CONTROLS = "<small>Sort: </small>"
 _CARD, _DESCRIPTION = '<div class="card"', '<span class="description">'
@@ -39,9 +39,9 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
     cannot be used with the loaded model. warning: what is wrong with the user's notes.
     """
 
-    def __init__(self, shelf: Shelf):
+    def __init__(self, residuals: ResidualFolder):
         super().__init__("Residuals")
-        self.shelf = shelf
+        self.residuals = residuals
         # the WebUI writes names and paths into these as they are
         self.btn_copy_path_tpl = _Escaping(self.btn_copy_path_tpl)
         self.btn_tree_tpl = _Escaping(self.btn_tree_tpl)
@@ -53,21 +53,21 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         self.pane_tpl = self.pane_tpl.replace(_CONTROLS, choice + _CONTROLS, 1)
 
     def refresh(self):
-        self.shelf.refresh()
+        self.residuals.refresh()
 
     def list_items(self):
         widths = lru_cache(target_widths)
-        for index, entry in enumerate(self.shelf.refresh()):
+        for index, entry in enumerate(self.residuals.refresh()):
             yield self._item(entry, index, widths)
 
     def create_item(self, name, index=None, enable_filter=True):
-        entry = next((entry for entry in self.shelf.refresh() if entry.name == name), None)
+        entry = next((entry for entry in self.residuals.refresh() if entry.name == name), None)
         if entry is None:
-            raise PersresError(f'There is no residual "{name}" in {self.shelf.folder()} any more.')
+            raise PersresError(f'There is no residual "{name}" in {self.residuals.folder()} any more.')
         return self._item(entry, index, target_widths)
 
     def allowed_directories_for_previews(self):
-        return [os.path.abspath(self.shelf.folder())]
+        return [os.path.abspath(self.residuals.folder())]
 
     def create_user_metadata_editor(self, ui, tabname):
         return ResidualEditor(ui, tabname, self)
@@ -96,7 +96,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             item["preview"] = self.find_preview(base) if shown(base) == base else None
             item["description"] = self.find_description(base)
             # many files are not all read for this: who uses one or lists them computes it, and it is kept
-            digest = self.shelf.known_hash(entry) or ""
+            digest = self.residuals.known_hash(entry) or ""
             item["shorthash"] = digest[:10]
             outline = Residual.outline(path)
             metadata = outline.metadata
@@ -105,7 +105,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             item["preview"] = item["preview"] or self._embedded_preview(entry, metadata)
             item["tag_names"] = self._tag_names(entry)
             terms += [digest, metadata.concept, metadata.macro_class, metadata.base_family]
-            item["unfit"] = misfit(outline, entry.name, shared.sd_model, widths)
+            item["unfit"] = misfit(outline, entry.name, HOST.model(), widths)
         except (PersresError, OSError) as error:
             item["problem"] = readable(str(error).replace(readable(str(path)), path.name))
         except Exception as error:  # one file must not take the cards of all the others away
@@ -150,7 +150,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         """Whether a tag with this name means this file, when the WebUI reads it."""
         if "#" in name and shared.opts.enable_prompt_comments:
             return False
-        rest, found = extra_networks.parse_prompt(f"<{NETWORK}:{name}:1.0>")
+        rest, found = HOST.parse_tags(f"<{NETWORK}:{name}:1.0>")
         tags = found.get(NETWORK, ())
         if rest or len(tags) != 1:
             return False
@@ -158,7 +158,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             tag = read_tag(tags[0].items)
         except PersresError:
             return False
-        found = self.shelf.matches(tag.name)
+        found = self.residuals.matches(tag.name)
         return len(found) == 1 and found[0].path == entry.path
 
     # -- the page
@@ -177,7 +177,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
     def create_dirs_view_html(self, tabname):
         """The WebUI's own follows links that lead back, and so for ever."""
         show, slash = shared.opts.extra_networks_show_hidden_directories, shared.opts.extra_networks_dir_button_function
-        folders = {entry.inside.rpartition("/")[0] for entry in self.shelf.entries}
+        folders = {entry.inside.rpartition("/")[0] for entry in self.residuals.entries}
         folders |= {"/".join(parts[:end]) for parts in (f.split("/") for f in folders) for end in range(1, len(parts))}
         labels = [
             f"{os.path.sep if slash else ''}{folder.replace('/', os.path.sep)}{os.path.sep}"
@@ -193,7 +193,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
 
     def create_tree_view_html(self, tabname):
         """As the WebUI's own, of the files alone that are listed: links that lead back are not followed."""
-        root = os.path.dirname(os.path.abspath(self.shelf.folder()))
+        root = os.path.dirname(os.path.abspath(self.residuals.folder()))
         items = [(os.path.relpath(item["filename"], root).split(os.sep), item) for item in self.items.values()]
         return f"<ul class='tree-list tree-list--tree'>{self._branches(tabname, items, '')}</ul>" if items else ""
 
@@ -248,21 +248,6 @@ class _Escaping(str):
             if key in values:
                 values[key] = html.escape(values[key])
         return super().format(**values)
-
-
-def misfit(outline: Residual, name: str, model, widths: Callable = target_widths) -> str | None:
-    """Why a residual cannot be used with the loaded model; None if it can, or if no model is loaded."""
-    if model is None:
-        return None
-    family = next((family for family in FAMILIES if getattr(model, f"is_{family.lower()}", False)), None)
-    made_for = outline.metadata.base_family
-    if family and made_for in FAMILIES and made_for != family:
-        return f"It was made for {made_for}, and the loaded model is {family}."
-    try:
-        outline.check(model.model.diffusion_model, name, widths)
-    except PersresError as error:
-        return str(error)
-    return None
 
 
 def _shown(metadata: Metadata) -> dict:

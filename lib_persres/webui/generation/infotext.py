@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 
-from modules import extra_networks
-
 from ...errors import PersresError
 from ...prompt import NETWORK, Written, edit_tags
-from ..files import Shelf
+from ...residual_folder import ResidualFolder
+from ..chosen import chosen
+from ..host import HOST
 from ..options import HASHES as HASHES_OPTION
-from ..options_section import chosen
 from ..settings import Settings
 
 LABELS = {
@@ -90,7 +89,7 @@ def _names(p, all_prompts, index, **_) -> list[str]:
     hires = getattr(p, "all_hr_prompts", None)
     if getattr(p, "enable_hr", False) and hires and index < len(hires):
         prompts.append(hires[index])
-    tags = [params for prompt in prompts for params in extra_networks.parse_prompt(prompt)[1].get(NETWORK, ())]
+    tags = [params for prompt in prompts for params in HOST.parse_tags(prompt)[1].get(NETWORK, ())]
     return list(dict.fromkeys(params.items[0].strip() for params in tags))
 
 
@@ -113,7 +112,7 @@ def read_settings(params: dict[str, str]) -> Settings | None:
         return None
 
 
-def renamed(shelf: Shelf, params: dict[str, str]) -> None:
+def renamed(residuals: ResidualFolder, params: dict[str, str]) -> None:
     """Write the present names of the files into a pasted prompt; hashes tell them where they were renamed."""
     hashes = dict(pair.split(":", 1) for pair in params.get(HASHES, "").split(",") if ":" in pair)
     hashes = {name.strip(): digits.strip() for name, digits in hashes.items()}
@@ -124,11 +123,11 @@ def renamed(shelf: Shelf, params: dict[str, str]) -> None:
         if not digits:
             return None
         try:
-            if shelf.hash(shelf.find(name.strip())).startswith(digits):
+            if residuals.hash(residuals.find(name.strip())).startswith(digits):
                 return None
         except PersresError:
             pass
-        entry = shelf.by_hash(digits)
+        entry = residuals.by_hash(digits)
         return None if entry is None else f"<{NETWORK}:{entry.name}{colon}{rest}>"
 
     for key in ("Prompt", "Hires prompt"):

@@ -6,19 +6,17 @@ the UNet only while `p.sample` runs.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
-import gradio as gr
 import torch
-from modules import devices, processing, sd_hijack, sd_samplers, sd_unet, shared
 
 from ...errors import PersresError, readable
 from ...finite import VAE, too_strong
-from ...metadata import Metadata
 from ...overlay import overlay
 from ...prompt import NETWORK
-from ..files import Loaded, Shelf
+from ...residual_folder import Loaded, ResidualFolder
+from ..fit import other_base
+from ..host import HOST
 from ..settings import Settings
 from .infotext import PerImage, note, write_infotext
 from .passes import Passes
@@ -32,9 +30,9 @@ WRAPPED = ("setup_conds", "sample")
 
 
 class Job:
-    def __init__(self, p, shelf: Shelf, settings: Settings):
+    def __init__(self, p, residuals: ResidualFolder, settings: Settings):
         self.p = p
-        self.shelf = shelf
+        self.residuals = residuals
         self.settings = settings
         self.sources: list[str] | None = None
         """The batch's prompts before the tags were taken out; the WebUI's own list, which scripts may change."""
@@ -65,12 +63,12 @@ class Job:
         return job if job is not None and job.p is p else None
 
     @classmethod
-    def start(cls, p, shelf: Shelf, settings: Settings) -> Job:
+    def start(cls, p, residuals: ResidualFolder, settings: Settings) -> Job:
         old = getattr(p, ATTRIBUTE, None)
         if old is not None and old.p is p:
             old.close()
         unwrap(p)
-        job = cls(p, shelf, settings)
+        job = cls(p, residuals, settings)
         setattr(p, ATTRIBUTE, job)
         return job
 
@@ -86,8 +84,7 @@ class Job:
         if sentence not in self.p.comments:
             self.p.comment(sentence)
             note(self.p, sentence)
-            with contextlib.suppress(Exception):  # outside of a browser's request there is nobody to warn
-                gr.Warning(sentence)
+            HOST.warn(sentence)
             print(f"{NETWORK}: {sentence}")
 
     # -- a batch begins
@@ -106,7 +103,7 @@ class Job:
             if which in self._stages:
                 continue
             what = "hires prompt" if which and given != first else "prompt"
-            images = [read_concepts(prompt, self.shelf.load, self.tell, what) for prompt in given]
+            images = [read_concepts(prompt, self.residuals.load, self.tell, what) for prompt in given]
             self._note(images)
             first = first or given
             self._stages[which] = stage = Stage(images, self.settings, which)
@@ -141,7 +138,7 @@ class Job:
             yield True, list(p.all_hr_prompts[batch]), p.hr_prompts, p.hr_negative_prompts
 
     def _note(self, images: list[list[Concept]]) -> None:
-        info = getattr(shared.sd_model, "sd_checkpoint_info", None)
+        info = HOST.checkpoint(HOST.model())
         for concept in (concept for concepts in images for concept in concepts):
             name, loaded = concept.tag.name, concept.loaded
             if loaded is None:
@@ -159,7 +156,7 @@ class Job:
             with self._vocabulary.lent():
                 return original(*args, **kwargs)
         finally:
-            comments = sd_hijack.model_hijack.comments  # the old emphasis lists the embeddings that it used
+            comments = HOST.comments()  # the old emphasis lists the embeddings that it used
             comments[:] = map(self._vocabulary.named, comments)
 
     def _unreadable(self, sentence: str, loaded: Loaded) -> None:
@@ -181,7 +178,7 @@ class Job:
             self._masks = self._sampling.take_masks()
             self._check(result)
             return result
-        except devices.NansException as error:  # the hires pass is decoded in here
+        except HOST.NotFinite as error:  # the hires pass is decoded in here
             raise self._not_finite(error, None) from error
         finally:
             self._sampling.close()
@@ -198,7 +195,7 @@ class Job:
         self._finite = not broken and bool(self._sampling.strengths())
         if self._sampling.strengths(broken):
             error = self._not_finite(None, broken, getattr(result, "already_decoded", False))
-            if not shared.cmd_opts.disable_nan_check:
+            if not HOST.flag("disable_nan_check"):
                 raise error
             self.tell(str(error))
 
@@ -208,13 +205,13 @@ class Job:
         strengths = self._sampling.strengths(images)
         if not strengths:
             return error
-        latent, status = shared.state.current_latent, 500
+        latent, status = HOST.latent(), 500
         sentence = self._sampling.model_problem()
         if sentence is None and decoded and latent is not None and torch.isfinite(latent).all():
             sentence = VAE
         if sentence is None:
             sentence, status = too_strong(strengths), 422
-        told = devices.NansException(sentence)
+        told = HOST.NotFinite(sentence)
         told.detail, told.status_code = sentence, status
         return told
 
@@ -227,7 +224,7 @@ class Job:
         """What the user calls the pass, and the model, that is sampled now."""
         name = "the hires pass" if getattr(self.p, "is_hr_pass", False) else "the first pass"
         refiner = getattr(self.p, "refiner_checkpoint_info", None)
-        now = getattr(shared.sd_model, "sd_checkpoint_info", None)
+        now = HOST.checkpoint(HOST.model())
         own = getattr(self.p, "sd_model_name", None)
         if refiner is None or now != refiner or own == refiner.name_for_extra:
             return name
@@ -254,17 +251,16 @@ class Job:
         if self._sampling is None or stage is None:
             return
         try:
-            if sd_unet.current_unet is not None:
+            if HOST.replaced_unet():
                 raise PersresError("a replacement UNet is active (Settings > SD Unet).")
             texts = self._texts(hires)
-            cond, uncond = (_context(c) for c in (params.text_cond, params.text_uncond))
+            cond, uncond, vectors = HOST.contexts(params)
             if sum(map(len, texts)) != cond.shape[0] or len(stage.images) != len(texts):
                 raise PersresError("another extension changed the number of prompts.")
             at = params.denoiser.step, params.denoiser.total_steps or 0
             self._hires = hires
             self._vocabulary.renew()
-            vectors = params.text_cond["vector"] if isinstance(params.text_cond, dict) else None
-            self._sampling.evaluate(shared.sd_model, stage, texts, cond, uncond, *at, vectors)
+            self._sampling.evaluate(HOST.model(), stage, texts, cond, uncond, *at, vectors)
         except Exception as error:
             # the WebUI would go on with what the last evaluation left
             self._give_up(str(error) if isinstance(error, PersresError) else repr(error))
@@ -281,13 +277,10 @@ class Job:
         p = self.p
         prompts, steps, hires_steps = p.prompts, p.firstpass_steps, None
         if hires:
-            prompts = p.hr_prompts
-            config = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
-            hires_steps = p.hr_second_pass_steps or p.steps
-            hires_steps = config.total_steps(hires_steps) if config else hires_steps
+            prompts, hires_steps = p.hr_prompts, HOST.hires_steps(p)
         key = (hires, tuple(prompts), steps, hires_steps)
         if self._texts_for[0] != key:
-            self._texts_for = key, parts_of(prompts, steps, hires_steps, shared.opts.use_old_scheduling)
+            self._texts_for = key, parts_of(prompts, steps, hires_steps)
         return self._texts_for[1]
 
     # -- afterwards
@@ -306,22 +299,7 @@ class Job:
             if concept.loaded in attached and stage.wants_lag(concept)
         ]
         if own:
-            infotext = processing.create_infotext(
-                p, p.all_prompts, p.all_seeds, p.all_subseeds, [], p.iteration, position_in_batch=index
-            )
-            self.overlays.append((overlay(image, recorder.mean()[index][own]), infotext, p.seeds[index]))
-
-
-def other_base(metadata: Metadata, checkpoint: str | None) -> str:
-    """The short hash of the checkpoint that a residual was trained on; "" where it is this one, or one of the two is
-    not known. checkpoint: SHA-256 in hex."""
-    base = metadata.base_hash
-    return base[:10] if base and checkpoint and base != checkpoint else ""
-
-
-def _context(cond):
-    """The (rows, n, d) of conds; SDXL's are dicts."""
-    return cond["crossattn"] if isinstance(cond, dict) else cond
+            self.overlays.append((overlay(image, recorder.mean()[index][own]), HOST.infotext(p, index), p.seeds[index]))
 
 
 def wrap(p) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from modules import extra_networks
 
 from ...prompt import NETWORK
-from ..files import Shelf
+from ...residual_folder import ResidualFolder
+from ..chosen import chosen
 from ..options import LAG
-from ..options_section import chosen
 from ..settings import Settings
 from .job import Job
 
 
 class PersresNetwork(extra_networks.ExtraNetwork):
-    def __init__(self, shelf: Shelf):
+    def __init__(self, residuals: ResidualFolder):
         super().__init__(NETWORK)
-        self.shelf = shelf
+        self.residuals = residuals
 
     def activate(self, p, params_list) -> None:
         """A pass of a batch begins. `params_list` is the first prompt's alone; the job reads every image's."""
         if p.prompts is None or p.all_prompts is None:  # the WebUI loads a model
             return
-        job = Job.of(p) or Job.start(p, self.shelf, Settings.from_args([], chosen(LAG)))
+        job = Job.of(p) or Job.start(p, self.residuals, Settings.from_args([], chosen(LAG)))
         job.begin(hires=bool(getattr(p, "is_hr_pass", False)))
 
     def deactivate(self, p) -> None:

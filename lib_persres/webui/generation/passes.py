@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..files import Loaded
+from ...residual_folder import Loaded
 
 
 class Passes:

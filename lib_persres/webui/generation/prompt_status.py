@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import traceback
 
-from modules import extra_networks
-
 from ...errors import PersresError, readable
 from ...prompt import NETWORK, substitute
 from ...residual import Residual
-from ..base_model import learned_elsewhere, loaded_model
-from ..cards.page import misfit
-from ..files import Loaded, Shelf
+from ...residual_folder import Loaded, ResidualFolder
+from ..fit import learned_elsewhere, misfit
+from ..host import HOST
 from .prompts import Concept, read_concepts, write_identifiers
 
 NAME = "persres_prompt"
@@ -21,8 +19,8 @@ LONGEST, MOST = 20_000, 20
 
 
 class PromptStatus:
-    def __init__(self, shelf: Shelf):
-        self._shelf = shelf
+    def __init__(self, residuals: ResidualFolder):
+        self._residuals = residuals
 
     def answer(self, prompt: str) -> str:
         """JSON: {"concepts": [{"name", "phrase", "problem", "note"}], "problems": [sentences]}."""
@@ -36,7 +34,7 @@ class PromptStatus:
     def _look(self, prompt: str) -> dict:
         if len(prompt) > LONGEST:
             return {"concepts": [], "problems": [f"The prompt is longer than {LONGEST} characters: not looked at."]}
-        text, tags = extra_networks.parse_prompt(prompt)
+        text, tags = HOST.parse_tags(prompt)
         if len(tags.get(NETWORK, ())) > MOST:
             return {"concepts": [], "problems": [f"The prompt has more than {MOST} tags of residuals: not looked at."]}
         told: list[str] = []
@@ -50,8 +48,8 @@ class PromptStatus:
         }
 
     def _outline(self, name: str) -> Loaded:
-        """As `Shelf.load`, without its numbers."""
-        entry = self._shelf.find(name)
+        """As `ResidualFolder.load`, without its numbers."""
+        entry = self._residuals.find(name)
         return Loaded(entry, Residual.outline(entry.path), "")
 
 
@@ -61,7 +59,7 @@ def _shown(concept: Concept, index: int, text: str, concepts: list[Concept]) -> 
     if concept.loaded is None:
         return shown
     shown["phrase"] = f"{placeholder} {concept.macro_class}".strip()
-    shown["problem"] = misfit(concept.loaded.residual, concept.loaded.name, loaded_model()) or ""
+    shown["problem"] = misfit(concept.loaded.residual, concept.loaded.name, HOST.loaded_model()) or ""
     shown["note"] = learned_elsewhere(concept.loaded.residual.metadata.base_hash) or ""
     if not shown["problem"] and not _is_used(text, index, concepts):
         shown["problem"] = f'{placeholder} is not in the prompt: write "{shown["phrase"]}" where it is to be.'

@@ -7,15 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from modules import extra_networks, prompt_parser, sd_hijack
-
 from ...concept_tokens import ConceptTokens, find_concept_tokens
 from ...emphasis import doubtful
 from ...errors import PersresError
 from ...learned_words import pieces
 from ...misreadings import misreadings
 from ...prompt import NEGATIVE, NETWORK, Substituted, Tag, placeholder_of, read_tag, substitute
-from ..files import Loaded
+from ...residual_folder import Loaded
+from ..host import HOST
 from .vocabulary import is_own
 
 FARTHEST = 1000
@@ -51,7 +50,7 @@ def read_concepts(
     that V2* still means the second one. what: the sentences' name for the prompt.
     """
     concepts: dict[tuple[bool, str], Concept] = {}  # by whether the tag could be read, and its file or name
-    text, networks = extra_networks.parse_prompt(prompt)
+    text, networks = HOST.parse_tags(prompt)
     for sentence in _problems(text, bool(networks.get(NETWORK)), what, _unknown(networks)):
         problem(sentence)
     for params in networks.get(NETWORK, ()):
@@ -90,7 +89,7 @@ def _problems(text: str, tagged: bool, what: str, others: Sequence[str] = ()) ->
 
 def _unknown(networks: Mapping[str, Sequence]) -> list[str]:
     """The tags that the WebUI passes over, such as one with capitals."""
-    names = [name for name in networks if name != NETWORK and name not in extra_networks.extra_network_registry]
+    names = [name for name in networks if name != NETWORK and not HOST.knows_network(name)]
     return [f"<{name}:{':'.join(networks[name][0].items)}>" for name in names]
 
 
@@ -123,19 +122,19 @@ class Texts:
         return next((text for end, text in self.schedule if step <= end), self.schedule[0][1])
 
 
-def parts_of(prompts: Sequence[str], steps: int, hires_steps: int | None, old_scheduling: bool) -> list[list[Texts]]:
+def parts_of(prompts: Sequence[str], steps: int, hires_steps: int | None) -> list[list[Texts]]:
     """For each prompt its parts, as the WebUI makes conds of them."""
-    indexes, flat, _ = prompt_parser.get_multicond_prompt_list(prompts)
-    schedules = prompt_parser.get_learned_conditioning_prompt_schedules(flat, steps, hires_steps, old_scheduling)
-    texts = [Texts(tuple((int(end), text) for end, text in schedule)) for schedule in schedules]
-    return [[texts[index] for index, _ in parts] for parts in indexes]
+    return [
+        [Texts(tuple((int(end), text) for end, text in schedule)) for schedule in parts]
+        for parts in HOST.schedules(prompts, steps, hires_steps)
+    ]
 
 
 class Tokens:
     """Where concepts' tokens are in the context of a text, by a model's own tokenizer; remembered for each text."""
 
-    def __init__(self, cond_stage_model):
-        self.model = cond_stage_model
+    def __init__(self, encoder):
+        self.encoder = encoder
         self._found: dict[tuple, ConceptTokens] = {}
 
     def find(self, text: str, concepts: Sequence[Concept], index: int, words: Sequence[str]) -> ConceptTokens:
@@ -145,15 +144,13 @@ class Tokens:
         """
         key = (text, index, *words, *((c.identifier, c.macro_class, c.placeholder) for c in concepts))
         if key not in self._found:
-            chunks = self.model.process_texts([text])[0][0]
             ids: list[int] = []
             numbers = _Numbers(word for word in words if word)
-            for chunk in chunks:
+            for tokens, embeddings in HOST.chunks(self.encoder, text):
                 start = len(ids) + 1  # a chunk's first token is no word's
-                ids += [int(token) for token in chunk.tokens]
-                for offset, embedding in chunk.fixes:
-                    place = slice(start + offset, start + offset + int(embedding.vectors))
-                    ids[place] = numbers.of(embedding.name, int(embedding.vectors))
+                ids += tokens
+                for offset, name, vectors in embeddings:
+                    ids[start + offset : start + offset + vectors] = numbers.of(name, vectors)
             spelled = [
                 (numbers.of(word) if word else self._ids(c.identifier, numbers), self._ids(c.macro_class, numbers))
                 for c, word in zip(concepts, words, strict=True)
@@ -171,12 +168,16 @@ class Tokens:
 
     def _ids(self, text: str, numbers: _Numbers) -> list[int]:
         """The tokens of a word, as the WebUI reads it: a user's embedding may be called so."""
-        tokens = [int(token) for token in self.model.tokenize([text])[0]] if text else []
+        tokens = HOST.tokens(self.encoder, text) if text else []
         ids, place = [], 0
         while place < len(tokens):
-            embedding, used = sd_hijack.model_hijack.embedding_db.find_embedding_at_position(tokens, place)
-            ids += [tokens[place]] if embedding is None else numbers.of(embedding.name, int(embedding.vectors))
-            place += used or 1
+            if found := HOST.embedding_at(tokens, place):
+                name, vectors, used = found
+                ids += numbers.of(name, vectors)
+                place += used or 1
+            else:
+                ids.append(tokens[place])
+                place += 1
         return ids
 
 

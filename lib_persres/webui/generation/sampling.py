@@ -12,7 +12,8 @@ from ...errors import PersresError
 from ...finite import BASE, TEXT
 from ...lag import MASKS
 from ...overlay import MaskRecorder
-from ..files import Loaded
+from ...residual_folder import Loaded
+from ..host import HOST
 from ..settings import Settings
 from .plans import Plans
 from .prompts import Concept, Texts, Tokens
@@ -115,11 +116,11 @@ class Sampling:
         """
         self._keep_masks()
         self._reset()
-        unet = model.model.diffusion_model
+        unet, encoder = HOST.unet(model), HOST.text_encoder(model)
         if unet is not self._unet or stage is not self._stage:
             self._attach(unet, stage)
-        if self._tokens is None or self._tokens.model is not model.cond_stage_model:
-            self._tokens = Tokens(model.cond_stage_model)
+        if self._tokens is None or self._tokens.encoder is not encoder:
+            self._tokens = Tokens(encoder)
         parts = [len(each) for each in texts]
         self._rows, self._vectors = Rows(parts, cond, uncond), vectors
         settings = stage.settings

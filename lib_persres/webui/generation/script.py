@@ -9,10 +9,10 @@ from modules.ui_components import InputAccordion
 
 from ...errors import PersresError
 from ...lag import MASKS
+from ...residual_folder import ResidualFolder
 from ..api.refusal import Refused
-from ..files import Shelf
+from ..chosen import chosen
 from ..options import LAG
-from ..options_section import chosen
 from ..settings import TITLE, UNCONDITIONAL, Settings
 from .infotext import ENABLED, LABELS, Field, read_settings
 from .job import Job
@@ -20,9 +20,9 @@ from .xyz import apply_axes
 
 
 class PersresScript(scripts.Script):
-    """Subclasses give the shelf."""
+    """Subclasses give the residuals."""
 
-    shelf: Shelf
+    residuals: ResidualFolder
 
     def title(self):
         return TITLE
@@ -90,7 +90,7 @@ class PersresScript(scripts.Script):
             del p.setup_prompts
         try:
             settings, problem = apply_axes(p, Settings.from_inputs(args, chosen(LAG)))
-            job = Job.start(p, self.shelf, settings)
+            job = Job.start(p, self.residuals, settings)
             if problem:
                 job.tell(problem)
         except Exception as error:

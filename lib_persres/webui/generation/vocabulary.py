@@ -11,13 +11,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-from modules import devices, sd_hijack, shared
-from modules.textual_inversion.textual_inversion import Embedding
 
 from ...errors import PersresError
 from ...learned_words import check_width, learned_vectors
 from ...prompt import NETWORK
-from ..files import Loaded
+from ...residual_folder import Loaded
+from ..host import HOST
 
 LONGEST = 75
 """Tokens that a chunk of a prompt has room for."""
@@ -29,7 +28,7 @@ def word_of(loaded: Loaded, used: bool) -> str:
 
     used: whether its learned word, where it has one, is to be there.
     """
-    if getattr(shared.sd_model, "is_sd3", False):
+    if HOST.family(HOST.model()) == "SD3":
         return ""
     if used and learned_vectors(loaded.residual) is not None:
         return f"{NETWORK}{loaded.short_hash}"
@@ -43,8 +42,8 @@ def is_own(word: str) -> bool:
 
 def is_taken(identifier: str) -> bool:
     """Whether a user's embedding may be read where the identifier stands, alone or with words beside it."""
-    tokens = list(shared.sd_model.cond_stage_model.tokenize([identifier])[0]) if identifier else []
-    return any(_overlap(tokens, list(ids)) for entries in _lookup().values() for ids, _ in entries)
+    tokens = HOST.tokens(HOST.text_encoder(HOST.model()), identifier) if identifier else []
+    return any(_overlap(tokens, list(ids)) for entries in HOST.embeddings().values() for ids, _ in entries)
 
 
 def _overlap(word: list[int], other: list[int]) -> bool:
@@ -61,7 +60,7 @@ def _overlap(word: list[int], other: list[int]) -> bool:
 
 def unreadable(loaded: Loaded) -> str | None:
     """A sentence where the loaded model has no place for learned words at all."""
-    if learned_vectors(loaded.residual) is None or not getattr(shared.sd_model, "is_sd3", False):
+    if learned_vectors(loaded.residual) is None or HOST.family(HOST.model()) != "SD3":
         return None
     return f"The embedding of {loaded.name} is for CLIP, and the loaded model, SD3, reads more than that."
 
@@ -90,7 +89,7 @@ class Vocabulary:
 
     def renew(self) -> None:
         """The WebUI may have changed the model, or read the user's embeddings again, which forgets ours."""
-        lookup, model = _lookup(), shared.sd_model
+        lookup, model = HOST.embeddings(), HOST.model()
         if not self._depth or (
             model is self._model
             and [entry[1].name for entry in self._entries] == list(self.words)
@@ -100,14 +99,14 @@ class Vocabulary:
         self._take_back()
         self._model = model
         for word, loaded in self.words.items():
-            ids = list(model.cond_stage_model.tokenize([word])[0])
+            ids = HOST.tokens(HOST.text_encoder(model), word)
             entry = (ids, self._embedding(word, loaded, model))
             # the WebUI takes the first that matches, and sorts the longest first
             lookup[ids[0]] = sorted([entry, *lookup.get(ids[0], ())], key=lambda other: -len(other[0]))
             self._entries.append(entry)
 
     def _take_back(self) -> None:
-        lookup = _lookup()
+        lookup = HOST.embeddings()
         while self._entries:
             entry = self._entries.pop()
             first = entry[0][0]
@@ -118,15 +117,15 @@ class Vocabulary:
                 lookup.pop(first, None)
         self._model = None
 
-    def _embedding(self, word: str, loaded: Loaded, model) -> Embedding:
+    def _embedding(self, word: str, loaded: Loaded, model):
         """The learned vectors; where they are not for this model, its own of the identifier."""
-        vectors = _own_vectors(model, loaded.residual.metadata.identifier)
+        vectors = HOST.token_vectors(model, loaded.residual.metadata.identifier, LONGEST)
         if is_own(word):
-            return _as_embedding(word, vectors)
+            return HOST.embedding(word, vectors)
         fits = isinstance(vectors, torch.Tensor)
         learned = learned_vectors(loaded.residual)
         try:
-            loaded.residual.check(model.model.diffusion_model, loaded.name)
+            loaded.residual.check(HOST.unet(model), loaded.name)
         except PersresError:
             fits = False  # told where it is attached, for all of the file
         else:
@@ -136,35 +135,10 @@ class Vocabulary:
             except PersresError as error:
                 self.problem(str(error), loaded)
                 fits = False
-        return _as_embedding(word, _placed(learned) if fits else vectors)
+        return HOST.embedding(word, HOST.placed(learned) if fits else vectors)
 
     def named(self, text: str) -> str:
         """A text for the user, with the concepts' names where the words stand."""
         for word, loaded in self.words.items():
             text = text.replace(word, loaded.name)
         return text
-
-
-def _as_embedding(word: str, vectors: torch.Tensor | dict[str, torch.Tensor]) -> Embedding:
-    embedding = Embedding(vectors, word)
-    some = vectors if isinstance(vectors, torch.Tensor) else vectors["clip_l"]
-    embedding.vectors, embedding.shape = some.shape
-    return embedding
-
-
-def _lookup() -> dict:
-    """First token -> (tokens, embedding) of each name; what a prompt's tokens are looked up in. The list that the WebUI
-    shows its users is another, and not ours to write in."""
-    return sd_hijack.model_hijack.embedding_db.ids_lookup
-
-
-def _own_vectors(model, text: str) -> torch.Tensor | dict[str, torch.Tensor]:
-    """A text's vectors (n, d) in the model's own table; of SDXL's two encoders both."""
-    encoders = getattr(model.cond_stage_model, "embedders", [model.cond_stage_model])
-    encoders = [encoder for encoder in encoders if hasattr(encoder, "encode_embedding_init_text")]
-    found = [_placed(encoder.encode_embedding_init_text(text, LONGEST)) for encoder in encoders]
-    return found[0] if len(found) == 1 else dict(zip(("clip_l", "clip_g"), found))
-
-
-def _placed(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors.detach().to(devices.device, torch.float32)

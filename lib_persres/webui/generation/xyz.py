@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from modules import scripts, shared
-
 from ...errors import PersresError
 from ...lag import MASKS
 from ...prompt import NETWORK
+from ...residual_folder import ResidualFolder
 from ..api.refusal import Refused
-from ..files import Shelf
+from ..host import HOST
 from ..settings import Settings
 from .tag_edits import has_tag, with_residual, with_strength, without_lag
 
@@ -25,17 +24,14 @@ ON_OFF = {"on": True, "true": True, "off": False, "false": False}
 NO_TAG = f"The plot's axes have nothing to act on: the prompt has no tag such as <{NETWORK}:name>."
 
 
-def add_axes(shelf: Shelf) -> None:
+def add_axes(residuals: ResidualFolder) -> None:
     """Give the plot our axes, once, where the WebUI has one."""
-    for data in scripts.scripts_data:
-        if data.script_class.__module__ in ("xyz_grid.py", "scripts.xyz_grid"):
-            known = {option.label for option in data.module.axis_options}
-            data.module.axis_options.extend(
-                option for option in _axes(data.module, shelf) if option.label not in known
-            )
+    for xyz in HOST.plots():
+        known = {option.label for option in xyz.axis_options}
+        xyz.axis_options.extend(option for option in _axes(xyz, residuals) if option.label not in known)
 
 
-def _axes(xyz, shelf: Shelf) -> list:
+def _axes(xyz, residuals: ResidualFolder) -> list:
     def axis(name: str, kind, check: Callable, **more):
         def confirm(p, values):
             if not values:
@@ -49,7 +45,7 @@ def _axes(xyz, shelf: Shelf) -> list:
         return xyz.AxisOption(PREFIX + name, kind, _note(name), confirm=confirm, **more)
 
     return [
-        axis("Residual", str, lambda name: _check_name(shelf, name), choices=lambda: _names(shelf)),
+        axis("Residual", str, lambda name: _check_name(residuals, name), choices=lambda: _names(residuals)),
         axis("Strength", float, lambda value: Settings(strength=value), prepare=lambda text: _numbers(xyz, text)),
         axis("LAG", str, _check_on_off, choices=lambda: ["on", "off"]),
         axis("Mask", str, lambda name: Settings(mask=name), choices=lambda: list(MASKS)),
@@ -63,15 +59,15 @@ def _note(name: str):
     return apply
 
 
-def _names(shelf: Shelf) -> list[str]:
-    return [entry.name for entry in shelf.refresh() if entry.metadata]
+def _names(residuals: ResidualFolder) -> list[str]:
+    return [entry.name for entry in residuals.refresh() if entry.metadata]
 
 
-def _check_name(shelf: Shelf, name: str) -> None:
+def _check_name(residuals: ResidualFolder, name: str) -> None:
     if set(name) & set("<>:="):
         raise PersresError(f"{name[:60]!r} cannot stand in a tag.")
-    if shelf.find(name).metadata is None:
-        shelf.load(name)  # says why it cannot be read
+    if residuals.find(name).metadata is None:
+        residuals.load(name)  # says why it cannot be read
 
 
 def _check_on_off(value: str) -> None:
@@ -124,7 +120,7 @@ def _edited(prompt, axes: dict, tagged: bool):
 
 def _write_out_styles(p) -> None:
     """A style may hold the tag, so write out the styles that do."""
-    known = shared.prompt_styles
+    known = HOST.styles()
     if any(has_tag(text) for style in p.styles for text in known.get_style_prompts([style])):
         apply, apply_negative = known.apply_styles_to_prompt, known.apply_negative_styles_to_prompt
         p.prompt, p.negative_prompt = (

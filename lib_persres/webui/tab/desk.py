@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from ...errors import PersresError
-from ..files import Shelf
+from ...residual_folder import ResidualFolder
 from ..training.store import write_whole
 from .form import tag_prompt
 
@@ -27,10 +27,10 @@ ACTIONS = {
 
 
 class Desk:
-    """jobs: the queue (`training.jobs.Jobs`). shelf: whose files the trainings write."""
+    """jobs: the queue (`training.jobs.Jobs`). residuals: whose files the trainings write."""
 
-    def __init__(self, jobs, shelf: Shelf):
-        self._jobs, self._shelf = jobs, shelf
+    def __init__(self, jobs, residuals: ResidualFolder):
+        self._jobs, self._residuals = jobs, residuals
 
     def answer(self, question: str) -> str:
         """{"do", "id"} -> {"jobs": [...], "error": a sentence or ""}; without "do" it only looks. "move" has "places",
@@ -88,7 +88,7 @@ class Desk:
         name = status.get("name")
         if not name or not status.get("file"):
             return {**status, "prompt": None, "side": None}
-        entries = [entry for entry in self._shelf.entries if str(entry.path) == status["file"] and entry.metadata]
+        entries = [entry for entry in self._residuals.entries if str(entry.path) == status["file"] and entry.metadata]
         side = entries[0].metadata.recipe.get("resolution") if entries else None
         return {
             **status,

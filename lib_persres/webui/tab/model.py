@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from modules import sd_models
-
 from ...residual import file_hash
 from ...toybox import CHECKPOINT
 from ...training.sizes import default_resolution, params_of
-from ..base_model import loaded_model
+from ..host import HOST
 from ..training.model import refuse_unsupported
 from ..training.request import Request
 
@@ -20,7 +18,7 @@ class LoadedModel:
         self._known: tuple[tuple, bool] | None = None
 
     def is_toybox(self) -> bool:
-        info = getattr(loaded_model(), "sd_checkpoint_info", None)
+        info = HOST.checkpoint(HOST.loaded_model())
         if info is None:
             return False
         with contextlib.suppress(OSError):
@@ -42,16 +40,14 @@ class LoadedModel:
 
     def unet(self):
         """None where no model is loaded yet."""
-        return getattr(getattr(loaded_model(), "model", None), "diffusion_model", None)
+        return HOST.loaded_unet()
 
 
 def refuse_unfit(request: Request) -> None:
     """PersresError for a training that the chosen checkpoint could not follow; while another one is loaded, or none,
     the training says it itself when its turn comes."""
-    model, chosen = loaded_model(), None
-    with contextlib.suppress(FileNotFoundError):
-        chosen = sd_models.select_checkpoint()
-    loaded = getattr(model, "sd_checkpoint_info", None)
+    model, chosen = HOST.loaded_model(), HOST.chosen_checkpoint()
+    loaded = HOST.checkpoint(model)
     if loaded is not None and chosen is not None and loaded.filename == chosen.filename:
         refuse_unsupported(model)
-        request.refuse_unfit(model.model.diffusion_model)
+        request.refuse_unfit(HOST.unet(model))

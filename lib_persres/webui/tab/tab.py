@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
-from modules import shared
 from modules.ui_common import create_refresh_button
 
 from ...errors import PersresError
-from ..files import Shelf
+from ...residual_folder import ResidualFolder
 from ..generation.prompt_status import NAME as STATUS
 from ..generation.prompt_status import PromptStatus
+from ..host import HOST
 from ..recipes import choices, name_in, shown_as, weak_rank
 from ..settings import TITLE
 from ..training.jobs import Jobs
@@ -45,10 +45,10 @@ HELP = (
 
 
 class TrainingTab:
-    def __init__(self, jobs: Jobs, shelf: Shelf, presets: Presets):
-        self._jobs, self._shelf, self._presets = jobs, shelf, presets
+    def __init__(self, jobs: Jobs, residuals: ResidualFolder, presets: Presets):
+        self._jobs, self._residuals, self._presets = jobs, residuals, presets
         self._model = LoadedModel()
-        self._desk = Desk(jobs, shelf)
+        self._desk = Desk(jobs, residuals)
         self._uploads = Path(gr.File(render=False).DEFAULT_TEMP_DIR)
 
     def tabs(self):
@@ -217,7 +217,7 @@ class TrainingTab:
         self.forget.click(self._forget, [self.preset], [self.source, self.loaded], show_progress="hidden")
 
         _answer(NAME, self._desk.answer)
-        _answer(STATUS, PromptStatus(self._shelf).answer)  # here, since the accordion is made several times
+        _answer(STATUS, PromptStatus(self._residuals).answer)  # here, since the accordion is made several times
 
     def _look(self, values, chosen, folder):
         """The images as the model will see them; numbers that are no numbers yet are told when Train is pressed."""
@@ -247,7 +247,7 @@ class TrainingTab:
         dropped = pictures.uploaded(chosen, self._uploads)
         if not folder.strip():
             return dropped, False
-        if shared.cmd_opts.hide_ui_dir_config:  # as the WebUI's own tabs do
+        if HOST.flag("hide_ui_dir_config"):  # as the WebUI's own tabs do
             raise PersresError("Folders of this machine are not open to this page (--hide-ui-dir-config): drop images.")
         if dropped:
             raise PersresError("There are dropped images and a folder: remove the one or empty the other.")
@@ -302,7 +302,7 @@ class TrainingTab:
         except PersresError as error:
             _refused(error)
             presets = []
-        trained = [entry.name for entry in self._shelf.refresh() if entry.metadata and entry.metadata.recipe]
+        trained = [entry.name for entry in self._residuals.refresh() if entry.metadata and entry.metadata.recipe]
         return presets + [RESIDUAL + name for name in trained]
 
     def _load(self, source, *values):
@@ -313,7 +313,7 @@ class TrainingTab:
             if source.startswith(PRESET):
                 found = self._presets.get(source.removeprefix(PRESET))
             else:
-                entry = self._shelf.find(source.removeprefix(RESIDUAL))
+                entry = self._residuals.find(source.removeprefix(RESIDUAL))
                 if entry.metadata is None:
                     raise PersresError(f"{entry.path} cannot be read any more, so nothing was loaded.")
                 found = form.from_file(entry.metadata)
@@ -357,15 +357,14 @@ def _zone(kind: str, what: str, folder_of: str) -> tuple[gr.Textbox, gr.HTML, gr
         label=f"or {folder_of} on the WebUI's machine",
         placeholder="none",
         max_lines=1,
-        visible=not shared.cmd_opts.hide_ui_dir_config,
+        visible=not HOST.flag("hide_ui_dir_config"),
         elem_id=f"{kind}_folder",
     )
     return chosen, shown, folder
 
 
 def _refused(error: PersresError) -> str:
-    with contextlib.suppress(Exception):  # with --no-gradio-queue there is no way to warn
-        gr.Warning(str(error))
+    HOST.warn(str(error))
     return _said(str(error), "refused")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from modules import devices, lowvram
 
 from ...errors import PersresError
 from ...residual import file_hash
+from ..host import HOST
 
 SUPPORTED = "load a plain SD1.x model to train on"
 
@@ -23,22 +23,22 @@ class WebUIHost:
     def __init__(self, model):
         refuse_unsupported(model)
         self.model = model
-        self.unet = model.model.diffusion_model
-        self.device = torch.device(devices.device)
+        self.unet = HOST.unet(model)
+        self.device = HOST.device()
         self.stays = not model.lowvram  # --medvram moves it for each picture
         # as loaded: what a generation's settings make of it is not what the model was trained with
         self.alphas_cumprod = getattr(model, "alphas_cumprod_original", model.alphas_cumprod).float().to(self.device)
-        info = model.sd_checkpoint_info
+        info = HOST.checkpoint(model)
         self.hash = info.sha256 or file_hash(info.filename)  # None under --no-hashing
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (b,3,H,W) in [-1,1] -> mean and standard deviation of the scaled latents, in fp32."""
         means, stds = [], []
-        with devices.without_autocast():
+        with HOST.without_autocast():
             for part in images.split(batch):
-                posterior = self._encode(part, devices.dtype_vae)
-                if not posterior.mean.isfinite().all() and devices.dtype_vae != torch.float32:
+                posterior = self._encode(part, HOST.vae_dtype())
+                if not posterior.mean.isfinite().all() and HOST.vae_dtype() != torch.float32:
                     posterior = self._encode_in_fp32(part)
                 means.append(posterior.mean.float() * self.model.scale_factor)
                 stds.append(posterior.std.float() * self.model.scale_factor)
@@ -54,65 +54,56 @@ class WebUIHost:
             vae.to(torch.float32)
             return self._encode(images, torch.float32)
         finally:
-            vae.to(devices.dtype_vae)
+            vae.to(HOST.vae_dtype())
 
     @torch.no_grad()
     def decode_latents(self, z: torch.Tensor) -> torch.Tensor:
         """Scaled latents -> images (b,3,8h,8w) in [0,1]."""
-        with devices.without_autocast():
+        with HOST.without_autocast():
             dtype = self.model.first_stage_model.dtype
             images = [self.model.decode_first_stage(part.to(self.device, dtype)).float() for part in z.split(1)]
         return ((torch.cat(images) + 1) / 2).clamp(0, 1)
 
     def encode_prompts(self, prompts: list[str], learning: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts -> contexts (b,n,d), and the ids (b,n) that they come from, of all chunks in a row."""
-        encoder = self.model.cond_stage_model
+        encoder = HOST.text_encoder(self.model)
         with torch.set_grad_enabled(learning):
             contexts = self.model.get_learned_conditioning(prompts)
-        chunks = [[chunk.tokens for chunk in line] for line in encoder.process_texts(prompts)[0]]
+        chunks = [[tokens for tokens, _ in HOST.chunks(encoder, prompt)] for prompt in prompts]
         most = max(len(line) for line in chunks)
-        empty = encoder.empty_chunk().tokens
+        empty = HOST.empty_chunk(encoder)
         ids = [sum(line + [empty] * (most - len(line)), []) for line in chunks]
         return contexts, torch.tensor(ids)
 
     @property
     def token_embedding(self) -> torch.nn.Embedding:
-        own = self.model.cond_stage_model.wrapped.transformer.text_model.embeddings.token_embedding
-        return getattr(own, "wrapped", own)  # the WebUI's layer for the users' embeddings is around it
+        return HOST.token_embedding(HOST.text_encoder(self.model))
 
     def encode_text(self, text: str) -> list[int]:
-        return [int(token) for token in self.model.cond_stage_model.tokenize([text])[0]]
+        return HOST.tokens(HOST.text_encoder(self.model), text)
 
     # -- each call of the UNet
 
     def before_unet(self, module, args, kwargs):
         """A pre-hook: what the WebUI does on its way to the UNet, which a trainer's call does not take."""
         if self.model.lowvram:
-            bring(self.model.model)
-        dtype = next(module.parameters()).dtype  # devices.dtype_unet, but for a training's own precision
+            HOST.bring(self.model.model)
+        dtype = next(module.parameters()).dtype  # the UNet's, but for a training's own precision
         args = tuple(value.to(dtype) for value in args)
         if kwargs.get("context") is not None:
             kwargs = {**kwargs, "context": kwargs["context"].to(dtype)}
         return args, kwargs
 
 
-def bring(module) -> None:
-    """Under --medvram: have this module on the card, and let the WebUI's own bookkeeping know."""
-    if lowvram.module_in_gpu is not module:
-        lowvram.send_everything_to_cpu()
-        module.to(devices.device)
-        lowvram.module_in_gpu = module
-
-
 def refuse_unsupported(model) -> None:
     """PersresError for a model that cannot be trained on here."""
-    if not getattr(model, "is_sd1", False):
-        kind = next((k for k in ("SDXL", "SD2", "SD3") if getattr(model, f"is_{k.lower()}", False)), "no SD1")
+    if (family := HOST.family(model)) != "SD1":
+        kind = family or "no SD1"
         raise PersresError(f"The loaded checkpoint is {kind}, which cannot be trained on here yet: {SUPPORTED}.")
-    channels = model.model.diffusion_model.in_channels
+    channels = HOST.unet(model).in_channels
     if channels != 4:
         raise PersresError(f"The loaded checkpoint is for inpainting or editing ({channels} channels in): {SUPPORTED}.")
     if getattr(model, "parameterization", "eps") != "eps":
         raise PersresError(f"The loaded checkpoint predicts {model.parameterization}, not the noise: {SUPPORTED}.")
-    if devices.fp8:
+    if HOST.keeps_fp8():
         raise PersresError("The weights are kept in FP8, which cannot be trained through: switch FP8 off in Settings.")

@@ -109,7 +109,7 @@ def test_drawing_pictures_of_the_class_it_gives_way_in_mid_picture_and_goes_on_f
     lends.waiting.join()
     assert lends.at_work[0]["drawing"] is None and lends.at_work[0]["paused"] and lends.plain()
     assert begun == [0, 1]
-    b.shelf.find("disturbed").path.unlink()  # else the next dog gets another identifier
+    b.residuals.find("disturbed").path.unlink()  # else the next dog gets another identifier
     lends.go()
     whole = Residual.load(b.wait(b.submit("whole", **settings), "finished")["file"])
     assert begun == [0, 1, 0] and same(disturbed, whole)

@@ -59,7 +59,7 @@ def test_the_drawing_of_the_class_is_told_stopped_and_continued_to_the_same_resu
     whole = b.wait(b.submit("whole", recipe="dreambooth", **OWN))
     assert whole["state"] == "finished" and "drew 3 pictures of its own dog" in whole["message"]
     assert b.told[0] == "drawing pictures of the class: 0 of 3" and b.told[6].endswith("3 of 3")
-    b.shelf.find("whole").path.unlink()  # else the next dog gets another identifier
+    b.residuals.find("whole").path.unlink()  # else the next dog gets another identifier
     b.jobs.close()
     b = bench(gated=True)
     identity = b.submit("parts", recipe="dreambooth", **OWN)
