@@ -245,6 +245,16 @@ def test_nothing_but_the_entry_imports_the_commands():
     assert wrong == []
 
 
+def test_no_module_of_tests_imports_another():
+    tests = {path.stem for path in PYTHON if path.name.startswith("test_")}
+    wrong = []
+    for path in PYTHON:
+        for name, line in imports(parse(path), path) if (ROOT / "tests") in path.parents else ():
+            if tests & set(name.split(".")[:-1]):
+                wrong.append(f"{name_of(path)}:{line} imports {name}")
+    assert wrong == []
+
+
 def test_the_core_keeps_no_mutable_state():
     wrong = [f"{name_of(path)}:{line} {what}" for path in CORE for what, line in state(parse(path))]
     assert wrong == []

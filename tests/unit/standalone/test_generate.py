@@ -2,17 +2,16 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from generate_bench import concept, speaking
 
 pytest.importorskip("ldm")
 
 import longhand
 from rounding import PICTURE
-from standalone_models import tiny_text, tiny_vae
 
 from lib_persres.errors import PersresError
 from lib_persres.residual import Factors, Residual
 from lib_persres.standalone import generate as module
-from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.standalone.generate import generate
 
 STEPS = 3
@@ -22,23 +21,7 @@ SEEN = "a photo of a olis dog on a beach"
 
 @pytest.fixture(scope="module")
 def sd(tmp_path_factory):
-    return StableDiffusion(
-        unet=longhand.make_unet(),
-        vae=tiny_vae(),
-        text=longhand.random_(tiny_text()),  # contexts that differ enough between prompts
-        scale_factor=0.5,
-        alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        path=tmp_path_factory.mktemp("model") / "tiny.safetensors",
-    )
-
-
-def concept(sd, name, rank=2, seed=0, identifier="olis", macro_class="dog"):
-    residual = longhand.random_residual(sd.unet, rank, seed)
-    residual.metadata.concept = name
-    residual.metadata.identifier, residual.metadata.macro_class = identifier, macro_class
-    return residual
+    return speaking(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import longhand
 import pytest
 import torch
 from rounding import NETWORK, PRODUCT, assert_learned_alike, assert_near
-from test_trainer import RECIPE, make, steps, weights
+from trainer_bench import RECIPE, make, steps, weights
 
 from lib_persres.errors import PersresError
 from lib_persres.training import computing

@@ -6,7 +6,7 @@ import longhand
 import pytest
 import torch
 from rounding import NETWORK, assert_near
-from test_trainer import steps
+from trainer_bench import steps
 
 from lib_persres.errors import PersresError
 from lib_persres.training.embedding import Embedding

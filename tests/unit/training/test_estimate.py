@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_trainer import steps
+from trainer_bench import steps
 
 from lib_persres.residual import Residual
 from lib_persres.standalone.architecture import SD1_UNET

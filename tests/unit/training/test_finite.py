@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_trainer import make
+from trainer_bench import make
 
 from lib_persres.errors import PersresError
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from rounding import assert_learned_alike
 from standalone_models import UNET
-from test_trainer import RECIPE, make, steps, weights
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainer_bench import RECIPE, make, steps, weights
 
 from lib_persres.concept_tokens import ConceptTokens
 from lib_persres.lag import Plan

@@ -4,7 +4,7 @@ import longhand
 import pytest
 import torch
 from rounding import NETWORK, PRODUCT, assert_near
-from test_trainer import steps
+from trainer_bench import steps
 
 from lib_persres.attention import Taps, concept_maps, token_maps
 from lib_persres.concept_tokens import ConceptTokens

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rounding import NETWORK, assert_near
-from test_trainer import steps, weights
+from trainer_bench import steps, weights
 
 from lib_persres.errors import PersresError
 from lib_persres.training import prior

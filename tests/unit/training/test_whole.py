@@ -6,8 +6,8 @@ import longhand
 import pytest
 import torch
 from rounding import NETWORK, PRODUCT, assert_near, relative
-from test_trainer import steps
 from torch.func import functional_call
+from trainer_bench import steps
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError

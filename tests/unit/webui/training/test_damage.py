@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_turn import until
 from training_bench import IMAGES, Bench
+from waiting import until
 
 from lib_persres import writing
 from lib_persres.errors import PersresError

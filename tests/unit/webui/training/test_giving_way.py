@@ -6,8 +6,8 @@ import threading
 import longhand
 import pytest
 import torch
-from test_turn import Waiting, until
 from training_bench import direct, same, saved
+from waiting import Waiting, until
 
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual

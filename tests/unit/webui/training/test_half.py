@@ -5,7 +5,7 @@ import dataclasses
 
 import torch
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from test_trainer import RECIPE, make, steps, weights
+from trainer_bench import RECIPE, make, steps, weights
 
 
 def test_a_model_in_bf16_teaches_what_the_model_in_fp32_teaches(sd, photos):

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from test_trainer import STAGES
+from trainer_bench import STAGES
 from training_bench import png
 
 from lib_persres.errors import PersresError

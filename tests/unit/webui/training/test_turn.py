@@ -1,42 +1,12 @@
 """Whose turn it is: a worker in the WebUI's queue, whose lock lets whoever comes just then go before those it woke."""
 
 import threading
-import time
 
 import pytest
 from fifo_lock import FIFOLock
+from waiting import Waiting, until
 
 from lib_persres.webui.training.turn import TRIES, Turn
-
-
-class Waiting:
-    """Threads that wait for the lock, as generations do. done: their names in the order in which they had it."""
-
-    def __init__(self, lock):
-        self.lock, self.done, self.threads = lock, [], []
-
-    def add(self, name, work=lambda: None):
-        def run():
-            with self.lock:
-                work()
-                self.done.append(name)
-
-        before = len(self.lock._pending_threads)
-        self.threads.append(threading.Thread(target=run))
-        self.threads[-1].start()
-        until(lambda: len(self.lock._pending_threads) > before)
-
-    def join(self):
-        for thread in self.threads:
-            thread.join(60)
-            assert not thread.is_alive()
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture
