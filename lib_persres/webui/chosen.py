@@ -1,4 +1,4 @@
-"""What the WebUI's settings say of this extension now."""
+"""What the options say now."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .options import DEFAULTS, FOLDER, TRAIN_FOLDERS, check, folders_in
 
 
 def chosen(key: str):
-    """The setting's present value; PersresError where it is not understood."""
+    """An option's present value; PersresError where it is not understood."""
     value = HOST.option(key, DEFAULTS[key])
     check(key, value)
     return value
 
 
 def folder() -> Path:
-    """Where the residuals are: what the command line says, else the setting, else beside the other models."""
+    """Where the residuals are: what the command line says, else the option, else beside the other models."""
     given = HOST.flag("persres_dir") or str(chosen(FOLDER)).strip()
     return Path(given or HOST.models_folder() / "persres")
 

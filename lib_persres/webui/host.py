@@ -216,9 +216,14 @@ class A1111:
     def without_autocast(self):
         return devices.without_autocast()
 
-    def bring(self, module: nn.Module) -> None:
-        """Under --medvram: have this module on the card, and let the WebUI's own bookkeeping know."""
-        if lowvram.module_in_gpu is not module:
+    def moves(self, model) -> bool:
+        """Whether its parts come to the card and go (--medvram, --lowvram)."""
+        return model.lowvram
+
+    def bring_unet(self, model) -> None:
+        """Under --medvram: have it on the card, and let the WebUI's own bookkeeping know."""
+        module = model.model
+        if model.lowvram and lowvram.module_in_gpu is not module:
             lowvram.send_everything_to_cpu()
             module.to(devices.device)
             lowvram.module_in_gpu = module
@@ -294,7 +299,7 @@ class A1111:
         try:
             yield
         finally:
-            if model.lowvram:
+            if self.moves(model):
                 lowvram.send_everything_to_cpu()
             devices.torch_gc()
 

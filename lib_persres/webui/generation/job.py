@@ -22,7 +22,7 @@ from .infotext import PerImage, note, write_infotext
 from .passes import Passes
 from .prompts import Concept, negative_problems, parts_of, read_concepts, write_identifiers
 from .sampling import Sampling, Stage
-from .vocabulary import Vocabulary, unreadable
+from .words import LentWords, unreadable
 
 ATTRIBUTE = "persres_job"
 WRAPPED = ("setup_conds", "sample")
@@ -47,7 +47,7 @@ class Job:
         self.overlays: list = []
         """(image, infotext, seed) of each mask overlay."""
         self._stages: dict[bool, Stage] = {}
-        self._vocabulary = Vocabulary(self._unreadable)
+        self._words = LentWords(self._unreadable)
         self._hires = False
         self._passes = Passes()
         self._finite = False
@@ -95,7 +95,7 @@ class Job:
         Both passes are read with the first, since under lowvram their conds are made together.
         """
         if not hires:
-            self._stages, self._vocabulary.words, self._passes = {}, {}, Passes()
+            self._stages, self._words.known, self._passes = {}, {}, Passes()
             self._finite = False
         self._hires = hires
         first: list[str] = []
@@ -109,7 +109,7 @@ class Job:
             self._stages[which] = stage = Stage(images, self.settings, which)
             for index, concepts in enumerate(images):
                 words = [stage.word(concept) for concept in concepts]
-                self._vocabulary.words |= {word: c.loaded for word, c in zip(words, concepts) if word}
+                self._words.known |= {word: c.loaded for word, c in zip(words, concepts) if word}
                 for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():
                     self.tell(sentence)
                 for texts in (stripped, negative):
@@ -118,7 +118,7 @@ class Job:
             for loaded in stage.loaded:
                 if sentence := unreadable(loaded):
                     self._problem(sentence, loaded)
-        self._vocabulary.renew()
+        self._words.renew()
         write_infotext(self)
         if any(stage.loaded for stage in self._stages.values()):
             wrap(self.p)
@@ -153,11 +153,11 @@ class Job:
     def setup_conds(self, original, *args, **kwargs):
         """`p.setup_conds`, in which the WebUI knows the learned words."""
         try:
-            with self._vocabulary.lent():
+            with self._words.lent():
                 return original(*args, **kwargs)
         finally:
             comments = HOST.comments()  # the old emphasis lists the embeddings that it used
-            comments[:] = map(self._vocabulary.named, comments)
+            comments[:] = map(self._words.named, comments)
 
     def _unreadable(self, sentence: str, loaded: Loaded) -> None:
         """A learned word is not for the model; what else the file has may be."""
@@ -173,7 +173,7 @@ class Job:
         self._sampling = Sampling(self.tell, lambda reasons: self._passes.note(self._where(), reasons))
         self._masks = None
         try:
-            with self._vocabulary.lent():
+            with self._words.lent():
                 result = original(*args, **kwargs)
             self._masks = self._sampling.take_masks()
             self._check(result)
@@ -259,7 +259,7 @@ class Job:
                 raise PersresError("another extension changed the number of prompts.")
             at = params.denoiser.step, params.denoiser.total_steps or 0
             self._hires = hires
-            self._vocabulary.renew()
+            self._words.renew()
             self._sampling.evaluate(HOST.model(), stage, texts, cond, uncond, *at, vectors)
         except Exception as error:
             # the WebUI would go on with what the last evaluation left

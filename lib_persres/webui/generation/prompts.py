@@ -15,7 +15,7 @@ from ...misreadings import misreadings
 from ...prompt import NEGATIVE, NETWORK, Substituted, Tag, placeholder_of, read_tag, substitute
 from ...residual_folder import Loaded
 from ..host import HOST
-from .vocabulary import is_own
+from .words import is_own
 
 FARTHEST = 1000
 """More than a word has vectors."""

@@ -17,16 +17,15 @@ class Row:
 
 
 class Rows:
-    """The rows that one evaluation of the denoiser is expected to ask for: all conds, then one uncond an image.
+    """The rows that one evaluation of the denoiser is expected to ask for.
 
     The WebUI may cut them into several calls, pad them, or leave the unconds out, so each row is told by its
     context. Images with the same prompt have the same context; they come in order, which tells them apart.
     """
 
-    def __init__(self, parts: Sequence[int], cond: torch.Tensor, uncond: torch.Tensor):
-        """parts: how many parts each image has. cond: (Σ parts, n, d). uncond: (images, m, d)."""
-        self.rows = [Row(image, part) for image, count in enumerate(parts) for part in range(count)]
-        self.rows += [Row(image, None) for image in range(len(parts))]
+    def __init__(self, order: Sequence[tuple[int, int | None]], cond: torch.Tensor, uncond: torch.Tensor):
+        """order: as the host's `row_order`. cond: (Σ parts, n, d). uncond: (images, m, d)."""
+        self.rows = [Row(*place) for place in order]
         self.contexts = [*cond, *uncond]
         self._left = list(range(len(self.rows)))
 

@@ -18,7 +18,7 @@ from ..settings import Settings
 from .plans import Plans
 from .prompts import Concept, Texts, Tokens
 from .rows import Row, Rows
-from .vocabulary import word_of
+from .words import word_of
 
 
 class Stage:
@@ -122,7 +122,7 @@ class Sampling:
         if self._tokens is None or self._tokens.encoder is not encoder:
             self._tokens = Tokens(encoder)
         parts = [len(each) for each in texts]
-        self._rows, self._vectors = Rows(parts, cond, uncond), vectors
+        self._rows, self._vectors = Rows(HOST.row_order(parts), cond, uncond), vectors
         settings = stage.settings
         mirror, mask = settings.unconditional == "mirror", MASKS[settings.mask]
         self._plans = Plans(parts, len(self._attached), mirror, mask, self._remember_size)

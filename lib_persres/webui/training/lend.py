@@ -15,7 +15,7 @@ from ..chosen import chosen
 from ..host import HOST
 from ..options import DEFAULTS, GIVE_WAY
 from .memory import in_use
-from .model import WebUIHost, refuse_unsupported
+from .model import LentModel, refuse_unsupported
 from .turn import Turn
 
 
@@ -25,7 +25,7 @@ class WebUILoan:
     host, checkpoint: of the model that was loaded at first.
     """
 
-    host: WebUIHost
+    host: LentModel
     checkpoint: str
 
     def __init__(self, title: str, turn: Turn | None):
@@ -57,7 +57,7 @@ class WebUILoan:
             stack.enter_context(HOST.plain(model))
             stack.enter_context(HOST.autocast())
             if self._info is None or self.host.model is not model:
-                self.host = WebUIHost(model)
+                self.host = LentModel(model)
             self._info = HOST.checkpoint(model)
             self.checkpoint = self._info.name
             handle = self.host.unet.register_forward_pre_hook(self.host.before_unet, with_kwargs=True)

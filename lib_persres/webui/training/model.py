@@ -1,4 +1,4 @@
-"""The WebUI's loaded model as a trainer's host."""
+"""The WebUI's model as a training wants it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..host import HOST
 SUPPORTED = "load a plain SD1.x model to train on"
 
 
-class WebUIHost:
-    """`trainer.Host` of an SD1 model, and the decoder for previews.
+class LentModel:
+    """`training.host.Host` of an SD1 model, and the decoder for previews.
 
     The text goes the way that a generation's prompt goes, so that a residual learns under the tokens and vectors
     under which it will be drawn.
@@ -25,7 +25,7 @@ class WebUIHost:
         self.model = model
         self.unet = HOST.unet(model)
         self.device = HOST.device()
-        self.stays = not model.lowvram  # --medvram moves it for each picture
+        self.stays = not HOST.moves(model)  # for each picture
         # as loaded: what a generation's settings make of it is not what the model was trained with
         self.alphas_cumprod = getattr(model, "alphas_cumprod_original", model.alphas_cumprod).float().to(self.device)
         info = HOST.checkpoint(model)
@@ -86,8 +86,7 @@ class WebUIHost:
 
     def before_unet(self, module, args, kwargs):
         """A pre-hook: what the WebUI does on its way to the UNet, which a trainer's call does not take."""
-        if self.model.lowvram:
-            HOST.bring(self.model.model)
+        HOST.bring_unet(self.model)
         dtype = next(module.parameters()).dtype  # the UNet's, but for a training's own precision
         args = tuple(value.to(dtype) for value in args)
         if kwargs.get("context") is not None:

@@ -9,17 +9,20 @@ def contexts(*seeds, tokens=77):
     return torch.stack([torch.randn(tokens, 4, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
+ONE = [(0, 0), (0, None)]
+TWO = [(0, 0), (1, 0), (0, None), (1, None)]
+AND = [(0, 0), (0, 1), (1, 0), (0, None), (1, None)]
 C0, C1, U0, U1 = Row(0, 0), Row(1, 0), Row(0, None), Row(1, None)
 
 
 def test_the_usual_call():
     cond, uncond = contexts(1, 2), contexts(9, 9)
-    assert Rows([1, 1], cond, uncond).identify(torch.cat([cond, uncond])) == [C0, C1, U0, U1]
+    assert Rows(TWO, cond, uncond).identify(torch.cat([cond, uncond])) == [C0, C1, U0, U1]
 
 
 def test_images_with_the_same_prompt_are_told_by_their_order():
     cond, uncond = contexts(1, 1), contexts(1, 1)
-    rows = Rows([1, 1], cond, uncond)
+    rows = Rows(TWO, cond, uncond)
     assert rows.identify(cond[:1]) == [C0]
     assert rows.identify(torch.cat([cond[1:], uncond[:1]])) == [C1, U0]
     assert rows.identify(uncond[1:]) == [U1]
@@ -27,8 +30,8 @@ def test_images_with_the_same_prompt_are_told_by_their_order():
 
 def test_unconds_may_be_left_out_or_come_first_and_parts_are_counted():
     cond, uncond = contexts(1, 2, 3), contexts(8, 9)
-    assert Rows([2, 1], cond, uncond).identify(cond) == [Row(0, 0), Row(0, 1), Row(1, 0)]
-    rows = Rows([2, 1], cond, uncond)
+    assert Rows(AND, cond, uncond).identify(cond) == [Row(0, 0), Row(0, 1), Row(1, 0)]
+    rows = Rows(AND, cond, uncond)
     assert rows.identify(uncond) == [U0, U1]
     assert rows.identify(cond[[2, 0]]) == [Row(1, 0), Row(0, 0)]
 
@@ -36,25 +39,25 @@ def test_unconds_may_be_left_out_or_come_first_and_parts_are_counted():
 def test_padded_and_cut_contexts_are_known():
     cond, uncond = contexts(1, tokens=154), contexts(9)
     padded = torch.cat([uncond, contexts(5)], dim=1)
-    assert Rows([1], cond, uncond).identify(torch.cat([cond, padded])) == [C0, U0]
-    assert Rows([1], uncond, cond).identify(torch.cat([uncond, cond[:, :77]])) == [C0, U0]
+    assert Rows(ONE, cond, uncond).identify(torch.cat([cond, padded])) == [C0, U0]
+    assert Rows(ONE, uncond, cond).identify(torch.cat([uncond, cond[:, :77]])) == [C0, U0]
 
 
 def test_contexts_that_another_extension_changed_are_told_by_their_order():
     cond, uncond = contexts(1, 2), contexts(9, 9)
     call = torch.cat([cond, uncond])
-    assert Rows([1, 1], cond, uncond).identify(call * 1.1) == [C0, C1, U0, U1]
+    assert Rows(TWO, cond, uncond).identify(call * 1.1) == [C0, C1, U0, U1]
     call[2:] *= 1.1
-    assert Rows([1, 1], cond, uncond).identify(call) == [C0, C1, U0, U1]
+    assert Rows(TWO, cond, uncond).identify(call) == [C0, C1, U0, U1]
 
 
 def test_a_call_beyond_the_announced_ones():
     cond, uncond = contexts(1), contexts(9)
-    rows = Rows([1], cond, uncond)
+    rows = Rows(ONE, cond, uncond)
     rows.identify(torch.cat([cond, uncond]))
     assert rows.identify(torch.cat([uncond, cond, contexts(4)])) == [U0, C0, None]
 
 
 def test_half_precision_contexts_are_known():
     cond, uncond = contexts(1), contexts(9)
-    assert Rows([1], cond, uncond).identify(torch.cat([uncond, cond]).half()) == [U0, C0]
+    assert Rows(ONE, cond, uncond).identify(torch.cat([uncond, cond]).half()) == [U0, C0]

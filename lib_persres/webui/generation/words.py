@@ -65,12 +65,13 @@ def unreadable(loaded: Loaded) -> str | None:
     return f"The embedding of {loaded.name} is for CLIP, and the loaded model, SD3, reads more than that."
 
 
-class Vocabulary:
+class LentWords:
     """The words of one job. problem: told a sentence of a word that the model cannot read, and whose it is."""
 
     def __init__(self, problem: Callable[[str, Loaded], None]):
         self.problem = problem
-        self.words: dict[str, Loaded] = {}
+        self.known: dict[str, Loaded] = {}
+        """Word -> whose it is."""
         self._depth = 0
         self._model = None
         self._entries: list[tuple] = []
@@ -92,13 +93,13 @@ class Vocabulary:
         lookup, model = HOST.embeddings(), HOST.model()
         if not self._depth or (
             model is self._model
-            and [entry[1].name for entry in self._entries] == list(self.words)
+            and [entry[1].name for entry in self._entries] == list(self.known)
             and all(any(entry is other for other in lookup.get(entry[0][0], ())) for entry in self._entries)
         ):
             return
         self._take_back()
         self._model = model
-        for word, loaded in self.words.items():
+        for word, loaded in self.known.items():
             ids = HOST.tokens(HOST.text_encoder(model), word)
             entry = (ids, self._embedding(word, loaded, model))
             # the WebUI takes the first that matches, and sorts the longest first
@@ -139,6 +140,6 @@ class Vocabulary:
 
     def named(self, text: str) -> str:
         """A text for the user, with the concepts' names where the words stand."""
-        for word, loaded in self.words.items():
+        for word, loaded in self.known.items():
             text = text.replace(word, loaded.name)
         return text
