@@ -5,8 +5,6 @@ Chosen once, before any piece, and kept in the run's folder, so that a run that 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,8 +14,8 @@ import torch.nn.functional as F
 from ..errors import PersresError
 from ..names import check_class
 from .datasets.dataset import Concept, read_text
-from .run_folder import RunFolder, write_json
-from .scores.embedders import ClipEmbedder
+from .run_folder import RunFolder, digest, read_json, write_json
+from .scores.clip import ClipEmbedder
 from .suite import Nouns
 
 AT_A_TIME = 4096
@@ -33,12 +31,11 @@ def nearest_classes(
     told: Callable[[str], None] = lambda line: None,
 ) -> dict[str, str]:
     """Concept -> noun, for these concepts and those of the run that have one. file: of nouns, before the suite's."""
-    known = _read(run)
+    known = read_json(run.classes_file, {})
     lacking = [concept for concept in concepts if concept.name not in known.get("concepts", {})]
     if lacking:
         words = _words(nouns, file)
-        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
-        if known and known["nouns"]["hash"] != digest:
+        if known and known["nouns"]["hash"] != digest(words):
             raise PersresError(
                 f"{run.classes_file} was made with other nouns: give those, or another folder with --out."
             )
@@ -46,7 +43,7 @@ def nearest_classes(
             raise PersresError("The suite chooses macro classes by CLIP: say with --clip where ViT-B/32 is.")
         told(f"choosing the nearest of {len(words)} nouns for {len(lacking)} concepts")
         chosen = known.get("concepts", {}) | nearest(words, lacking, clip, nouns.other)
-        known = {"nouns": {"count": len(words), "hash": digest, "other": nouns.other}, "concepts": chosen}
+        known = {"nouns": {"count": len(words), "hash": digest(words), "other": nouns.other}, "concepts": chosen}
         write_json(run.classes_file, known)
     return {name: facts["nearest"] for name, facts in known.get("concepts", {}).items()}
 
@@ -106,12 +103,3 @@ def _usable(word: str) -> bool:
         return check_class(word) == word
     except PersresError:
         return False
-
-
-def _read(run: RunFolder) -> dict:
-    if not run.classes_file.exists():
-        return {}
-    try:
-        return json.loads(run.classes_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PersresError(f"{run.classes_file} is damaged: {error}.") from error

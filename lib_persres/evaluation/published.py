@@ -22,7 +22,6 @@ class Row:
     dino_image: float
     key: str | None = None
     parameters: str | None = None
-    source: str = PAPER
 
 
 def _rows(table: str, *rows: tuple) -> tuple[Row, ...]:
@@ -76,39 +75,4 @@ TABLE_5 = _rows(
 )
 """The rank of the residuals; m is the width of the block's projection."""
 
-PERFUSION = Row("Supplement, section 6", "Perfusion (unofficial code)", 0.6879, 0.5669, 0.2228)
-
 TABLES = {"Table 1": TABLE_1, "Table 3": TABLE_3, "Table 4": TABLE_4, "Table 5": TABLE_5}
-
-
-@dataclass(frozen=True)
-class Preference:
-    """Share of answers (%) that prefer `Ours` (plain sampling) over the other, ± as published (bootstrap)."""
-
-    other: str
-    text: tuple[float, float]
-    image: tuple[float, float]
-    table: str = "Table 2"
-    source: str = PAPER
-
-
-TABLE_2 = (
-    Preference("Textual Inversion", (81.85, 4.15), (61.96, 4.76)),
-    Preference("ViCo", (37.40, 7.46), (62.11, 4.76)),
-    Preference("DreamBooth", (41.34, 5.08), (51.33, 4.65)),
-    Preference("Custom Diffusion", (50.99, 5.46), (63.27, 5.59)),
-    Preference("Ours w/ LAG sampling", (58.57, 6.34), (26.26, 4.91)),
-)
-"""Human preference, 1250 responses for each of the two questions."""
-
-LAG_BETTER = ("identity", "change background", "add object")
-LAG_WORSE = ("artistic style", "change attribute", "object in the style of V*")
-"""Figure 5 (supplement, section 6): text alignment by prompt type, LAG against plain; published as bars only."""
-
-TRAINING_SECONDS = 180
-"""About 3 minutes on an A100 (section 4.1)."""
-
-
-def row(key: str, table: str = "Table 1") -> Row | None:
-    """The published row of the method or ablation that is called `key` here."""
-    return next((r for r in TABLES[table] if r.key == key), None)

@@ -1,5 +1,5 @@
 """The datasets of an evaluation: each reader gives a `Dataset` of concepts, photos and prompts."""
 
-from .dataset import CATEGORIES, INDEPENDENT, MODIFYING, Concept, Dataset, Pair, Prompt
+from .dataset import CATEGORIES, Concept, Dataset, Pair, Prompt
 
-__all__ = ["CATEGORIES", "INDEPENDENT", "MODIFYING", "Concept", "Dataset", "Pair", "Prompt"]
+__all__ = ["CATEGORIES", "Concept", "Dataset", "Pair", "Prompt"]

@@ -8,19 +8,19 @@ from ...errors import PersresError
 from . import attndreambooth, customconcept101, dreambooth, folder, toybox
 from .dataset import Dataset
 
-KINDS = ("toybox", "customconcept101", "dreambooth", "attndreambooth", "folder")
+READERS = {
+    "toybox": lambda root, macro_class, prompts, pairs: toybox.read(root, class_images=toybox.CLASS_IMAGES),
+    "customconcept101": lambda root, macro_class, prompts, pairs: customconcept101.read(root, pairs),
+    "dreambooth": lambda root, macro_class, prompts, pairs: dreambooth.read(root),
+    "attndreambooth": lambda root, macro_class, prompts, pairs: attndreambooth.read(root, prompts),
+    "folder": lambda root, macro_class, prompts, pairs: folder.read(root, macro_class or "", prompts),
+}
 
 
-def open_dataset(kind: str, root: Path, macro_class: str | None = None, prompts: Path | None = None) -> Dataset:
+def open_dataset(
+    kind: str, root: Path, macro_class: str | None = None, prompts: Path | None = None, pairs: bool = False
+) -> Dataset:
     """root: for the Toybox a folder to draw its photos into. macro_class: of a plain folder's thing."""
-    if kind == "toybox":
-        return toybox.read(root, class_images=toybox.CLASS_IMAGES)
-    if kind == "customconcept101":
-        return customconcept101.read(root)
-    if kind == "dreambooth":
-        return dreambooth.read(root)
-    if kind == "attndreambooth":
-        return attndreambooth.read(root, prompts)
-    if kind == "folder":
-        return folder.read(root, macro_class or "", prompts)
-    raise PersresError(f"There is no dataset {kind!r}; there are: {', '.join(KINDS)}.")
+    if kind not in READERS:
+        raise PersresError(f"There is no dataset {kind!r}; there are: {', '.join(READERS)}.")
+    return READERS[kind](root, macro_class, prompts, pairs)

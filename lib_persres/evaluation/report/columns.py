@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-WITHOUT = "without V*"
-"""The category of the prompts that hold no V*: only drift is asked of them."""
+import pandas as pd
+
+from ..datasets.dataset import WITHOUT
+from ..statistics import means
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,14 @@ class Column:
 
 
 _TRUTH = "share of pictures, by the Toybox's judge"
+_OF_TWO = "by the Toybox's judge"
 
-COLUMNS = (
+
+def _by_name(*columns: Column) -> dict[str, Column]:
+    return {column.name: column for column in columns}
+
+
+COLUMNS = _by_name(
     Column("clip_text", "CLIP text", "2.5·max(cos, 0) of picture and prompt without V* in CLIP"),
     Column("clip_image", "CLIP image", "mean cosine with the reference photos in CLIP"),
     Column("dino_image", "DINO image", "mean cosine with the reference photos in DINO"),
@@ -48,41 +55,29 @@ COLUMNS = (
     Column("others", "others", f"the other things of the prompt are there ({_TRUTH})"),
     Column("area", "area", "share of the picture that the thing covers"),
 )
+OF_PAIRS = _by_name(
+    Column("clip_text", "CLIP text", "2.5·max(cos, 0) of picture and prompt without V1* and V2* in CLIP"),
+    Column("clip_image", "CLIP image", "the mean of the two next ones"),
+    Column("clip_image_first", "CLIP image, first", "mean cosine with the first concept's photos in CLIP"),
+    Column("clip_image_second", "CLIP image, second", "mean cosine with the second concept's photos in CLIP"),
+    Column("dino_image", "DINO image", "the mean of the two next ones"),
+    Column("dino_image_first", "DINO image, first", "mean cosine with the first concept's photos in DINO"),
+    Column("dino_image_second", "DINO image, second", "mean cosine with the second concept's photos in DINO"),
+    Column("both", "both there", f"share of pictures with a thing of each class ({_OF_TWO})"),
+    Column("own", "own skin", f"share of the concepts that are there in their own skin ({_OF_TWO})"),
+    Column("other", "other's skin", f"share of the concepts that wear the other's skin ({_OF_TWO})"),
+    Column("each_own", "each its own", f"share of pictures where both are there, each in its own skin ({_OF_TWO})"),
+    Column("background", "background", f"share of pictures with the prompt's background ({_OF_TWO})"),
+)
 
 STAND_FOR = {"image": ("clip_image", "dino_image", "identity"), "text": ("clip_text", "obeyed")}
 """The columns that stand for a score of the papers, the first to be had first."""
 
-_BY_NAME = {column.name: column for column in COLUMNS}
+
+def by_concept(rows: pd.DataFrame, name: str, **where) -> pd.DataFrame:
+    """`statistics.means` without the prompts that hold no V*, unless the score is theirs."""
+    return means(rows[(rows["category"] == WITHOUT) == (name == "drift")], name, **where)
 
 
-def column(name: str) -> Column:
-    return _BY_NAME.get(name) or Column(name, name, "a score that this report has no words for")
-
-
-def columns_for(score: str) -> tuple[str, ...]:
-    """The columns that stand for "image" or "text"; any other name stands for itself."""
-    return STAND_FOR.get(score, (score,))
-
-
-def present(rows: Iterable[Mapping], names: Sequence[str] | None = None) -> list[Column]:
-    """The columns (of `names`) that at least one row has a value in."""
-    wanted = [column.name for column in COLUMNS] if names is None else names
-    found = set()
-    for row in rows:
-        found |= {name for name in wanted if name not in found and is_number(row.get(name))}
-    return [column(name) for name in wanted if name in found]
-
-
-def is_number(value) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def counted(rows: Iterable[Mapping]) -> list[Mapping]:
-    """The rows that prove something: those of concepts that no setting was tuned on, if there are any."""
-    rows = list(rows)
-    return [row for row in rows if not row.get("tuned")] or rows
-
-
-def for_column(rows: Iterable[Mapping], name: str) -> list[Mapping]:
-    """Without the prompts that hold no V*, unless the score is theirs."""
-    return [row for row in rows if (row.get("category") == WITHOUT) <= (name == "drift")]
+def meanings(columns: Sequence[Column]) -> str:
+    return " ".join(f"{c.label}: {c.meaning}." for c in columns)

@@ -1,22 +1,25 @@
-"""The plots of a report: alignment by category with LAG and without, and the image/text trade-off.
-
-matplotlib is an optional extra ("evaluation"); `available` says whether it is here.
-"""
+"""The plots of a report: alignment by category with LAG and without, the image/text trade-off, the trainings' loss."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from adjustText import adjust_text
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patheffects import withStroke
+
+from ...residual import Residual
 from ..published import TABLES
-from ..statistics import Interval, bootstrap, by_concept
-from .columns import WITHOUT, Column, counted, for_column
-from .folder import Run
-from .labels import annotate
-from .tables import categories_of, image_columns, method_means, same, text_columns
+from ..statistics import Interval, of_methods
+from .columns import STAND_FOR, Column, by_concept
+from .results import Results
+from .tables import means_of, same
 
 INK, SOFT, LINE = "#1d2024", "#8a9099", "#e3e6ea"
 PLAIN, LAG = "#9db4cf", "#1f5f9e"
@@ -27,92 +30,69 @@ FAMILIES = (
     ("Table 4", "macro class", "#7b4fa3", "D"),
 )
 OTHER = ("", "others", "#4a4f57", "v")
+CURVES = 8
+"""Trainings whose loss is drawn."""
+
+Points = Mapping[str, tuple[Interval, Interval]]
 
 
-def available() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def categories(run: Run, plain: str, lag: str, path: Path) -> bool:
-    """Bars by category, LAG off and on, a panel for each score; False where there is nothing to draw."""
-    columns = text_columns(run) + image_columns(run)
-    names = categories_of(run)
+def categories(results: Results, plain: str, lag: str, path: Path) -> str | None:
+    """Bars by category, LAG off and on, a panel for each score; the caption, None where there is nothing to draw."""
+    columns = results.columns(STAND_FOR["text"]) + results.columns(STAND_FOR["image"])
+    names = results.categories
     if not columns or not names:
-        return False
-    figure = _figure(11, 2.9 * math.ceil(len(columns) / 2) + 0.5)
-    grid = figure.subplots(math.ceil(len(columns) / 2), min(len(columns), 2), squeeze=False).ravel()
-    rows = counted(run.rows)
-    for axes, c in zip(grid, columns):
+        return None
+    figure, panels = _panels(len(columns), 11, 2.9)
+    for axes, c in zip(panels, columns):
         for offset, method, colour in ((-0.2, plain, PLAIN), (0.2, lag, LAG)):
-            bars = []
-            for category in names:
-                found = by_concept(for_column(rows, c.name), c.name, method=method, category=category)
-                bars.append(bootstrap(list(found[method].values())) if found else None)
-            places = [i + offset for i, bar in enumerate(bars) if bar]
-            bars = [bar for bar in bars if bar]
-            axes.bar(places, [bar.mean for bar in bars], 0.38, color=colour, label=method)
-            axes.errorbar(
-                places, [bar.mean for bar in bars], _errors(bars), fmt="none", ecolor=INK, elinewidth=1, capsize=2
-            )
-        axes.set_title(c.label, loc="left", fontsize=10, fontweight="bold")
+            tables = [by_concept(results.counted, c.name, method=method, category=name) for name in names]
+            bars = {i + offset: of_methods(table)[method] for i, table in enumerate(tables) if method in table}
+            places, means, errors = list(bars), [bar.mean for bar in bars.values()], _errors(list(bars.values()))
+            axes.bar(places, means, 0.38, color=colour, label=method)
+            axes.errorbar(places, means, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         axes.set_xticks(range(len(names)), [textwrap.fill(name, 14) for name in names], fontsize=8)
-        _tidy(axes, grid="y")
-    for axes in grid[len(columns) :]:
-        axes.set_visible(False)
-    handles, labels = grid[0].get_legend_handles_labels()
+        _tidy(axes, c.label, grid="y")
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path)
-    return True
+    return f"{plain} and {lag} by category, means over concepts with their 95% intervals."
 
 
-def trade_off(run: Run, path: Path) -> str | None:
+def trade_off(results: Results, path: Path) -> str | None:
     """Figure 14: a point for each method with crosses of its intervals. Returns the caption, None without both scores.
 
     A second panel has the other scores, DINO's or the answers of the Toybox's judge. The papers' points are grey: in
     the first panel where ours are on their scale, else in one of their own.
     """
-    text, image = text_columns(run), image_columns(run)
+    text, image = results.columns(STAND_FOR["text"]), results.columns(STAND_FOR["image"])
     if not text or not image:
         return None
     shown = list(dict.fromkeys([(text[0], image[0]), (text[-1], image[-1])]))
-    means, over = {}, ""
+    points, over = [], ""
     for pair in shown:
-        rows, over = comparable(run, [c.name for c in pair])
-        means |= method_means(rows, pair)
-    points = [_points(run, means, pair) for pair in shown]
+        rows, over = _comparable(results, pair)
+        means = means_of(rows, pair)
+        x, y = (means[c.name] for c in pair)
+        points.append({name: (x[name], y[name]) for name in results.methods() if name in x and name in y})
     if not points[0]:
         return None
-    kind = str((run.settings.get("dataset") or {}).get("kind", "")).lower()
     score = image[0].name if image[0].name in ("clip_image", "dino_image") else "clip_image"
-    theirs = [
-        (row.key or row.method, row.clip_text, getattr(row, score), family)
-        for family in FAMILIES
-        for row in TABLES[family[0]]
-        if family[0] == "Table 1" or row.key != "residual"
-    ]
-    together = text[0].name == "clip_text" and image[0].name == score and kind != "toybox"
-    count = len(shown) + (not together)
-    figure = _figure(8.5 if count == 1 else 14, 6.5 * math.ceil(count / 2))
-    panels = figure.subplots(math.ceil(count / 2), min(count, 2), squeeze=False).ravel()
-    written = []
-    for panel, own, (x, y) in zip(panels, points, shown):
-        written.append((panel, _ours(panel, own)))
+    together = text[0].name == "clip_text" and image[0].name == score and results.dataset.get("kind") != "toybox"
+    figure, panels = _panels(len(shown) + (not together), 14, 6.5, alone=8.5)
+    written = [_ours(panel, own) for panel, own in zip(panels, points)]
+    for panel, (x, y) in zip(panels, shown):
         _axes(panel, x.label, y.label, "ours")
     panels[0].legend(frameon=False, fontsize=9)
-    their_panel = panels[0] if together else panels[len(shown)]
-    for _, x, y, family in theirs:
-        their_panel.plot(x, y, family[3], color=SOFT, markersize=5, fillstyle="none", zorder=2)
-    grey = [(name, x, y, SOFT) for name, x, y, _ in theirs]
+    grey = _theirs(panels[0 if together else len(shown)], score)
     if together:
-        written[0][1].extend(grey)
-        their_panel.set_title("ours in colour, theirs in grey", loc="left", fontsize=10, fontweight="bold")
+        written[0] += grey
+        panels[0].set_title("ours in colour, theirs in grey", loc="left", fontsize=10, fontweight="bold")
     else:
-        _axes(their_panel, "CLIP text", "DINO image" if score == "dino_image" else "CLIP image", "theirs")
-        written.append((their_panel, grey))
-    for panel in panels[count:]:
-        panel.set_visible(False)
-    for panel, labels in written:
-        annotate(figure, panel, labels)
+        written.append(grey)
+        _axes(panels[len(shown)], "CLIP text", "DINO image" if score == "dino_image" else "CLIP image", "theirs")
+    figure.draw_without_rendering()
+    for panel, labels in zip(panels, written):
+        _write(panel, labels)
     figure.savefig(path)
     where = "in grey in the same panel" if together else "in a panel of their own, since they are on another scale"
     axes = ", and ".join(f"{x.label} to the right, {y.label} upwards" for x, y in shown)
@@ -122,19 +102,32 @@ def trade_off(run: Run, path: Path) -> str | None:
     )
 
 
-Points = dict[str, tuple[Interval, Interval]]
+def losses(results: Results, concept: str, path: Path) -> str | None:
+    """The loss of a concept's trainings over their steps; the caption, None where no residual tells it."""
+    curves = {}
+    for piece in results.pieces:
+        if piece.subject == concept and piece.residual.is_file():
+            metadata = Residual.load(piece.residual).metadata
+            if curve := metadata.loss.get("curve"):
+                curves[piece.training] = np.linspace(0, metadata.steps, len(curve) + 1)[1:], np.array(curve)
+    if not curves:
+        return None
+    figure, (axes,) = _panels(1, 8.5, 3, alone=8.5)
+    for name, (steps, curve) in list(curves.items())[:CURVES]:
+        axes.plot(steps, pd.Series(curve).rolling(11, center=True, min_periods=1).mean(), label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("steps")
+    axes.legend(frameon=False, fontsize=9)
+    _tidy(axes, "loss", grid="y")
+    figure.savefig(path)
+    return f"The loss of {concept}'s trainings, smoothed over 11 points of up to 100."
 
 
-def _points(run: Run, means, pair: Sequence[Column]) -> Points:
-    """The methods that have both scores."""
-    wanted = {m["name"]: [(m["name"], c.name) for c in pair] for m in run.methods}
-    return {name: (means[x], means[y]) for name, (x, y) in wanted.items() if x in means and y in means}
+# -- points and their names
 
 
-def _ours(panel, points: Points) -> list[tuple]:
+def _ours(panel, points: Points) -> list:
     """Draw them, a colour for each table of the paper; what is to be written beside them."""
-    from matplotlib.colors import to_rgba
-
     labels = []
     for family in (*FAMILIES, OTHER):
         mine = [name for name in points if _family(name) == family]
@@ -150,37 +143,69 @@ def _ours(panel, points: Points) -> list[tuple]:
     return labels
 
 
-def comparable(run: Run, names: Sequence[str]) -> tuple[list, str]:
-    """The rows of the concepts that all methods have scores `names` of, and how to call these; else all rows."""
-    rows = [row for row in counted(run.rows) if row.get("category") != WITHOUT]
-    have: dict[str, set[str]] = {}
-    for name in names:
-        for method, concepts in by_concept(rows, name).items():
-            have.setdefault(method, set(concepts)).intersection_update(concepts)
-    shared = set.intersection(*have.values()) if have else set()
+def _theirs(panel, score: str) -> list:
+    labels = []
+    for table, _, _, marker in FAMILIES:
+        for row in TABLES[table]:
+            if table == "Table 1" or row.key != "residual":
+                x, y = row.clip_text, getattr(row, score)
+                panel.plot(x, y, marker, color=SOFT, markersize=5, fillstyle="none", zorder=2)
+                labels.append((row.key or row.method, x, y, SOFT))
+    return labels
+
+
+def _write(panel, labels: Sequence[tuple]) -> None:
+    """Names beside points, where they hide as little as may be."""
+    outline = [withStroke(linewidth=2, foreground="white")]
+    # a name is no formula, whatever signs it holds
+    texts = [
+        panel.text(x, y, name, fontsize=8, color=colour, parse_math=False, path_effects=outline, zorder=4)
+        for name, x, y, colour in labels
+    ]
+    for text in texts:
+        text.set_in_layout(False)
+    lines = {"arrowstyle": "-", "color": SOFT, "lw": 0.6}
+    adjust_text(texts, *zip(*[(x, y) for _, x, y, _ in labels]), ax=panel, arrowprops=lines, iter_lim=300)
+
+
+def _family(method: str) -> tuple:
+    listed = (f for f in FAMILIES if any(same(row.key, method) for row in TABLES[f[0]]))
+    return next(listed, FAMILIES[1] if method.startswith("rank-") else OTHER)
+
+
+def _comparable(results: Results, columns: Sequence[Column]) -> tuple[pd.DataFrame, str]:
+    """The rows of the concepts that all methods have these scores of, and how to call these; else all rows."""
+    rows = results.counted
+    tables = [by_concept(rows, c.name) for c in columns]
+    shared = set.intersection(*(set(table.dropna().index) for table in tables))
     if not shared:
         return rows, "each method's own concepts"
-    return [row for row in rows if row["concept"] in shared], f"the {len(shared)} concepts that all methods have"
+    return rows[rows["concept"].isin(shared)], f"the {len(shared)} concepts that all methods have"
 
 
-def _figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+# -- how plots look
 
-    figure = Figure((width, height), dpi=130, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+
+def _panels(count: int, width: float, height: float, alone: float | None = None):
+    """The figure and its panels, two in a row; height: of a row."""
+    rows = math.ceil(count / 2)
+    size = (alone if alone and count == 1 else width, height * rows + 0.5 * (alone is None))
+    figure = Canvas(size, dpi=130, layout="constrained", facecolor="white")
+    panels = figure.subplots(rows, min(count, 2), squeeze=False).ravel()
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    return figure, panels[:count]
 
 
 def _axes(axes, x: str, y: str, title: str) -> None:
     axes.set_xlabel(f"{x} →")
     axes.set_ylabel(f"{y} →")
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.margins(0.12)
-    _tidy(axes, grid="both")
+    _tidy(axes, title, grid="both")
 
 
-def _tidy(axes, grid: str) -> None:
+def _tidy(axes, title: str, grid: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
     axes.tick_params(colors=INK, labelsize=8, color=SOFT)
@@ -192,8 +217,3 @@ def _errors(found: Sequence[Interval]) -> list[list[float]]:
     """Distances to the ends of the intervals; 0 where there is none."""
     known = [(f.mean - f.low, f.high - f.mean) if math.isfinite(f.low) else (0.0, 0.0) for f in found]
     return [[max(low, 0.0) for low, _ in known], [max(high, 0.0) for _, high in known]]
-
-
-def _family(method: str) -> tuple:
-    listed = (f for f in FAMILIES if any(same(row.key, method) for row in TABLES[f[0]]))
-    return next(listed, FAMILIES[1] if method.startswith("rank-") else OTHER)

@@ -1,19 +1,22 @@
 """Scores that the papers lack: the object and the background apart, what the base model's picture keeps, masks.
 
 Pictures are (n,3,H,W) in [0,1], masks (n,H,W) bool, true on the object. "Embed" is a function from a list of
-PIL images to embeddings (n,d), such as `Embedder.images`.
+PIL images to embeddings (n,d), such as `ClipEmbedder.images`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.stats import mannwhitneyu
 
-from .alignment import image_alignment_of_each
+from ...toybox.sight import grow
+from .alignment import image_alignment
 
 MEAN_COLOUR = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean: after its normalisation such a pixel is 0."""
@@ -25,21 +28,16 @@ FEWEST = 200
 Embed = Callable[[Sequence[Image.Image]], torch.Tensor]
 
 
-def grow(masks: torch.Tensor, pixels: int = GROWN) -> torch.Tensor:
-    """Masks (n,H,W) bool, larger by so many pixels on every side."""
-    return F.max_pool2d(masks.float()[:, None], 2 * pixels + 1, 1, pixels)[:, 0] > 0.5
-
-
-def object_only(pictures: torch.Tensor, masks: torch.Tensor, colour=MEAN_COLOUR) -> torch.Tensor:
+def object_only(pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The pictures with the background replaced by the mean colour."""
     _check(pictures, masks)
-    fill = torch.tensor(colour, dtype=pictures.dtype, device=pictures.device).view(1, 3, 1, 1)
+    fill = torch.tensor(MEAN_COLOUR, dtype=pictures.dtype, device=pictures.device).view(1, 3, 1, 1)
     return torch.where(masks[:, None], pictures, fill)
 
 
-def background_only(pictures: torch.Tensor, masks: torch.Tensor, colour=MEAN_COLOUR) -> torch.Tensor:
+def background_only(pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The pictures with the object, grown a little, replaced by the mean colour."""
-    return object_only(pictures, ~grow(masks), colour)
+    return object_only(pictures, ~grow(masks, GROWN))
 
 
 def object_alignment(
@@ -48,12 +46,11 @@ def object_alignment(
     generated_masks: torch.Tensor,
     references: torch.Tensor,
     reference_masks: torch.Tensor,
-    colour=MEAN_COLOUR,
 ) -> torch.Tensor:
     """Image alignment of the objects alone, each generated picture's: (n,), nan where it shows no object."""
-    found = image_alignment_of_each(
-        embed(to_images(object_only(generated, generated_masks, colour))),
-        embed(to_images(object_only(references, reference_masks, colour))),
+    found = image_alignment(
+        embed(to_images(object_only(generated, generated_masks))),
+        embed(to_images(object_only(references, reference_masks))),
     )
     return torch.where(generated_masks.flatten(1).any(1).to(found.device), found, torch.nan)
 
@@ -64,15 +61,14 @@ def background_copied(
     generated_masks: torch.Tensor,
     references: torch.Tensor,
     reference_masks: torch.Tensor,
-    colour=MEAN_COLOUR,
 ) -> torch.Tensor:
     """How much of the references' background is in each picture: the backgrounds' image alignment, (n,).
 
     High where the prompt asked for another background means overfitting.
     """
-    return image_alignment_of_each(
-        embed(to_images(background_only(generated, generated_masks, colour))),
-        embed(to_images(background_only(references, reference_masks, colour))),
+    return image_alignment(
+        embed(to_images(background_only(generated, generated_masks))),
+        embed(to_images(background_only(references, reference_masks))),
     )
 
 
@@ -83,7 +79,7 @@ def background_distance(pictures: torch.Tensor, base: torch.Tensor, things: torc
     method is compared over the same pixels. nan where fewer than 200 pixels are left.
     """
     _check(pictures, things)
-    outside = ~grow(things)
+    outside = ~grow(things, GROWN)
     count = outside.flatten(1).sum(1)
     difference = (pictures - base).abs().mean(1) * 255
     mean = (difference * outside).flatten(1).sum(1) / count.clamp_min(1)
@@ -100,32 +96,32 @@ def drift(pictures: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return (pictures - base).abs().flatten(1).mean(1) * 255
 
 
-def iou(masks: torch.Tensor, truth: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
-    """Intersection over union, (n,), of LAG's masks (n,h,w), bool or shares in [0,1], with true masks (n,H,W).
+def iou(share: torch.Tensor, truth: torch.Tensor, threshold: float = 0.5) -> float:
+    """Intersection over union of LAG's mask (h,w), bool or shares in [0,1], with a true one (H,W); nan for two empty.
 
-    The masks are scaled up to the true ones' size; nan where both are empty.
+    The mask is scaled up to the true one's size.
     """
-    scaled = F.interpolate(masks.float()[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    chosen = scaled > threshold
-    both = (chosen & truth).flatten(1).sum(1)
-    either = (chosen | truth).flatten(1).sum(1)
-    return torch.where(either > 0, both / either.clamp_min(1), torch.nan)
+    chosen = _scaled(share, truth) > threshold
+    either = int((chosen | truth).sum())
+    return int((chosen & truth).sum()) / either if either else math.nan
 
 
-def auc(shares: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How well LAG's masks tell a thing from the rest, whatever their size, (n,): the area under the ROC curve.
+def auc(share: torch.Tensor, truth: torch.Tensor) -> float:
+    """How well LAG's mask (h,w) tells a thing (H,W) from the rest, whatever its size: the area under the ROC curve.
 
     It is the probability that a pixel of the thing has a larger share than one beside it, ties counting half; 0.5 is
-    chance. shares (n,h,w) in [0,1], scaled up to the true masks (n,H,W); nan where a picture is all thing or has none.
+    chance, nan where a picture is all thing or has none.
     """
-    scaled = F.interpolate(shares.float()[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    out = torch.full((len(truth),), torch.nan)
-    for at, (share, thing) in enumerate(zip(scaled, truth)):
-        inside, outside = share[thing], share[~thing].sort().values
-        if len(inside) and len(outside):
-            below = torch.searchsorted(outside, inside) + torch.searchsorted(outside, inside, right=True)
-            out[at] = below.double().mean() / (2 * len(outside))
-    return out
+    scaled = _scaled(share, truth)
+    inside, outside = scaled[truth], scaled[~truth]
+    if not len(inside) or not len(outside):
+        return math.nan
+    found = mannwhitneyu(inside.numpy(), outside.numpy(), method="asymptotic")
+    return float(found.statistic) / (len(inside) * len(outside))
+
+
+def _scaled(share: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(share.float()[None, None], size=truth.shape, mode="bilinear", align_corners=False)[0, 0]
 
 
 def to_images(pictures: torch.Tensor) -> list[Image.Image]:
