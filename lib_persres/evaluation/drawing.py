@@ -8,19 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ..residual import Residual
 from ..standalone.checkpoint import StableDiffusion
-from ..standalone.generate_each import Generated, generate_each
+from ..standalone.generate_each import generate_each
 from ..training.sizes import default_resolution
 from .protocol import noise_seed
 from .run_folder import PieceFolder, picture_name
 from .scores.masked import to_images
 from .suite import Method, Sampling
-
-Find = Callable[[str], Residual]
 
 
 @dataclass(frozen=True)
@@ -54,14 +51,14 @@ class Drawing:
         if sd.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(sd.device)
 
-    def fill(self, method: Method, asked: Sequence[Asked], find: Find | None) -> None:
+    def fill(self, method: Method, asked: Sequence[Asked], find: Callable[[str], Residual] | None) -> None:
         """Draw what is asked, with DDIM and eta 0."""
         for start in range(0, len(asked), self.batch):
             self._draw(method, asked[start : start + self.batch], find)
         self.folder.gather_masks(method.name)
 
-    def _draw(self, method: Method, asked: Sequence[Asked], find: Find | None) -> None:
-        started = time.monotonic()
+    def _draw(self, method: Method, asked: Sequence[Asked], find: Callable[[str], Residual] | None) -> None:
+        started, problems = time.monotonic(), []
         made = generate_each(
             self.sd,
             [one.text for one in asked],
@@ -74,10 +71,11 @@ class Drawing:
             lag=method.lag,
             unconditional=method.unconditional,
         )
-        problems = []
         for one, picture in zip(asked, made):
-            (image,) = to_images(picture.images)
-            self.folder.write_picture(method.name, one.name, image, _mask(picture) if self.masks else None)
+            (image,), mask = to_images(picture.images), None
+            if self.masks and picture.masks and picture.masks.masks:
+                mask = picture.masks.mean("masks")[0, 0].half().numpy()
+            self.folder.write_picture(method.name, one.name, image, mask)
             problems += [] if one.quiet else picture.problems
         self.folder.log.add(
             "drawn",
@@ -96,13 +94,6 @@ class Drawing:
             "peak_bytes": peak_bytes(self.sd.device),
             "problems": list(dict.fromkeys(text for row in drawn for text in row["problems"])),
         }
-
-
-def _mask(made: Generated) -> np.ndarray | None:
-    """The first concept's mean mask at the latents' size, (h,w) in half precision; None without LAG."""
-    if made.masks is None or not made.masks.masks:
-        return None
-    return made.masks.mean("masks")[0, 0].half().numpy()
 
 
 def peak_bytes(device: torch.device) -> int | None:

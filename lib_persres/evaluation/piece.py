@@ -73,103 +73,100 @@ class Piece:
         run = RunFolder(self.root)
         return [run.piece(concept.name, self.training.name).residual for concept in self.subject.concepts]
 
-    @property
-    def ready(self) -> bool:
-        return all(file.is_file() for file in self.needs)
-
-    def word(self, noun: str) -> list[str]:
+    def words(self, noun: str) -> list[str]:
         """The concepts' macro classes, GIVEN or NEAREST."""
         return [self.subject.nearest if noun == NEAREST else concept.macro_class for concept in self.subject.concepts]
 
     def pictures(self, method: Method) -> list[Asked]:
         out = []
         for index, prompt in self.subject.prompts.items():
-            text = asked_text(prompt, self.word(method.noun), method.without_class)
+            text = asked_text(prompt, self.words(method.noun), method.without_class)
             # that nothing asks for the concept is what the prompts without V* are for
             out += [Asked(index, i, text, quiet=prompt.category == WITHOUT) for i in range(self.sampling.images)]
         return out
-
-    # -- what is asked, and whether it is there
-
-    @property
-    def asked(self) -> dict:
-        """Everything that the residual and each picture depend on, as asked.json keeps it."""
-        training, learning = self.training, None
-        if training and not self.subject.is_pair:
-            learning = {
-                "base": self.base,
-                "recipe": training.made_recipe().to_dict(),
-                "seed": training.seed,
-                "photos": training.photos,
-                "class": self.word(training.noun)[0],
-                "identifier": self.subject.identifiers[0],
-            }
-        methods = {}
-        for method in self.methods:
-            how = method.model_dump(include={"lag", "strength", "unconditional"})
-            how |= {"base": self.base, "steps": self.sampling.steps, "guidance": self.sampling.guidance}
-            how["identifiers"] = list(self.subject.identifiers)
-            methods[method.name] = {"how": how, "pictures": {one.name: one.text for one in self.pictures(method)}}
-        return json.loads(json.dumps({"training": learning, "methods": methods}))
-
-    def agreed(self) -> dict:
-        """What was asked of the piece before and now, together. PersresError where the two contradict one another."""
-        there, now = self.folder.asked, self.asked
-        if not _agree(there.get("training"), now["training"]) and there:
-            raise PersresError(
-                f"{self.folder.path} was trained otherwise ({_differing(there['training'], now['training'])}): "
-                "give another folder with --out."
-            )
-        methods = dict(there.get("methods", {}))
-        for name, wanted in now["methods"].items():
-            if name in methods:
-                for part in ("how", "pictures"):
-                    if not _agree(methods[name][part], wanted[part]):
-                        raise PersresError(
-                            f"{self.folder.path / name} was drawn otherwise "
-                            f"({_differing(methods[name][part], wanted[part])}): give another folder with --out."
-                        )
-                wanted = {**wanted, "pictures": methods[name]["pictures"] | wanted["pictures"]}
-            methods[name] = wanted
-        return {**now, "methods": methods}
-
-    @property
-    def done(self) -> bool:
-        """Whether all that is asked is there. PersresError where something else is."""
-        folder, agreed = self.folder, self.agreed()
-        return bool(folder.facts) and folder.asked == agreed and not any(map(self.missing, self.methods))
 
     def missing(self, method: Method) -> list[Asked]:
         """The pictures that are not there yet."""
         there = self.folder.names(method.name)
         return [one for one in self.pictures(method) if one.name not in there]
 
+    # -- what is asked, and whether it is there
+
+    def asked(self) -> dict:
+        """Everything that the residual and each picture depend on, together with what was asked of the piece before.
+
+        PersresError where the two contradict one another.
+        """
+        asked: dict = {}
+        if self.training and not self.subject.is_pair:
+            asked["training"] = {
+                "base": self.base,
+                "recipe": self.training.made_recipe().to_dict(),
+                "seed": self.training.seed,
+                "photos": self.training.photos,
+                "class": self.words(self.training.noun)[0],
+                "identifier": self.subject.identifiers[0],
+            }
+        for method in self.methods:
+            how = method.model_dump(include={"lag", "strength", "unconditional"})
+            how |= {"base": self.base, "steps": self.sampling.steps, "guidance": self.sampling.guidance}
+            asked[f"{method.name}/how"] = how | {"identifiers": self.subject.identifiers}
+            asked |= {f"{method.name}/{one.name}": one.text for one in self.pictures(method)}
+        asked, before = json.loads(json.dumps(asked)), self.folder.asked
+        for key, value in asked.items():
+            if key in before and not _agree(before[key], value):
+                named = ["its prompt"]
+                if isinstance(value, dict):
+                    named = [name for name in value if not _agree(before[key].get(name), value[name])]
+                raise PersresError(
+                    f"{self.folder.path} holds another {key} ({', '.join(named)}): give another folder with --out."
+                )
+        return before | asked
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is asked is there. PersresError where something else is."""
+        asked = self.asked()
+        return bool(self.folder.facts) and self.folder.asked == asked and not any(map(self.missing, self.methods))
+
     # -- doing it
 
     def do(self, sd: StableDiffusion, progress: Progress | None = None) -> None:
         """What is missing; the file piece.json comes last."""
         folder, concepts = self.folder, self.subject.concepts
-        agreed = self.agreed()
-        folder.begin(agreed)
-        words = [identifier_of(sd.encode_text, number) for number in self.subject.identifiers]
+        folder.begin(self.asked())
+        identifiers = [identifier_of(sd.encode_text, number) for number in self.subject.identifiers]
         residuals: dict[str, Residual] = {}
         if self.subject.is_pair:
+            if not all(file.is_file() for file in self.needs):
+                raise PersresError("the trainings of its concepts are not done.")
             residuals = {concept.name: Residual.load(file) for concept, file in zip(concepts, self.needs)}
         elif self.training:
-            residuals = {concepts[0].name: self.learn(sd, words[0], progress)}
+            residuals = {concepts[0].name: self.learn(sd, identifiers[0], progress)}
         drawing = Drawing(folder, sd, self.sampling, self.batch, masks=not self.subject.is_pair)
         for method in self.methods:
             shown = {}
-            for (name, residual), word in zip(residuals.items(), self.word(method.noun)):
+            for (name, residual), word in zip(residuals.items(), self.words(method.noun)):
                 # LAG looks for the word that the prompt has
                 shown[name] = replace(residual, metadata=replace(residual.metadata, macro_class=word))
             tags = "".join(f"<persres:{name}:{method.strength}>" for name in shown)
             asked = [
-                replace(one, text=tags + one.text if shown else with_identifiers(one.text, *words))
+                replace(one, text=tags + one.text if shown else with_identifiers(one.text, *identifiers))
                 for one in self.missing(method)
             ]
             drawing.fill(method, asked, shown.__getitem__ if shown else None)
-        folder.finish(self.facts(residuals, drawing.facts()))
+        trained = folder.log.events("kept") + folder.log.events("trained")
+        drawn, notes = drawing.facts(), [text for row in trained for text in row.get("notes", [])]
+        folder.finish(
+            {
+                "concepts": [concept.name for concept in concepts],
+                "train_seconds": round(sum(row["seconds"] for row in trained), 2),
+                **drawn,
+                "steps": max((residual.metadata.steps for residual in residuals.values()), default=0),
+                "parameters": sum(residual.parameters_count() for residual in residuals.values()),
+                "problems": list(dict.fromkeys(notes + drawn["problems"])),
+            }
+        )
 
     def learn(self, sd: StableDiffusion, identifier: str, progress: Progress | None) -> Residual:
         """The concept's residual: learned, or gone on with, or read.
@@ -204,26 +201,13 @@ class Piece:
             sd,
             concept.load()[: training.photos],
             concept.name,
-            self.word(training.noun)[0],
+            self.words(training.noun)[0],
             recipe,
             resolution=default_resolution(sd.unet.params),
             seed=training.seed,
             identifier=identifier,
             class_photos=concept.load_class() if recipe.keeps_class else None,
         )
-
-    def facts(self, residuals: dict[str, Residual], drawn: dict) -> dict:
-        """What the piece took."""
-        trained = self.folder.log.events("kept") + self.folder.log.events("trained")
-        notes = [text for row in trained for text in row.get("notes", [])]
-        return {
-            "concepts": [concept.name for concept in self.subject.concepts],
-            "train_seconds": round(sum(row["seconds"] for row in trained), 2),
-            **drawn,
-            "steps": max((residual.metadata.steps for residual in residuals.values()), default=0),
-            "parameters": sum(residual.parameters_count() for residual in residuals.values()),
-            "problems": list(dict.fromkeys(notes + drawn["problems"])),
-        }
 
 
 def pieces_of(plan: Plan, **options) -> list[Piece]:
@@ -251,16 +235,10 @@ def work(piece: Piece, progress: Progress | None = None) -> None:
             piece.do(opened(piece.checkpoint, piece.device, piece.dtype), progress)
 
 
-def _agree(a, b) -> bool:
+def _agree(before, now) -> bool:
     """Whether what both say is the same: a later version may say more."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return all(_agree(a[key], b[key]) for key in a.keys() & b.keys())
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_agree, a, b))
-    return a == b
-
-
-def _differing(a, b) -> str:
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return "before there was none" if a is None else "now there is none"
-    return ", ".join(key for key in a if key in b and not _agree(a[key], b[key]))
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(_agree(before[key], now[key]) for key in before.keys() & now.keys())
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_agree, before, now))
+    return before == now

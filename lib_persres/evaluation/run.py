@@ -72,11 +72,7 @@ def perform(
             told(f"[{done}/{len(pieces)}] {name}" + (f": {problem}" if problem else ""))
 
         for pairs in (False, True):  # a pair needs what its two concepts have learned
-            wave = [piece for piece in missing if piece.subject.is_pair == pairs]
-            for piece in wave:
-                if not piece.ready:
-                    report(piece.name, "the trainings of its concepts are not done.")
-            if wave := [piece for piece in wave if piece.ready]:
+            if wave := [piece for piece in missing if piece.subject.is_pair == pairs]:
                 execute(wave, report)
         failed = {name.split("/")[0] for name in problems}
         score(run, suite, [(s, methods) for s, methods in planned if s.name not in failed], scorer, told)

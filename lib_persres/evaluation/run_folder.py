@@ -1,12 +1,12 @@
 """The folder of a run: where everything lies, and the only code that reads and writes it.
 
-    run.json                            the suite, the dataset, the base model and the command
-    classes.json                        the nouns that were chosen as macro classes
-    pieces/<subject>/<training>/        a piece: asked.json says what was asked of it, piece.json (the last to come)
-                                        what it took, log.jsonl what was done when; its residual.safetensors
+    run.json                       the suite, the dataset, the base model and the command
+    classes.json                   the nouns that were chosen as macro classes
+    pieces/<subject>/<training>/   a piece: asked.json says what was asked of it, piece.json (the last to come) what it
+                                   took, log.jsonl what was done when; its residual.safetensors
     pieces/<subject>/<training>/<method>/PPP-III.png, masks.npz
-    scores/<subject>.jsonl              a row for each picture
-    scores/made.json                    what the rows were made from, so that none is made twice
+    scores/<subject>.jsonl         a row for each picture
+    scores/made.json               what the rows were made from, so that none is made twice
     report/
 
 A subject is a concept, or a pair of them in one picture. A kill leaves nothing half.
@@ -34,33 +34,18 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-RESIDUAL = "residual.safetensors"
-
 
 def picture_name(prompt: int, image: int) -> str:
     return f"{prompt:03}-{image:03}"
-
-
-def digest(value) -> str:
-    """Of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class PieceFolder:
     """One piece's: a subject's pictures by the methods of one training."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.residual, self.state = path / RESIDUAL, path / "training.pt"
+        self.path, self.subject, self.training = path, path.parent.name, path.name
+        self.residual, self.state = path / "residual.safetensors", path / "training.pt"
         self.log = Log(path / "log.jsonl")
-
-    @property
-    def subject(self) -> str:
-        return self.path.parent.name
-
-    @property
-    def training(self) -> str:
-        return self.path.name
 
     @property
     def facts(self) -> dict:
@@ -78,10 +63,8 @@ class PieceFolder:
 
     def finish(self, facts: dict) -> None:
         """made: what each method's pictures are."""
-        made = {method: self._digest(method) for method in self.asked["methods"]}
-        write_json(self.path / "piece.json", {**facts, "made": made})
-
-    # -- its pictures
+        methods = [folder.name for folder in sorted(self.path.glob("*/"))]
+        write_json(self.path / "piece.json", {**facts, "made": {name: self._digest(name) for name in methods}})
 
     def picture(self, method: str, name: str) -> Path:
         return self.path / method / f"{name}.png"
@@ -107,19 +90,18 @@ class PieceFolder:
 
     def masks(self, method: str) -> dict[str, np.ndarray]:
         """LAG's masks by the pictures' names, (h,w) in half precision: the share of blocks and steps that act there."""
-        folder = self.path / method
-        parts = {file.stem: np.load(file)["mask"] for file in sorted((folder / "masks").glob("*.npz"))}
-        kept = folder / "masks.npz"
-        return (dict(np.load(kept)) if kept.is_file() else {}) | parts
+        kept, parts = self.path / method / "masks.npz", (self.path / method / "masks").glob("*.npz")
+        gathered = dict(np.load(kept)) if kept.is_file() else {}
+        return gathered | {file.stem: np.load(file)["mask"] for file in sorted(parts)}
 
     def gather_masks(self, method: str) -> None:
         """One file for all masks of a method."""
-        parts = sorted((self.path / method / "masks").glob("*.npz"))
-        if parts:
-            _write_arrays(self.path / method / "masks.npz", self.masks(method))
-            for file in parts:
+        folder = self.path / method / "masks"
+        if folder.is_dir():
+            _write_arrays(folder.with_suffix(".npz"), self.masks(method))
+            for file in folder.iterdir():
                 file.unlink()
-            parts[0].parent.rmdir()
+            folder.rmdir()
 
     def digest(self, method: str) -> str:
         """Of a method's pictures and masks: from piece.json, else made of the files."""
@@ -134,6 +116,7 @@ class RunFolder:
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
         self.run_file, self.classes_file = self.root / "run.json", self.root / "classes.json"
+        self.made_file = self.root / "scores" / "made.json"
 
     def piece(self, subject: str, training: str) -> PieceFolder:
         return PieceFolder(self.root / "pieces" / subject / training)
@@ -142,14 +125,12 @@ class RunFolder:
         """Those that are done."""
         return [PieceFolder(file.parent) for file in sorted(self.root.glob("pieces/*/*/piece.json"))]
 
-    # -- the run
-
     def load(self) -> dict:
         """What run.json says."""
-        if not self.run_file.exists():
-            raise PersresError(f"{self.root} is no run of an evaluation: there is no {self.run_file}.")
         facts = read_json(self.run_file)
-        if not isinstance(facts.get("suite"), dict):
+        if facts is None:
+            raise PersresError(f"{self.root} is no run of an evaluation: there is no {self.run_file}.")
+        if not isinstance(facts, dict) or not isinstance(facts.get("suite"), dict):
             raise PersresError(f"{self.run_file} says nothing of a suite: it was not written by `evaluate run`.")
         return facts
 
@@ -171,41 +152,37 @@ class RunFolder:
 
     def rows(self, subject: str) -> list[dict]:
         """The scores of a subject; none where there are none. PersresError for what is no row."""
-        file = self.root / "scores" / f"{subject}.jsonl"
-        rows = []
-        for number, line in enumerate(_text(file).splitlines() if file.exists() else [], 1):
+        file, rows = self.root / "scores" / f"{subject}.jsonl", []
+        for number, line in enumerate(_lines(file), 1):
             try:
                 rows.append(json.loads(line))
-                _key(rows[-1])
+                key(rows[-1])
             except (ValueError, KeyError, TypeError):
                 raise PersresError(
                     f"{file}, line {number} is no row of scores: make the scores anew with `evaluate score`."
                 ) from None
         return rows
 
-    def all_rows(self) -> tuple[list[dict], int]:
-        """Every subject's rows, each picture's last, and how many pictures had more than one."""
-        rows = [row for file in sorted(self.root.glob("scores/*.jsonl")) for row in self.rows(file.stem)]
-        found = {_key(row): row for row in rows}
-        return list(found.values()), len(rows) - len(found)
+    def scored(self) -> list[str]:
+        """The subjects that have scores."""
+        return [file.stem for file in sorted(self.root.glob("scores/*.jsonl"))]
+
+    def made(self, subject: str) -> dict[str, str]:
+        return read_json(self.made_file, {}).get(subject, {})
 
     def write_scores(self, subject: str, rows: Iterable[dict], made: dict[str, str]) -> None:
         """made: method -> digest of all that its rows were made from."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         _write(self.root / "scores" / f"{subject}.jsonl", text.encode())
-        file = self.root / "scores" / "made.json"
-        write_json(file, read_json(file, {}) | {subject: made})
-
-    def made(self, subject: str) -> dict[str, str]:
-        return read_json(self.root / "scores" / "made.json", {}).get(subject, {})
+        write_json(self.made_file, read_json(self.made_file, {}) | {subject: made})
 
     # -- what a report shows
 
     def picture(self, subject: str, method: str, prompt: int, image: int) -> Path | None:
         """The file of a picture, None where it is not there."""
-        name = f"{picture_name(prompt, image)}.png"
-        folders = sorted((self.root / "pieces" / subject).glob("*/"))
-        return next((file for folder in folders if (file := folder / method / name).is_file()), None)
+        folders = map(PieceFolder, sorted((self.root / "pieces" / subject).glob("*/")))
+        files = (folder.picture(method, picture_name(prompt, image)) for folder in folders)
+        return next((file for file in files if file.is_file()), None)
 
     def references(self, concept: str) -> list[Path]:
         """The concept's photos, if they are where the run says."""
@@ -227,10 +204,20 @@ class Log:
 
     def events(self, event: str) -> list[dict]:
         rows = []
-        for line in _text(self.path).splitlines() if self.path.exists() else []:
+        for line in _lines(self.path):
             with contextlib.suppress(ValueError):  # the last line of a process that was killed in it
                 rows.append(json.loads(line))
         return [row for row in rows if row["event"] == event]
+
+
+def key(row: dict) -> tuple:
+    """Which picture a row of scores is of."""
+    return tuple(row[name] for name in ("method", "concept", "prompt", "image"))
+
+
+def digest(value) -> str:
+    """Of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def read_json(path: Path, absent=None):
@@ -239,12 +226,21 @@ def read_json(path: Path, absent=None):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return absent
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise PersresError(f"{path} is damaged: {error}.") from error
 
 
 def write_json(path: Path, value) -> None:
     _write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise PersresError(f"{path} is damaged: {error}.") from error
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -256,18 +252,6 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     _write(path, buffer.getvalue())
-
-
-def _key(row: dict) -> tuple:
-    return tuple(row[name] for name in ("method", "concept", "prompt", "image"))
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a UTF-8 text"
-        raise PersresError(f"{file} cannot be read: {reason}.") from error
 
 
 @contextlib.contextmanager

@@ -208,7 +208,7 @@ class _Scoring:
         """The object and the background apart, and LAG's masks against the judge's of the thing called V*."""
         columns = {}
         (concept,), pictures = self.subject.concepts, masked.to_pictures(images)
-        ours = pictures, toybox.masks(sights, pictures), *self.shown
+        ours = (pictures, toybox.masks(sights, pictures)), self.shown
         for name, embedder in self.embedders.items():
             columns[f"object_{name}"] = masked.object_alignment(embedder.images, *ours)
             if name == "clip":

@@ -1,6 +1,6 @@
 """A suite: which methods are compared, how they sample, and which orderings of the papers are to be seen.
 
-A suite is a JSON file. A method names its training in full or, after another method did, by its name.
+A suite is a JSON file. Of methods that share a training one has it in full, and the others name it.
 """
 
 from __future__ import annotations
@@ -249,45 +249,34 @@ def names() -> list[str]:
 
 def _whole(raw):
     """With the trainings and the numbers that methods name only; what is wrong stays as it is, to be told."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("methods"), list):
+    try:
+        methods = [dict(method) for method in raw["methods"]]
+        full = [method["training"] for method in methods if isinstance(method.get("training"), dict)]
+        trainings = {training.get("name"): training for training in full[::-1]}
+        for method in methods:
+            if isinstance(method.get("training"), str):
+                method["training"] = trainings.get(method["training"], method["training"])
+            if method.get("concepts") == "ablations":
+                method["concepts"] = raw["concepts"]["ablations"]
+    except (AttributeError, KeyError, TypeError, ValueError):
         return raw
-    concepts, known, methods = raw.get("concepts"), {}, []
-    for method in raw["methods"]:
-        if isinstance(method, dict):
-            method = dict(method)
-            training = method.get("training")
-            if isinstance(training, dict):
-                known.setdefault(training.get("name"), training)
-            method["training"] = known.get(training, training) if isinstance(training, str) else training
-            if method.get("concepts") == "ablations" and isinstance(concepts, dict):
-                method["concepts"] = concepts.get("ablations")
-            if "training" not in raw["methods"][len(methods)]:
-                del method["training"]
-        methods.append(method)
     return {**raw, "methods": methods}
 
 
 def _sentence(error: ValidationError, raw, where: str) -> str:
     first = error.errors()[0]
-    *path, last = first["loc"] or ("it",)
-    if first["type"] == "value_error":
-        path, last = first["loc"], ""
-    place, at = where, raw
-    for part in path:
-        try:
-            at = at[part]
-        except (KeyError, IndexError, TypeError):  # what a method names only
-            at = None
-        place += f", {part!r}" if isinstance(part, str) else f" number {part + 1}"
-        if isinstance(part, int) and isinstance(at, dict) and isinstance(at.get("name"), str):
-            place += f" ({at['name']})"
-    text = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f"{place} lacks {last!r}."
-    if first["type"] == "extra_forbidden":
-        return f"{place} has {last!r}, which means nothing here."
-    if first["type"] == "value_error":
-        return f"{place}: {text.rstrip('.')}."
+    kind, path, text = first["type"], [*first["loc"]], first["msg"].removeprefix("Value error, ").rstrip(".")
+    last = path.pop() if path and kind != "value_error" else "it"
+    for at, part in enumerate(path):
+        where += f", {part!r}" if isinstance(part, str) else f" number {part + 1}"
+        if at == 1 and path[0] == "methods" and isinstance(raw["methods"][part], dict):
+            where += f" ({raw['methods'][part].get('name')})"
+    if kind == "missing":
+        return f"{where} lacks {last!r}."
+    if kind == "extra_forbidden":
+        return f"{where} has {last!r}, which means nothing here."
+    if kind == "value_error":
+        return f"{where}: {text}."
     if last == "training" and isinstance(first["input"], str):
-        return f"{place}: no method above has the training {first['input']!r}."
-    return f"{place}: {last!r} is {first['input']!r:.40}; {text[0].lower()}{text[1:]}."
+        return f"{where}: no method has the training {first['input']!r}."
+    return f"{where}: {last!r} is {first['input']!r:.40}; {text[0].lower()}{text[1:]}."

@@ -109,9 +109,10 @@ def test_a_folder_listed_twice_and_a_broken_pair_are_refused(custom):
     (custom / "dataset.json").write_text(json.dumps([entry("pet_cat1", "cat")] * 2))
     with pytest.raises(PersresError, match="lists pet_cat1 twice"):
         customconcept101.read(custom)
+    (custom / "dataset.json").write_text(json.dumps([entry("pet_cat1", "cat")]))
     (custom / "dataset_multiconcept.json").write_text(json.dumps([[entry("pet_cat1", "cat")]]))
     with pytest.raises(PersresError, match="entry 1 is not two concepts"):
-        customconcept101.read_pairs(custom)
+        customconcept101.read(custom, pairs=True)
 
 
 # -- DreamBooth ----------------------------------------------------------------------------------------------

@@ -49,15 +49,15 @@ def test_the_object_alone_has_the_mean_colour_around_it(scene):
 
 def test_object_alignment_sees_the_object_and_not_the_background(scene):
     pictures, masks = scene
-    found = object_alignment(pixels, pictures, masks, pictures[:1], masks[:1])
+    found = object_alignment(pixels, (pictures, masks), (pictures[:1], masks[:1]))
     assert found[0] == pytest.approx(1, abs=1e-4) and found[1] == pytest.approx(1, abs=1e-4) and found[2] < 0.5
     masks[1] = False
-    assert object_alignment(pixels, pictures, masks, pictures[:1], masks[:1])[1].isnan()
+    assert object_alignment(pixels, (pictures, masks), (pictures[:1], masks[:1]))[1].isnan()
 
 
 def test_copied_backgrounds_are_seen_whatever_the_object(scene):
     pictures, masks = scene
-    found = background_copied(pixels, pictures, masks, pictures[:1], masks[:1])
+    found = background_copied(pixels, (pictures, masks), (pictures[:1], masks[:1]))
     assert found[0] == pytest.approx(1, abs=1e-4) and found[1] < 0.5 and found[2] == pytest.approx(1, abs=1e-4)
 
 

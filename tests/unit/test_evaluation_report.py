@@ -10,7 +10,7 @@ from evaluation_run import METHODS, row, suite, training, write_run
 from PIL import Image
 
 from lib_persres.errors import PersresError
-from lib_persres.evaluation.published import TABLE_1
+from lib_persres.evaluation.published import TABLES
 from lib_persres.evaluation.report import make, plots
 
 # two concepts: every resample's mean is one of the two values or their middle, so the interval is [low, high]
@@ -82,7 +82,7 @@ def test_the_papers_rows_stand_beside_ours_and_are_marked(tmp_path, no_plots):
     # published as "residual + LAG", ours is "residual+lag"
     assert cells(markdown, "residual+lag", "Table 1")[3:] == ["*0.7220*", "*0.7424*", "*0.5411*"]
     assert cells(markdown, "*Custom Diffusion (theirs)*", "Table 1")[1:4] == ["–", "–", "*0.7664*"]
-    for published in TABLE_1:
+    for published in TABLES["Table 1"]:
         assert f'<td class="theirs">{published.clip_text:.4f}</td>' in html
     assert "other weights and other data" in html
 

@@ -148,10 +148,10 @@ def test_more_pictures_of_a_prompt_are_added_to_those_that_are_there(evaluation,
 @pytest.mark.parametrize(
     "path, value, said",
     [
-        (("methods", 1, "training", "changes", "steps"), 5, "residual was trained otherwise .recipe"),
-        (("methods", 1, "training", "seed"), 1, "residual was trained otherwise .seed"),
-        (("methods", 2, "strength"), 0.5, r"residual.residual\+lag was drawn otherwise .strength"),
-        (("sampling", "steps"), 3, "base.base was drawn otherwise .steps"),
+        (("methods", 1, "training", "changes", "steps"), 5, "residual holds another training .recipe"),
+        (("methods", 1, "training", "seed"), 1, "residual holds another training .seed"),
+        (("methods", 2, "strength"), 0.5, r"residual holds another residual\+lag/how .strength"),
+        (("sampling", "steps"), 3, "base holds another base/how .steps"),
     ],
 )
 def test_what_contradicts_what_is_there_is_refused_and_changes_nothing(evaluation, whole, path, value, said):
@@ -168,7 +168,7 @@ def test_what_contradicts_what_is_there_is_refused_and_changes_nothing(evaluatio
 def test_another_prompt_in_the_place_of_a_drawn_one_is_refused(evaluation, whole):
     evaluation.prompts.write_text(PROMPTS.replace("beach", "moon"))
     try:
-        with pytest.raises(PersresError, match="rex/base/base was drawn otherwise .001-000, 001-001"):
+        with pytest.raises(PersresError, match="rex/base holds another base/001-000 .its prompt"):
             evaluation.perform(whole.root, nothing)
     finally:
         evaluation.prompts.write_text(PROMPTS)

@@ -101,11 +101,8 @@ class Dataset:
         for concept in self.concepts:
             if concept.name == name:
                 return concept
-        raise PersresError(f"There is no concept {name!r} in {self.name}; there are: {self._names()}.")
-
-    def _names(self) -> str:
-        names = [concept.name for concept in self.concepts]
-        return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        names = ", ".join(concept.name for concept in self.concepts)
+        raise PersresError(f"There is no concept {name!r} in {self.name}; there are: {names}.")
 
 
 def check_prompt(text: str, where: str, fields: int = 1) -> str:
@@ -125,8 +122,7 @@ def image_files(folder: Path, what: str) -> tuple[Path, ...]:
     """The image files of a folder by name; raises PersresError where it is missing or holds none."""
     if not folder.is_dir():
         raise PersresError(f"The images of {what} are missing: there is no folder {folder}.")
-    found = images.image_files(folder)
-    if not found:
+    if not (found := images.image_files(folder)):
         raise PersresError(f"The images of {what} are missing: the folder {folder} holds no image.")
     return tuple(found)
 

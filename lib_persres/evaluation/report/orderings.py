@@ -1,13 +1,9 @@
-"""The orderings that the papers state, tested on a run's scores.
-
-The rule: an ordering is tested on every column that stands for its score and that both methods have. It counts as
-reproduced if the first of these columns says so clear of its interval and no other says the reverse clear of its.
-"""
+"""The orderings that the papers state, tested on a run's scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -23,8 +19,7 @@ RULE = (
 )
 
 
-@dataclass(frozen=True)
-class Tested:
+class Tested(NamedTuple):
     """An ordering of the suite with the difference in each of its columns, in the columns' order.
 
     found: empty where the two methods have no column and concept in common.
@@ -36,27 +31,16 @@ class Tested:
     @property
     def verdict(self) -> str:
         """not measured, reproduced, contradicted (by another column than the first), unclear or reversed."""
-        verdicts = [found.verdict for found in self.found.values()]
-        if not verdicts:
-            return "not measured"
-        if verdicts[0] == "reproduced" and "reversed" in verdicts:
-            return "contradicted"
-        return verdicts[0]
-
-    @property
-    def reproduced(self) -> bool:
-        return self.verdict == "reproduced"
+        verdicts = [found.verdict for found in self.found.values()] or ["not measured"]
+        return "contradicted" if verdicts[0] == "reproduced" and "reversed" in verdicts else verdicts[0]
 
 
 def orderings(rows: pd.DataFrame, claims: Sequence[Claim]) -> list[Tested]:
     """Every claim, tested on the rows that count."""
-    return [_test(rows, claim) for claim in claims]
-
-
-def _test(rows: pd.DataFrame, claim: Claim) -> Tested:
-    where = {"category": claim.categories} if claim.categories else {}
-    found = {
-        name: difference(by_concept(rows, name, **where), claim.higher, claim.lower)
-        for name in STAND_FOR[claim.score]
-    }
-    return Tested(claim, {name: one for name, one in found.items() if one})
+    made = []
+    for claim in claims:
+        where = {"category": claim.categories} if claim.categories else {}
+        tables = {name: by_concept(rows, name, **where) for name in STAND_FOR[claim.score]}
+        found = {name: difference(table, claim.higher, claim.lower) for name, table in tables.items()}
+        made.append(Tested(claim, {name: one for name, one in found.items() if one}))
+    return made

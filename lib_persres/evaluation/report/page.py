@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import jinja2
@@ -17,8 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"([\\|*_`<>\[\]#])")
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """kind: "", "theirs" (published), or what a verdict is: good, bad, unclear. small: an interval."""
 
     text: str
@@ -26,8 +25,7 @@ class Cell:
     kind: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """meaning: one line that says what the columns are."""
 
     columns: Sequence[str]
@@ -35,26 +33,20 @@ class Table:
     meaning: str
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """file: the image's name in the report's folder."""
 
     file: str
     caption: str
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(NamedTuple):
     text: str
 
 
-Block = str | Code | Figure | Table
-
-
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     title: str
-    blocks: Sequence[Block] = field(default_factory=list)
+    blocks: Sequence[str | Code | Figure | Table]
 
 
 def number(value: float, digits: int = 3, low: float = math.nan, high: float = math.nan, signed: bool = False) -> Cell:
@@ -87,8 +79,7 @@ def render(template: str, **values) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["md"] = lambda text: _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
-    environment.filters["url"] = quote
-    environment.tests |= {kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind) for kind in
-                          (Code, Figure, Table, Cell)}  # fmt: skip
+    environment.filters |= {"url": quote, "md": lambda text: _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))}
+    kinds = (Cell, Code, Figure)
+    environment.tests |= {kind.__name__.lower(): lambda x, kind=kind: isinstance(x, kind) for kind in kinds}
     return environment.get_template(f"{template}.j2").render(**values)

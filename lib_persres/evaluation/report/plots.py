@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ...residual import Residual
 from ..published import TABLES
 from ..statistics import Interval, of_methods
-from .columns import STAND_FOR, Column, by_concept
+from .columns import STAND_FOR, by_concept
 from .results import Results
 from .tables import means_of, same
 
@@ -32,8 +32,7 @@ FAMILIES = (
 OTHER = ("", "others", "#4a4f57", "v")
 CURVES = 8
 """Trainings whose loss is drawn."""
-
-Points = Mapping[str, tuple[Interval, Interval]]
+OUTLINE = [withStroke(linewidth=2, foreground="white")]
 
 
 def categories(results: Results, plain: str, lag: str, path: Path) -> str | None:
@@ -46,9 +45,10 @@ def categories(results: Results, plain: str, lag: str, path: Path) -> str | None
     for axes, c in zip(panels, columns):
         for offset, method, colour in ((-0.2, plain, PLAIN), (0.2, lag, LAG)):
             tables = [by_concept(results.counted, c.name, method=method, category=name) for name in names]
-            bars = {i + offset: of_methods(table)[method] for i, table in enumerate(tables) if method in table}
-            places, means, errors = list(bars), [bar.mean for bar in bars.values()], _errors(list(bars.values()))
+            bars = [(i + offset, of_methods(table)[method]) for i, table in enumerate(tables) if method in table]
+            places, means = [place for place, _ in bars], [bar.mean for _, bar in bars]
             axes.bar(places, means, 0.38, color=colour, label=method)
+            errors = _errors(bar for _, bar in bars)
             axes.errorbar(places, means, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         axes.set_xticks(range(len(names)), [textwrap.fill(name, 14) for name in names], fontsize=8)
         _tidy(axes, c.label, grid="y")
@@ -68,20 +68,18 @@ def trade_off(results: Results, path: Path) -> str | None:
     if not text or not image:
         return None
     shown = list(dict.fromkeys([(text[0], image[0]), (text[-1], image[-1])]))
-    points, over = [], ""
-    for pair in shown:
-        rows, over = _comparable(results, pair)
-        means = means_of(rows, pair)
-        x, y = (means[c.name] for c in pair)
-        points.append({name: (x[name], y[name]) for name in results.methods() if name in x and name in y})
-    if not points[0]:
-        return None
     score = image[0].name if image[0].name in ("clip_image", "dino_image") else "clip_image"
     together = text[0].name == "clip_text" and image[0].name == score and results.dataset.get("kind") != "toybox"
     figure, panels = _panels(len(shown) + (not together), 14, 6.5, alone=8.5)
-    written = [_ours(panel, own) for panel, own in zip(panels, points)]
-    for panel, (x, y) in zip(panels, shown):
-        _axes(panel, x.label, y.label, "ours")
+    written, over = [], ""
+    for panel, pair in zip(panels, shown):
+        rows, over = _comparable(results, [c.name for c in pair])
+        x, y = means_of(rows, pair).values()
+        points = {name: (x[name], y[name]) for name in results.methods() if name in x and name in y}
+        if not points:
+            return None
+        written.append(_ours(panel, points))
+        _tidy(panel, "ours", "both", *(c.label for c in pair))
     panels[0].legend(frameon=False, fontsize=9)
     grey = _theirs(panels[0 if together else len(shown)], score)
     if together:
@@ -89,7 +87,7 @@ def trade_off(results: Results, path: Path) -> str | None:
         panels[0].set_title("ours in colour, theirs in grey", loc="left", fontsize=10, fontweight="bold")
     else:
         written.append(grey)
-        _axes(panels[len(shown)], "CLIP text", "DINO image" if score == "dino_image" else "CLIP image", "theirs")
+        _tidy(panels[-1], "theirs", "both", "CLIP text", "DINO image" if score == "dino_image" else "CLIP image")
     figure.draw_without_rendering()
     for panel, labels in zip(panels, written):
         _write(panel, labels)
@@ -104,46 +102,38 @@ def trade_off(results: Results, path: Path) -> str | None:
 
 def losses(results: Results, concept: str, path: Path) -> str | None:
     """The loss of a concept's trainings over their steps; the caption, None where no residual tells it."""
-    curves = {}
-    for piece in results.pieces:
-        if piece.subject == concept and piece.residual.is_file():
-            metadata = Residual.load(piece.residual).metadata
-            if curve := metadata.loss.get("curve"):
-                curves[piece.training] = np.linspace(0, metadata.steps, len(curve) + 1)[1:], np.array(curve)
+    files = {piece.training: piece.residual for piece in results.pieces if piece.subject == concept}
+    known = {name: Residual.load(file).metadata for name, file in files.items() if file.is_file()}
+    curves = {name: metadata for name, metadata in known.items() if metadata.loss.get("curve")}
     if not curves:
         return None
     figure, (axes,) = _panels(1, 8.5, 3, alone=8.5)
-    for name, (steps, curve) in list(curves.items())[:CURVES]:
-        axes.plot(steps, pd.Series(curve).rolling(11, center=True, min_periods=1).mean(), label=name)
+    for name, metadata in list(curves.items())[:CURVES]:
+        curve = pd.Series(metadata.loss["curve"]).rolling(11, center=True, min_periods=1).mean()
+        axes.plot(np.linspace(0, metadata.steps, len(curve) + 1)[1:], curve, label=name)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("steps")
     axes.legend(frameon=False, fontsize=9)
-    _tidy(axes, "loss", grid="y")
+    _tidy(axes, "loss", "y", "steps")
     figure.savefig(path)
     return f"The loss of {concept}'s trainings, smoothed over 11 points of up to 100."
 
 
-# -- points and their names
-
-
-def _ours(panel, points: Points) -> list:
+def _ours(panel, points: dict[str, tuple[Interval, Interval]]) -> list[tuple]:
     """Draw them, a colour for each table of the paper; what is to be written beside them."""
     labels = []
     for family in (*FAMILIES, OTHER):
-        mine = [name for name in points if _family(name) == family]
-        if not mine:
-            continue
-        _, label, colour, marker = family
-        x, y = zip(*(points[name] for name in mine))
-        panel.errorbar(
-            [f.mean for f in x], [f.mean for f in y], _errors(y), _errors(x),
-            fmt=marker, color=colour, ecolor=to_rgba(colour, 0.3), elinewidth=1, markersize=6.5, label=label, zorder=3,
-        )  # fmt: skip
-        labels += [(name, points[name][0].mean, points[name][1].mean, colour) for name in mine]
+        if mine := [name for name in points if _family(name) == family]:
+            _, label, colour, marker = family
+            x, y = zip(*(points[name] for name in mine))
+            panel.errorbar(
+                [f.mean for f in x], [f.mean for f in y], _errors(y), _errors(x), fmt=marker, color=colour,
+                ecolor=to_rgba(colour, 0.3), elinewidth=1, markersize=6.5, label=label, zorder=3,
+            )  # fmt: skip
+            labels += [(name, points[name][0].mean, points[name][1].mean, colour) for name in mine]
     return labels
 
 
-def _theirs(panel, score: str) -> list:
+def _theirs(panel, score: str) -> list[tuple]:
     labels = []
     for table, _, _, marker in FAMILIES:
         for row in TABLES[table]:
@@ -156,16 +146,13 @@ def _theirs(panel, score: str) -> list:
 
 def _write(panel, labels: Sequence[tuple]) -> None:
     """Names beside points, where they hide as little as may be."""
-    outline = [withStroke(linewidth=2, foreground="white")]
+    names, x, y, colours = zip(*labels)
     # a name is no formula, whatever signs it holds
-    texts = [
-        panel.text(x, y, name, fontsize=8, color=colour, parse_math=False, path_effects=outline, zorder=4)
-        for name, x, y, colour in labels
-    ]
+    look = {"fontsize": 8, "parse_math": False, "path_effects": OUTLINE, "zorder": 4}
+    texts = [panel.text(*place, name, color=colour, **look) for *place, name, colour in zip(x, y, names, colours)]
     for text in texts:
         text.set_in_layout(False)
-    lines = {"arrowstyle": "-", "color": SOFT, "lw": 0.6}
-    adjust_text(texts, *zip(*[(x, y) for _, x, y, _ in labels]), ax=panel, arrowprops=lines, iter_lim=300)
+    adjust_text(texts, x, y, ax=panel, arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.6}, iter_lim=300)
 
 
 def _family(method: str) -> tuple:
@@ -173,39 +160,32 @@ def _family(method: str) -> tuple:
     return next(listed, FAMILIES[1] if method.startswith("rank-") else OTHER)
 
 
-def _comparable(results: Results, columns: Sequence[Column]) -> tuple[pd.DataFrame, str]:
+def _comparable(results: Results, names: Sequence[str]) -> tuple[pd.DataFrame, str]:
     """The rows of the concepts that all methods have these scores of, and how to call these; else all rows."""
     rows = results.counted
-    tables = [by_concept(rows, c.name) for c in columns]
-    shared = set.intersection(*(set(table.dropna().index) for table in tables))
+    shared = set.intersection(*(set(by_concept(rows, name).dropna().index) for name in names))
     if not shared:
         return rows, "each method's own concepts"
     return rows[rows["concept"].isin(shared)], f"the {len(shared)} concepts that all methods have"
-
-
-# -- how plots look
 
 
 def _panels(count: int, width: float, height: float, alone: float | None = None):
     """The figure and its panels, two in a row; height: of a row."""
     rows = math.ceil(count / 2)
     size = (alone if alone and count == 1 else width, height * rows + 0.5 * (alone is None))
-    figure = Canvas(size, dpi=130, layout="constrained", facecolor="white")
+    figure = Figure(size, dpi=130, layout="constrained", facecolor="white")
     panels = figure.subplots(rows, min(count, 2), squeeze=False).ravel()
     for panel in panels[count:]:
         panel.set_visible(False)
     return figure, panels[:count]
 
 
-def _axes(axes, x: str, y: str, title: str) -> None:
-    axes.set_xlabel(f"{x} →")
-    axes.set_ylabel(f"{y} →")
-    axes.margins(0.12)
-    _tidy(axes, title, grid="both")
-
-
-def _tidy(axes, title: str, grid: str) -> None:
+def _tidy(axes, title: str, grid: str, x: str = "", y: str = "") -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel(f"{x} →" if x else "")
+    axes.set_ylabel(f"{y} →" if y else "")
+    if y:
+        axes.margins(0.12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
     axes.tick_params(colors=INK, labelsize=8, color=SOFT)
@@ -213,7 +193,7 @@ def _tidy(axes, title: str, grid: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _errors(found: Sequence[Interval]) -> list[list[float]]:
+def _errors(found: Iterable[Interval]) -> list[list[float]]:
     """Distances to the ends of the intervals; 0 where there is none."""
     known = [(f.mean - f.low, f.high - f.mean) if math.isfinite(f.low) else (0.0, 0.0) for f in found]
     return [[max(low, 0.0) for low, _ in known], [max(high, 0.0) for _, high in known]]

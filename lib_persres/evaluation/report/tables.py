@@ -26,6 +26,8 @@ SCORES = STAND_FOR["text"] + STAND_FOR["image"]
 PUBLISHED = ("clip_text", "clip_image", "dino_image")
 EXTRA = ("object_clip", "object_dino", "background_copied", "background_distance", "drift", "mask_iou", "mask_auc")
 TRUTH = tuple(name for name in COLUMNS if name not in (*SCORES, *EXTRA))
+COST = ("train_seconds", "sample_seconds", "peak_bytes", "steps")
+"""Of a piece's facts."""
 INTERVALS = "Ours: the mean over concepts with its 95% bootstrap interval."
 
 Means = dict[str, dict[str, Interval]]
@@ -40,9 +42,10 @@ def cells(means: Means, columns: Sequence[Column], method: str | None) -> list[C
     return [interval(means[c.name].get(method), c.digits) for c in columns]
 
 
-def same(key: str | None, method: str) -> bool:
+def same(key: str, method: str) -> bool:
     """Whether a published row's key names a method of ours: "residual + LAG" is "residual+lag", "kv+a" is "a+kv"."""
-    return key is not None and _plain(key) == _plain(method)
+    plain = [sorted("".join(name.split()).lower().split("+")) for name in (key, method)]
+    return plain[0] == plain[1]
 
 
 def published_rows(name: str, methods: Sequence[str]) -> list[tuple[str | None, Row | None]]:
@@ -70,15 +73,10 @@ def published_table(name: str, results: Results) -> Table | None:
     shared = set.intersection(*(set(rows["concept"][rows["method"] == method]) for method in ours))
     rows = rows[rows["concept"].isin(shared)] if shared else rows
     columns = results.columns(SCORES, rows[rows["category"] != WITHOUT])
-    means = means_of(rows, columns)
-    lines = [
-        [
-            method or theirs(f"{row.method} (theirs)"),
-            *cells(means, columns, method),
-            *(theirs(f"{getattr(row, score):.4f}") if row else None for score in PUBLISHED),
-        ]
-        for method, row in pairs
-    ]
+    means, lines = means_of(rows, columns), []
+    for method, row in pairs:
+        published = [theirs(f"{getattr(row, score):.4f}") if row else None for score in PUBLISHED]
+        lines.append([method or theirs(f"{row.method} (theirs)"), *cells(means, columns, method), *published])
     over = f"over the {len(shared)} concepts that all of them have" if shared else "each over its own concepts"
     if len(shared) == 1:
         over = "over the one concept that all of them have, so without intervals"
@@ -92,23 +90,19 @@ def published_table(name: str, results: Results) -> Table | None:
 
 def nouns_table(results: Results) -> Table | None:
     """Which nouns stood for the concepts in Table 4; None where none were chosen."""
-    if not results.classes:
-        return None
     other = results.suite.nouns and results.suite.nouns.other
-    return Table(
-        ["concept", "given class", "nearest noun", "cosine"],
-        [[name, f["given"], f["nearest"], number(f["similarity"])] for name, f in results.classes.items()],
+    lines = [[name, f["given"], f["nearest"], number(f["similarity"])] for name, f in results.classes.items()]
+    about = (
         "The noun whose CLIP text embedding is nearest to the mean CLIP image embedding of the concept's photos"
         f"{', of those that are not the given class' if other else ''}. CLIP text compares with the given class, "
-        "whatever noun a method was trained with or drew.",
+        "whatever noun a method was trained with or drew."
     )
+    return Table(["concept", "given class", "nearest noun", "cosine"], lines, about) if lines else None
 
 
 def summary_table(results: Results, means: Means, names: Sequence[str]) -> Table | None:
     """Every method with the columns `names` that exist, each over its own concepts."""
     columns = [COLUMNS[name] for name in names if name in means]
-    if not columns:
-        return None
     about = f"{INTERVALS} Each method over its own concepts. {meanings(columns)}"
     return _of_methods(results.methods(), means, columns, "concepts", about)
 
@@ -116,19 +110,16 @@ def summary_table(results: Results, means: Means, names: Sequence[str]) -> Table
 def pairs_table(results: Results) -> Table | None:
     """Every method that drew pairs; None where none did."""
     columns = [OF_PAIRS[name] for name in OF_PAIRS if name in results.pairs and results.pairs[name].notna().any()]
-    if not columns:
-        return None
     about = f"{INTERVALS.replace('over concepts', 'over pairs')} {meanings(columns)}"
     return _of_methods(results.methods(results.pairs), means_of(results.pairs, columns), columns, "pairs", about)
 
 
-def _of_methods(methods: Sequence[str], means: Means, columns: Sequence[Column], what: str, about: str) -> Table:
+def _of_methods(methods: Sequence[str], means: Means, columns: Sequence[Column], what: str, about: str) -> Table | None:
     lines = []
     for method in methods:
-        counts = [means[c.name][method].count for c in columns if method in means[c.name]]
-        if counts:
+        if counts := [means[c.name][method].count for c in columns if method in means[c.name]]:
             lines.append([method, str(max(counts)), *cells(means, columns, method)])
-    return Table(["method", what, *(c.label for c in columns)], lines, about)
+    return Table(["method", what, *(c.label for c in columns)], lines, about) if lines else None
 
 
 def ordering_table(tested: Sequence[Tested]) -> Table:
@@ -137,9 +128,8 @@ def ordering_table(tested: Sequence[Tested]) -> Table:
         head: list[Cell | str | None] = [str(one.claim), one.claim.source or None, verdict(one.verdict)]
         for name, found in one.found.items():
             c = COLUMNS[name]
-            lines.append(
-                [*head, c.label, interval(found, c.digits, signed=True), str(found.count), verdict(found.verdict)]
-            )
+            shown = interval(found, c.digits, signed=True)
+            lines.append([*head, c.label, shown, str(found.count), verdict(found.verdict)])
             head = ["", "", ""]
         if not one.found:
             lines.append([*head, None, None, None, None])
@@ -154,58 +144,45 @@ def ordering_table(tested: Sequence[Tested]) -> Table:
 def category_table(results: Results, plain: str, lag: str) -> Table | None:
     """LAG less plain, by category of prompts (the paper's Figure 5)."""
     rows = results.counted[results.counted["method"].isin((plain, lag))]
-    columns = results.columns(SCORES, rows)
-    lines = []
+    columns, lines = results.columns(SCORES, rows), []
     for category in results.categories:
         found = [difference(by_concept(rows, c.name, category=category), lag, plain) for c in columns]
         if any(found):
             lines.append([category, *(interval(one, c.digits, signed=True) for one, c in zip(found, columns))])
-    if not lines:
-        return None
-    return Table(
-        ["category", *(c.label for c in columns)],
-        lines,
+    about = (
         f"{lag} less {plain}, paired by concept, with 95% bootstrap intervals. The paper's Figure 5, published as "
         "bars only, has text alignment with LAG higher on identity, change background and add object, lower on the "
-        f"others. {meanings(columns)}",
+        f"others. {meanings(columns)}"
     )
+    return Table(["category", *(c.label for c in columns)], lines, about) if lines else None
 
 
 def cost_table(results: Results) -> Table | None:
     """Seconds and memory of each training and the methods that use it, from the finished pieces of concepts."""
-    by_training: dict[str, list[PieceFolder]] = {}
+    by_training: dict[str, list[PieceFolder]] = {method.piece: [] for method in results.suite.methods}
     for piece in results.pieces:
         if len(piece.facts.get("concepts", [piece.subject])) == 1:
             by_training.setdefault(piece.training, []).append(piece)
-    trainings = dict.fromkeys([*(m.piece for m in results.suite.methods), *by_training])
     lines = []
-    for training, pieces in ((name, by_training[name]) for name in trainings if name in by_training):
-        methods = [m.name for m in results.suite.methods if m.piece == training]
-        facts = [piece.facts for piece in pieces]
-        peak = max((found for fact in facts if (found := fact.get("peak_bytes"))), default=None)
-        steps = sorted({fact["steps"] for fact in facts if fact.get("steps")})
-        seconds = [
-            [fact[name] for fact in facts if fact.get(name) is not None] for name in ("train_seconds", "sample_seconds")
-        ]
+    for training, pieces in by_training.items():
+        facts = pd.DataFrame([piece.facts for piece in pieces])
+        if facts.empty:
+            continue
+        found = {name: facts[name].dropna() if name in facts else pd.Series() for name in COST}
+        steps = [str(int(value)) for value in sorted(found["steps"].unique()) if value]
         lines.append(
             [
-                ", ".join(methods) or training,
+                ", ".join(m.name for m in results.suite.methods if m.piece == training) or training,
                 str(len(pieces)),
-                *(interval(bootstrap(found), 1) if found else None for found in seconds),
-                None if peak is None else f"{peak / 2**20:.0f}",
-                ", ".join(map(str, steps)) or None,
+                *(interval(bootstrap(found[name]), 1) if len(found[name]) else None for name in COST[:2]),
+                f"{found['peak_bytes'].max() / 2**20:.0f}" if len(found["peak_bytes"]) else None,
+                ", ".join(steps) or None,
             ]
         )
-    if not lines:
-        return None
-    return Table(
-        ["methods", "concepts", "training s", "sampling s", "peak MiB", "steps"],
-        lines,
+    about = (
         "Methods that share a training are in one row. Seconds: the mean over concepts of the time for one concept, "
         "sampling of all its pictures of all these methods; peak: the largest of all concepts. The paper: about 180 s "
-        "of training on an A100.",
+        "of training on an A100."
     )
-
-
-def _plain(name: str) -> list[str]:
-    return sorted("".join(name.split()).lower().split("+"))
+    header = ["methods", "concepts", "training s", "sampling s", "peak MiB", "steps"]
+    return Table(header, lines, about) if lines else None

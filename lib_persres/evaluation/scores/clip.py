@@ -8,31 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from ...errors import PersresError
 from ...standalone.tokenizer import Tokenizer
-from .weights import ImageProcessor, Kind, State, digest_of, in_batches, pictures_of, pixels_of, tower
+from .weights import Embedder, ImageProcessor, Kind, State, in_batches, squares, tower
 
 
 def _config(state: State) -> CLIPConfig:
     """OpenAI's architecture by the tensors' shapes: quick GELU, patches in a square."""
-    vocabulary, text = state["text_model.embeddings.token_embedding.weight"].shape
+    vocabulary, width = state["text_model.embeddings.token_embedding.weight"].shape
     patches = state["vision_model.embeddings.patch_embedding.weight"]
     positions = len(state["vision_model.embeddings.position_embedding.weight"])
     ids = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+    text = tower(state, width, r"text_model.*layers\.(\d+)") | ids | {"vocab_size": vocabulary}
+    vision = tower(state, len(patches), r"vision_model.*layers\.(\d+)") | squares(patches, positions)
     shared = {"hidden_act": "quick_gelu"}
-    return CLIPConfig(
-        text_config={**tower(state, text, r"text_model.*layers\.(\d+)"), **shared, **ids, "vocab_size": vocabulary},
-        vision_config={
-            **tower(state, len(patches), r"vision_model.*layers\.(\d+)"),
-            **shared,
-            **pictures_of(patches, positions),
-        },
-        projection_dim=len(state["text_projection.weight"]),
-        **ids,
-    )
+    size = len(state["text_projection.weight"])
+    return CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=size, **ids)
 
 
 CLIP = Kind(
@@ -63,16 +56,15 @@ CLIP = Kind(
     ),
     parts=("q_proj", "k_proj", "v_proj"),
     config=_config,
-    options={},
 )
 
 
-class ClipEmbedder:
+class ClipEmbedder(Embedder):
     """Pictures and texts -> projected embeddings (n, 512), not normalised."""
 
-    def __init__(self, model: CLIPModel, tokenizer: Tokenizer, processor):
-        self.model, self.tokenizer, self.processor = model, tokenizer, processor
-        self.digest = digest_of(model, processor.to_json_string())
+    def __init__(self, model: CLIPModel, tokenizer: Tokenizer, processor: ImageProcessor):
+        super().__init__(model, processor)
+        self.tokenizer = tokenizer
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "cpu") -> ClipEmbedder:
@@ -89,29 +81,20 @@ class ClipEmbedder:
         processor = ImageProcessor(size={"shortest_edge": side}, crop_size=side, **settings)
         return cls(model.to(device), tokenizer, processor)
 
-    def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Embeddings (n,d) on the CPU, float32, of PIL images of any size."""
-
-        def embed(part):
-            pixels = pixels_of(self.processor, part, self.model.device)
-            return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
-
-        return in_batches(images, embed, self.model.config.projection_dim)
+    def see(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings (n,d) on the CPU, float32; a text over 77 tokens is cut, as OpenAI's code does with truncate."""
-        tokenizer, device = self.tokenizer, self.model.device
+        return in_batches([self.tokenizer.pad(self.tokenizer.encode(text)) for text in texts], self.read)
 
-        def embed(part):
-            ids = torch.tensor(part)
-            # what follows the end token is padding, which the causal attention of the rest never sees
-            ends = (ids == tokenizer.eos).int().argmax(1)
-            hidden = self.model.text_model(input_ids=ids[:, : int(ends.max()) + 1].to(device)).last_hidden_state
-            return self.model.text_projection(hidden[torch.arange(len(part)), ends])
-
-        return in_batches(
-            [tokenizer.pad(tokenizer.encode(text)) for text in texts], embed, self.model.config.projection_dim
-        )
+    def read(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        ids = torch.tensor(ids)
+        # what follows the end token is padding, which the causal attention of the rest never sees
+        ends = (ids == self.tokenizer.eos).int().argmax(1)
+        ids = ids[:, : int(ends.max()) + 1].to(self.model.device)
+        hidden = self.model.text_model(input_ids=ids).last_hidden_state
+        return self.model.text_projection(hidden[torch.arange(len(ids)), ends])
 
 
 def _settings(file: Path) -> dict:
@@ -120,8 +103,8 @@ def _settings(file: Path) -> dict:
         return {}
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        found = {key: [float(value) for value in settings[key]] for key in ("image_mean", "image_std")}
-        if len(found["image_mean"]) != 3 or len(found["image_std"]) != 3 or min(found["image_std"]) <= 0:
+        found = {name: [float(value) for value in settings[name]] for name in ("image_mean", "image_std")}
+        if {len(values) for values in found.values()} != {3} or min(found["image_std"]) <= 0:
             raise ValueError
         return found
     except (OSError, ValueError, KeyError, TypeError):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from transformers import ViTConfig, ViTModel
 
-from .weights import ImageProcessor, Kind, State, digest_of, in_batches, pictures_of, pixels_of, tower
+from .weights import Embedder, ImageProcessor, Kind, State, squares, tower
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESIZED = 256 / 224
@@ -19,12 +17,9 @@ RESIZED = 256 / 224
 def _config(state: State) -> ViTConfig:
     """DINO's architecture by the tensors' shapes: norms with eps 1e-6, as in its own code."""
     patches = state["embeddings.patch_embeddings.projection.weight"]
-    return ViTConfig(
-        **tower(state, len(patches), r"(?:encoder\.layer|layers)\.(\d+)"),
-        **pictures_of(patches, state["embeddings.position_embeddings"].shape[1]),
-        layer_norm_eps=1e-6,
-        qkv_bias=True,
-    )
+    sizes = tower(state, len(patches), r"(?:encoder\.layer|layers)\.(\d+)")
+    sizes |= squares(patches, state["embeddings.position_embeddings"].shape[1])
+    return ViTConfig(**sizes, layer_norm_eps=1e-6, qkv_bias=True)
 
 
 DINO = Kind(
@@ -54,27 +49,18 @@ DINO = Kind(
 )
 
 
-class DinoEmbedder:
+class DinoEmbedder(Embedder):
     """Pictures -> the class token after the last norm, (n, 384)."""
 
     def __init__(self, model: ViTModel):
         side = model.config.image_size
-        self.model = model
-        self.processor = ImageProcessor(
-            size={"shortest_edge": round(side * RESIZED)}, crop_size=side, image_mean=MEAN, image_std=STD
-        )
-        self.digest = digest_of(model, self.processor.to_json_string())
+        edge = {"shortest_edge": round(side * RESIZED)}
+        super().__init__(model, ImageProcessor(size=edge, crop_size=side, image_mean=MEAN, image_std=STD))
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "cpu") -> DinoEmbedder:
         model, _ = DINO.load(path)
         return cls(model.to(device))
 
-    def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Embeddings (n,d) on the CPU, float32, of PIL images of any size."""
-
-        def embed(part):
-            pixels = pixels_of(self.processor, part, self.model.device)
-            return self.model(pixel_values=pixels).last_hidden_state[:, 0]
-
-        return in_batches(images, embed, self.model.config.hidden_size)
+    def see(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixels).last_hidden_state[:, 0]

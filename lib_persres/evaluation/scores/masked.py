@@ -26,50 +26,29 @@ FEWEST = 200
 """A background of fewer pixels than these tells nothing."""
 
 Embed = Callable[[Sequence[Image.Image]], torch.Tensor]
+Shown = tuple[torch.Tensor, torch.Tensor]
+"""Pictures and their masks."""
 
 
 def object_only(pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The pictures with the background replaced by the mean colour."""
     _check(pictures, masks)
-    fill = torch.tensor(MEAN_COLOUR, dtype=pictures.dtype, device=pictures.device).view(1, 3, 1, 1)
-    return torch.where(masks[:, None], pictures, fill)
+    return torch.where(masks[:, None], pictures, torch.tensor(MEAN_COLOUR).view(1, 3, 1, 1).to(pictures))
 
 
-def background_only(pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The pictures with the object, grown a little, replaced by the mean colour."""
-    return object_only(pictures, ~grow(masks, GROWN))
-
-
-def object_alignment(
-    embed: Embed,
-    generated: torch.Tensor,
-    generated_masks: torch.Tensor,
-    references: torch.Tensor,
-    reference_masks: torch.Tensor,
-) -> torch.Tensor:
+def object_alignment(embed: Embed, generated: Shown, references: Shown) -> torch.Tensor:
     """Image alignment of the objects alone, each generated picture's: (n,), nan where it shows no object."""
-    found = image_alignment(
-        embed(to_images(object_only(generated, generated_masks))),
-        embed(to_images(object_only(references, reference_masks))),
-    )
-    return torch.where(generated_masks.flatten(1).any(1).to(found.device), found, torch.nan)
+    found = image_alignment(*(embed(to_images(object_only(*shown))) for shown in (generated, references)))
+    return torch.where(generated[1].flatten(1).any(1).to(found.device), found, torch.nan)
 
 
-def background_copied(
-    embed: Embed,
-    generated: torch.Tensor,
-    generated_masks: torch.Tensor,
-    references: torch.Tensor,
-    reference_masks: torch.Tensor,
-) -> torch.Tensor:
+def background_copied(embed: Embed, generated: Shown, references: Shown) -> torch.Tensor:
     """How much of the references' background is in each picture: the backgrounds' image alignment, (n,).
 
     High where the prompt asked for another background means overfitting.
     """
-    return image_alignment(
-        embed(to_images(background_only(generated, generated_masks))),
-        embed(to_images(background_only(references, reference_masks))),
-    )
+    backgrounds = ((pictures, ~grow(masks, GROWN)) for pictures, masks in (generated, references))
+    return image_alignment(*(embed(to_images(object_only(*shown))) for shown in backgrounds))
 
 
 def background_distance(pictures: torch.Tensor, base: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
@@ -113,15 +92,10 @@ def auc(share: torch.Tensor, truth: torch.Tensor) -> float:
     chance, nan where a picture is all thing or has none.
     """
     scaled = _scaled(share, truth)
-    inside, outside = scaled[truth], scaled[~truth]
+    inside, outside = scaled[truth].numpy(), scaled[~truth].numpy()
     if not len(inside) or not len(outside):
         return math.nan
-    found = mannwhitneyu(inside.numpy(), outside.numpy(), method="asymptotic")
-    return float(found.statistic) / (len(inside) * len(outside))
-
-
-def _scaled(share: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(share.float()[None, None], size=truth.shape, mode="bilinear", align_corners=False)[0, 0]
+    return float(mannwhitneyu(inside, outside, method="asymptotic").statistic) / (len(inside) * len(outside))
 
 
 def to_images(pictures: torch.Tensor) -> list[Image.Image]:
@@ -134,6 +108,10 @@ def to_pictures(images: Sequence[Image.Image]) -> torch.Tensor:
     """PIL images of one size -> (n,3,H,W) in [0,1]."""
     array = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
+
+
+def _scaled(share: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(share.float()[None, None], size=truth.shape, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _check(pictures: torch.Tensor, masks: torch.Tensor) -> None:

@@ -10,8 +10,8 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,10 +25,30 @@ from ...errors import PersresError, first_line
 
 State = dict[str, torch.Tensor]
 FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
-# without torchvision the plain name only warns and stands for this one
-ImageProcessor = transformers.__dict__.get("CLIPImageProcessorPil") or transformers.CLIPImageProcessor
 BATCH = 32
 """Pictures or texts that a model sees at a time."""
+# without torchvision the plain name warns, and stands for this one
+PILLOWS = hasattr(transformers, "CLIPImageProcessorPil")
+ImageProcessor = transformers.CLIPImageProcessorPil if PILLOWS else transformers.CLIPImageProcessor
+
+
+class Embedder:
+    """A model that sees pictures. digest: of its weights and of how it sees."""
+
+    def __init__(self, model: PreTrainedModel, processor: ImageProcessor):
+        self.model, self.processor = model, processor
+        self.digest = digest_of(model, processor.to_json_string())
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Embeddings (n,d) on the CPU, float32, of PIL images of any size."""
+        return in_batches(images, lambda part: self.see(self.pixels(part).to(self.model.device)))
+
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        seen = [torch.as_tensor(self.processor(image, return_tensors="np")["pixel_values"][0]) for image in images]
+        return torch.stack(seen)
+
+    def see(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class Kind:
     renames: Sequence[tuple[str, str]]
     parts: Sequence[str]
     config: Callable[[State], PretrainedConfig]
-    options: dict
+    options: dict = field(default_factory=dict)
 
     def load(self, path: str | os.PathLike) -> tuple[PreTrainedModel, Path]:
         """The model and its path. Weights that are not in the file would stay random: PersresError."""
@@ -68,9 +88,8 @@ class Kind:
             given = {"pretrained_model_name_or_path": None, "config": config, "state_dict": state}
         try:
             with _quiet():
-                model, names = self.cls.from_pretrained(
-                    **given, output_loading_info=True, dtype=torch.float32, **self.options
-                )
+                options = {"output_loading_info": True, "dtype": torch.float32, **self.options}
+                model, names = self.cls.from_pretrained(**given, **options)
         except Exception as error:  # a broken json, a truncated file, other shapes: each library has its own
             raise PersresError(f"{path} cannot be read as {self.name}: {first_line(error)}.") from error
         if missing := sorted(names["missing_keys"]):
@@ -119,24 +138,20 @@ def read_state(path: Path, what: str) -> State:
 
 
 def tower(state: State, width: int, layers: str) -> dict:
-    """A transformer's sizes; layers: a pattern of the tensors' names with the layer's number. Heads of 64."""
-    numbers = [int(found[1]) for name in state if (found := re.match(layers, name))]
-    return {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": max(numbers) + 1,
-        "num_attention_heads": max(width // 64, 1),
-    }
+    """A transformer's sizes, heads of 64. layers: a pattern of the tensors' names with the layer's number."""
+    count = 1 + max(int(found[1]) for name in state if (found := re.match(layers, name)))
+    heads = max(width // 64, 1)
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width}
+    return {**sizes, "num_hidden_layers": count, "num_attention_heads": heads}
 
 
-def pictures_of(patches: torch.Tensor, positions: int) -> dict:
-    """A vision transformer's sizes, of its patches' weights (width,3,side,side) and its number of positions."""
+def squares(patches: torch.Tensor, positions: int) -> dict:
+    """A vision transformer's sides, of its patches' weights (width,3,side,side) and its number of positions."""
     side = patches.shape[-1]
     return {"patch_size": side, "image_size": side * round((positions - 1) ** 0.5)}
 
 
 def digest_of(model: torch.nn.Module, *more: str) -> str:
-    """Of its weights, and of what else says how it sees."""
     found = hashlib.sha256(repr(more).encode())
     for name, tensor in model.state_dict().items():
         found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -144,17 +159,10 @@ def digest_of(model: torch.nn.Module, *more: str) -> str:
 
 
 @torch.no_grad()
-def in_batches(items: Sequence, embed: Callable[[Sequence], torch.Tensor], width: int) -> torch.Tensor:
+def in_batches(items: Sequence, embed: Callable[[Sequence], torch.Tensor]) -> torch.Tensor:
     """Embeddings (n,d) on the CPU, float32."""
-    parts: Iterable = (items[start : start + BATCH] for start in range(0, len(items), BATCH))
-    out = [embed(part).float().cpu() for part in parts]
-    return torch.cat(out) if out else torch.empty(0, width)
-
-
-def pixels_of(processor, images: Sequence[Image.Image], device: torch.device) -> torch.Tensor:
-    """(n,3,side,side) of PIL images of any size."""
-    seen = [torch.as_tensor(processor(image, return_tensors="np")["pixel_values"][0]) for image in images]
-    return torch.stack(seen).to(device)
+    parts = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+    return torch.cat([embed(part).float().cpu() for part in parts])
 
 
 @contextlib.contextmanager
