@@ -7,6 +7,7 @@ sampling and LAG, and the report has the photos, the pictures, LAG's masks, the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -46,12 +47,16 @@ def _demo(options: argparse.Namespace) -> int:
     raw["concepts"]["names"], raw["sampling"]["images"] = [options.concept], options.per_prompt
     suite, run = Suite.from_dict(raw, "The demo"), RunFolder(options.out.resolve())
     make_folder(options.out)
-    with progress_bar(None, "steps", "training") as bar:
+    with contextlib.ExitStack() as stack:
+        bars = []
 
         def progress(done: int, total: int, loss: float) -> None:
-            bar.total = total
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update()
+            if not bars:  # as late as this, since it also tells how long the rest will take
+                bars.append(stack.enter_context(progress_bar(total, "steps", "training")))
+            bars[0].set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bars[0].update()
+            if done == total:
+                stack.close()
 
         perform(
             run,

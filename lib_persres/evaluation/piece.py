@@ -173,9 +173,20 @@ class Piece:
 
         The pictures are drawn with the file's numbers (fp16) whether the training was stopped or not.
         """
-        folder, log = self.folder, self.folder.log
+        folder, log, training, (concept,) = self.folder, self.folder.log, self.training, self.subject.concepts
         if not folder.residual.exists():
-            trainer = self.trainer(sd, identifier)
+            recipe = training.made_recipe()
+            trainer = Trainer(
+                sd,
+                concept.load()[: training.photos],
+                concept.name,
+                self.words(training.noun)[0],
+                recipe,
+                resolution=default_resolution(sd.unet.params),
+                seed=training.seed,
+                identifier=identifier,
+                class_photos=concept.load_class() if recipe.keeps_class else None,
+            )
             if folder.state.exists():
                 trainer.load_state(folder.state)
             log.add("training", at=trainer.done)
@@ -184,7 +195,7 @@ class Piece:
                 while not trainer.finished:
                     loss = trainer.step()
                     if progress:
-                        progress(trainer.done, trainer.recipe.steps, loss)
+                        progress(trainer.done, recipe.steps, loss)
                     if trainer.done % SAVE_EVERY == 0 and not trainer.finished:
                         trainer.save_state(folder.state)
                         log.add("kept", at=trainer.done, seconds=round(time.monotonic() - since, 2))
@@ -193,21 +204,6 @@ class Piece:
             log.add("trained", at=trainer.done, seconds=round(time.monotonic() - since, 2), notes=trainer.notes)
             folder.state.unlink(missing_ok=True)
         return Residual.load(folder.residual)
-
-    def trainer(self, sd: StableDiffusion, identifier: str) -> Trainer:
-        (concept,), training = self.subject.concepts, self.training
-        recipe = training.made_recipe()
-        return Trainer(
-            sd,
-            concept.load()[: training.photos],
-            concept.name,
-            self.words(training.noun)[0],
-            recipe,
-            resolution=default_resolution(sd.unet.params),
-            seed=training.seed,
-            identifier=identifier,
-            class_photos=concept.load_class() if recipe.keeps_class else None,
-        )
 
 
 def pieces_of(plan: Plan, **options) -> list[Piece]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import PersresError
-from .datasets.dataset import Concept, Dataset, Pair, Prompt
-from .datasets.named import open_dataset
+from .datasets import open_dataset
+from .datasets.dataset import Concept, Dataset, Prompt
 from .protocol import identifier_numbers, prompts_of
 from .suite import Method, Suite
 
@@ -65,17 +65,13 @@ Plan = list[tuple[Subject, tuple[Method, ...]]]
 """Subjects, each with the methods that it is drawn by; the pairs come last."""
 
 
-def concepts_of(suite: Suite, dataset: Dataset) -> list[Concept]:
-    if suite.concepts.names is not None:
-        return [dataset.concept(name) for name in suite.concepts.names]
-    return [concept for concept in dataset.concepts if not concept.tuned][: suite.concepts.main]
-
-
 def plan(
     suite: Suite, dataset: Dataset, only: Collection[str] = (), nearest: Mapping[str, str] = MappingProxyType({})
 ) -> Plan:
     """only: the concepts of these names, and the pairs among them. nearest: the concepts' nouns."""
-    concepts = concepts_of(suite, dataset)
+    concepts = [concept for concept in dataset.concepts if not concept.tuned][: suite.concepts.main]
+    if suite.concepts.names is not None:
+        concepts = list(map(dataset.concept, suite.concepts.names))
     names = [concept.name for concept in concepts]
     if wrong := [name for name in only if name not in names]:
         raise PersresError(f"The suite {suite.name} has no concept {wrong[0]!r} here; it has: {', '.join(names)}.")
@@ -90,15 +86,10 @@ def plan(
             made.append((Subject(concept.name, (concept,), prompts, (number,), nearest.get(concept.name)), methods))
     drawn = {subject.name: methods for subject, methods in made}
     for pair in pairs:
-        if methods := _methods_of(pair, suite, drawn):
+        has = [drawn.get(concept.name, ()) for concept in pair.concepts]
+        if methods := tuple(method for method in suite.pair_methods if all(method in own for own in has)):
             prompts = dict(enumerate(pair.prompts[: suite.pairs.prompts]))
             both = tuple(dataset.concept(concept.name) for concept in pair.concepts)
             identifiers = tuple(numbers.get(concept.name, 0) for concept in both)
             made.append((Subject(pair.name, both, prompts, identifiers), methods))
     return made
-
-
-def _methods_of(pair: Pair, suite: Suite, drawn: Mapping[str, tuple[Method, ...]]) -> tuple[Method, ...]:
-    """Those that both of its concepts have."""
-    has = [drawn.get(concept.name, ()) for concept in pair.concepts]
-    return tuple(method for method in suite.pair_methods if all(method in own for own in has))

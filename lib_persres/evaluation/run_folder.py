@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -99,9 +100,7 @@ class PieceFolder:
         folder = self.path / method / "masks"
         if folder.is_dir():
             _write_arrays(folder.with_suffix(".npz"), self.masks(method))
-            for file in folder.iterdir():
-                file.unlink()
-            folder.rmdir()
+            shutil.rmtree(folder)
 
     def digest(self, method: str) -> str:
         """Of a method's pictures and masks: from piece.json, else made of the files."""
@@ -153,7 +152,7 @@ class RunFolder:
     def rows(self, subject: str) -> list[dict]:
         """The scores of a subject; none where there are none. PersresError for what is no row."""
         file, rows = self.root / "scores" / f"{subject}.jsonl", []
-        for number, line in enumerate(_lines(file), 1):
+        for number, line in enumerate((_text(file) or "").splitlines(), 1):
             try:
                 rows.append(json.loads(line))
                 key(rows[-1])
@@ -204,7 +203,7 @@ class Log:
 
     def events(self, event: str) -> list[dict]:
         rows = []
-        for line in _lines(self.path):
+        for line in (_text(self.path) or "").splitlines():
             with contextlib.suppress(ValueError):  # the last line of a process that was killed in it
                 rows.append(json.loads(line))
         return [row for row in rows if row["event"] == event]
@@ -222,11 +221,10 @@ def digest(value) -> str:
 
 def read_json(path: Path, absent=None):
     """What the file holds; `absent` where there is none. PersresError where it is damaged."""
+    text = _text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return absent
-    except (OSError, ValueError) as error:
+        return absent if text is None else json.loads(text)
+    except ValueError as error:
         raise PersresError(f"{path} is damaged: {error}.") from error
 
 
@@ -234,11 +232,11 @@ def write_json(path: Path, value) -> None:
     _write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return []
+        return None
     except (OSError, ValueError) as error:
         raise PersresError(f"{path} is damaged: {error}.") from error
 

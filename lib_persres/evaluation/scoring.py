@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 
 from ..residual import file_hash
-from ..toybox import sight as toybox
+from ..toybox import truth
 from ..toybox.judge import Judge
-from ..toybox.truth import score as true_score
-from ..toybox.truth import subject_of
+from ..toybox.sight import Sight, look, masks
 from .datasets.dataset import TOGETHER, WITHOUT
 from .planning import Subject
 from .run_folder import RunFolder, digest, picture_name
@@ -31,8 +30,8 @@ CHUNK = 64
 ORDER = ("first", "second")
 """How the two concepts of a pair are called in the columns."""
 
-Key = tuple[int, int]
-"""(prompt, image)"""
+Keys = Sequence[tuple[int, int]]
+"""(prompt, image) each."""
 
 
 @dataclass(frozen=True)
@@ -77,35 +76,32 @@ def score_subject(
     rows of methods that are not named stay.
     """
     scoring = _Scoring(run, images, subject, methods, scorer)
-    before = run.rows(subject.name)
-    known = {} if anew else run.made(subject.name)
-    made = {method.name: scoring.made_of(method) for method in methods}
-    rows: dict[str, list[dict]] = {name: [] for name in dict.fromkeys([*made, *(row["method"] for row in before)])}
-    for row in before:
-        rows[row["method"]].append(row)
-    changed = [m for m in methods if known.get(m.name) != made[m.name] or not rows[m.name]]
-    if not changed:
-        return False
+    known, made = run.made(subject.name), {method.name: scoring.made_of(method) for method in methods}
+    rows: dict[str, list[dict]] = {name: [] for name in made}
+    for row in run.rows(subject.name):
+        rows.setdefault(row["method"], []).append(row)
+    changed = [m for m in methods if anew or known.get(m.name) != made[m.name] or not rows[m.name]]
     for method in changed:
         rows[method.name] = scoring.rows(method)
-    scoring.compare(rows)
-    run.write_scores(subject.name, [row for own in rows.values() for row in own], known | made)
-    return True
+    if changed:
+        scoring.compare(rows)
+        run.write_scores(subject.name, [row for own in rows.values() for row in own], known | made)
+    return bool(changed)
 
 
 class _Scoring:
     def __init__(self, run: RunFolder, images: int, subject: Subject, methods: Sequence[Method], scorer: Scorer):
-        self.run, self.subject, self.methods, self.scorer = run, subject, methods, scorer
-        self.embedders = scorer.embedders
+        self.subject, self.methods, self.scorer = subject, methods, scorer
+        self.folders = {method.name: run.piece(subject.name, method.piece) for method in methods}
         every = [(index, image) for index in subject.prompts for image in range(images)]
-        self.asked = [key for key in every if self.category(key) != WITHOUT]
-        self.quiet = [key for key in every if self.category(key) == WITHOUT]
+        self.quiet = [key for key in every if subject.prompts[key[0]].category == WITHOUT]
+        self.asked = [key for key in every if key not in self.quiet]
+        self.chunks = [self.asked[start : start + CHUNK] for start in range(0, len(self.asked), CHUNK)]
         self.base = None if subject.is_pair else next((method for method in methods if method.piece == BASE), None)
-        self.judge = scorer.judge if all(concept.truth for concept in subject.concepts) else None
-        self._sights: dict[str, list[toybox.Sight]] = {}
-
-    def category(self, key: Key) -> str | None:
-        return self.subject.prompts[key[0]].category
+        self.truths = [concept.truth for concept in subject.concepts]
+        self.classes = [concept.macro_class for concept in subject.concepts]
+        self.judge = scorer.judge if all(self.truths) else None
+        self.seen: dict[str, list[list[Sight]]] = {}
 
     def others(self, method: Method) -> bool:
         """Whether its pictures are compared with the base model's."""
@@ -114,26 +110,25 @@ class _Scoring:
     def made_of(self, method: Method) -> str:
         """A digest of all that the method's rows depend on but the other methods' pictures."""
         texts = [[index, prompt.text, prompt.noun, prompt.category] for index, prompt in self.subject.prompts.items()]
-        concepts = [[concept.name, concept.macro_class, repr(concept.truth)] for concept in self.subject.concepts]
         photos = [file_hash(file) for concept in self.subject.concepts for file in concept.images]
-        pictures = [self.run.piece(self.subject.name, m.piece).digest(m.name) for m in (method, self.base) if m]
-        return digest([texts, concepts, photos, pictures, len(self.asked), method.lag, self.scorer.digest])
+        pictures = [self.folders[m.name].digest(m.name) for m in (method, self.base) if m]
+        facts = [self.classes, list(map(repr, self.truths)), len(self.asked), method.lag, self.scorer.digest]
+        return digest([texts, photos, pictures, facts])
 
     # -- pictures, and what is seen in them
 
-    def images(self, method: Method, keys: Sequence[Key]) -> list[Image.Image]:
-        folder = self.run.piece(self.subject.name, method.piece)
-        return [folder.open(method.name, picture_name(*key)) for key in keys]
+    def images(self, method: Method, keys: Keys) -> list[Image.Image]:
+        return [self.folders[method.name].open(method.name, picture_name(*key)) for key in keys]
 
-    def pictures(self, method: Method, keys: Sequence[Key]) -> torch.Tensor:
+    def pictures(self, method: Method, keys: Keys) -> torch.Tensor:
         return masked.to_pictures(self.images(method, keys))
 
-    def sights(self, method: Method) -> list[toybox.Sight]:
-        """What the judge sees in each picture that was asked for V*."""
-        if method.name not in self._sights:
-            parts = [toybox.look(self.judge, self.pictures(method, keys)) for keys in chunks(self.asked)]
-            self._sights[method.name] = [sight for part in parts for sight in part]
-        return self._sights[method.name]
+    def sights(self, method: Method) -> list[list[Sight]]:
+        """What the judge sees in each picture of each chunk; nothing without one."""
+        if method.name not in self.seen:
+            chunks = self.chunks if self.judge else []
+            self.seen[method.name] = [look(self.judge, self.pictures(method, keys)) for keys in chunks]
+        return self.seen[method.name] or [[] for _ in self.chunks]
 
     @cached_property
     def photos(self) -> list[list[Image.Image]]:
@@ -143,60 +138,54 @@ class _Scoring:
     @cached_property
     def references(self) -> dict[str, list[torch.Tensor]]:
         """The embeddings of each concept's photos by CLIP and DINO."""
-        return {name: [embedder.images(own) for own in self.photos] for name, embedder in self.embedders.items()}
+        return {name: list(map(embedder.images, self.photos)) for name, embedder in self.scorer.embedders.items()}
 
     @cached_property
-    def shown(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def shown(self) -> masked.Shown:
         """The photos of a concept that is alone, and where they show it."""
         pictures = masked.to_pictures(self.photos[0])
-        return pictures, toybox.masks(toybox.look(self.judge, pictures), pictures)
+        return pictures, masks(look(self.judge, pictures), pictures)
 
     # -- rows
 
     def rows(self, method: Method) -> list[dict]:
         rows = []
-        for start, keys in zip(range(0, len(self.asked), CHUNK), chunks(self.asked)):
+        for keys, sights in zip(self.chunks, self.sights(method)):
             images = self.images(method, keys)
             columns = self.aligned(images, keys)
-            found = [self.row(method, key) for key in keys]
-            if self.judge:
-                sights = self.sights(method)[start : start + CHUNK]
-                if not self.subject.is_pair:
-                    columns |= self.apart(method, keys, images, sights)
-                truths = [concept.truth for concept in self.subject.concepts]
-                for row, key, sight in zip(found, keys, sights):
-                    row |= true_score(sight, self.subject.prompts[key[0]].expected, *truths)
-            for at, row in enumerate(found):
-                row |= {name: number(values[at]) for name, values in columns.items()}
-            rows += found
+            if sights and not self.subject.is_pair:
+                columns |= self.apart(method, keys, images, sights)
+            for at, key in enumerate(keys):
+                row = self.row(method, key) | {name: number(values[at]) for name, values in columns.items()}
+                if sights:
+                    row |= truth.score(sights[at], self.subject.prompts[key[0]].expected, *self.truths)
+                rows.append(row)
         for key in self.quiet if self.others(method) else ():
             drift = masked.drift(self.pictures(method, [key]), self.pictures(self.base, [key]))
             rows.append(self.row(method, key) | {"drift": number(drift[0])})
         return rows
 
-    def row(self, method: Method, key: Key) -> dict:
-        concept, prompt = self.subject.concepts[0], self.subject.prompts[key[0]]
-        # the given class, whatever noun a method was trained with or drew: all are compared with what was asked for
-        classes = [each.macro_class for each in self.subject.concepts]
+    def row(self, method: Method, key: tuple[int, int]) -> dict:
+        concepts, prompt = self.subject.concepts, self.subject.prompts[key[0]]
         return {
             "method": method.name,
             "concept": self.subject.name,
-            "group": None if self.subject.is_pair else concept.group,
-            "tuned": any(each.tuned for each in self.subject.concepts),
+            "group": None if self.subject.is_pair else concepts[0].group,
+            "tuned": any(concept.tuned for concept in concepts),
             "category": TOGETHER if self.subject.is_pair else prompt.category,
             "prompt": key[0],
-            "text": prompt.text if prompt.category == WITHOUT else prompt.without_identifier(*classes),
+            # the given class, whatever noun a method was trained with or drew: all are compared with what was asked for
+            "text": prompt.text if prompt.category == WITHOUT else prompt.without_identifier(*self.classes),
             "image": key[1],
         }
 
-    def aligned(self, images: list[Image.Image], keys: Sequence[Key]) -> dict[str, torch.Tensor]:
+    def aligned(self, images: list[Image.Image], keys: Keys) -> dict[str, torch.Tensor]:
         """With the prompts and with the photos; with a pair's, the mean of those with each concept, and these."""
         columns = {}
-        for name, embedder in self.embedders.items():
+        for name, embedder in self.scorer.embedders.items():
             embedded = embedder.images(images)
             if name == "clip":
-                classes = [concept.macro_class for concept in self.subject.concepts]
-                texts = [self.subject.prompts[index].without_identifier(*classes) for index, _ in keys]
+                texts = [self.subject.prompts[index].without_identifier(*self.classes) for index, _ in keys]
                 columns["clip_text"] = text_alignment(embedded, embedder.texts(texts))
             each = [image_alignment(embedded, own) for own in self.references[name]]
             columns[f"{name}_image"] = sum(each) / len(each)
@@ -204,20 +193,19 @@ class _Scoring:
                 columns |= {f"{name}_image_{place}": values for place, values in zip(ORDER, each)}
         return columns
 
-    def apart(self, method: Method, keys: Sequence[Key], images, sights) -> dict[str, torch.Tensor]:
+    def apart(self, method: Method, keys: Keys, images, sights: Sequence[Sight]) -> dict[str, torch.Tensor]:
         """The object and the background apart, and LAG's masks against the judge's of the thing called V*."""
-        columns = {}
-        (concept,), pictures = self.subject.concepts, masked.to_pictures(images)
-        ours = (pictures, toybox.masks(sights, pictures)), self.shown
-        for name, embedder in self.embedders.items():
+        columns, pictures = {}, masked.to_pictures(images)
+        ours = (pictures, masks(sights, pictures)), self.shown
+        for name, embedder in self.scorer.embedders.items():
             columns[f"object_{name}"] = masked.object_alignment(embedder.images, *ours)
             if name == "clip":
                 columns["background_copied"] = masked.background_copied(embedder.images, *ours)
         if method.lag:
-            kept = self.run.piece(self.subject.name, method.piece).masks(method.name)
+            kept = self.folders[method.name].masks(method.name)
             columns["mask_iou"], columns["mask_auc"] = torch.full((2, len(keys)), torch.nan)
             for at, (key, sight) in enumerate(zip(keys, sights)):
-                thing = subject_of(sight, self.subject.prompts[key[0]].expected, concept.truth)
+                thing = truth.subject_of(sight, self.subject.prompts[key[0]].expected, *self.truths)
                 if thing is not None and picture_name(*key) in kept:
                     share = torch.from_numpy(kept[picture_name(*key)]).float()
                     columns["mask_iou"][at] = masked.iou(share, thing.mask)
@@ -226,21 +214,14 @@ class _Scoring:
 
     def compare(self, rows: Mapping[str, list[dict]]) -> None:
         """Fill in what depends on all methods: the backgrounds, over the pixels where none of them drew a thing."""
-        if self.judge is None or self.base is None:
-            return
-        for start, keys in zip(range(0, len(self.asked), CHUNK), chunks(self.asked)):
+        for at, keys in enumerate(self.chunks if self.judge and self.base else ()):
             base = self.pictures(self.base, keys)
-            seen = [toybox.masks(self.sights(method)[start : start + CHUNK], base) for method in self.methods]
-            things = torch.stack(seen).any(0)
+            things = torch.stack([masks(self.sights(method)[at], base) for method in self.methods]).any(0)
             for method in filter(self.others, self.methods):
                 distance = masked.background_distance(self.pictures(method, keys), base, things)
                 found = {(row["prompt"], row["image"]): row for row in rows[method.name]}
                 for key, value in zip(keys, distance):
                     found[key]["background_distance"] = number(value)
-
-
-def chunks(keys: Sequence[Key]) -> list[Sequence[Key]]:
-    return [keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK)]
 
 
 def number(value: torch.Tensor) -> float | None:

@@ -33,9 +33,6 @@ class Interval:
             return "reproduced"
         return "reversed" if self.high < 0 else "unclear"
 
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
 
 def bootstrap(values: Sequence[float], *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
     """The mean of `values`, one for each concept, with the percentiles (1 ± level)/2 of resampled means.

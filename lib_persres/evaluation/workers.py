@@ -29,8 +29,7 @@ def run_here(pieces: Iterable[Piece], report: Report, progress: Progress | None 
 
 def run_local(pieces: Iterable[Piece], count: int, report: Report) -> None:
     """By `count` processes. A worker that dies costs its piece's unfinished step: another goes on with the piece."""
-    workers = [_Worker() for _ in range(count)]
-    free: SimpleQueue[_Worker] = SimpleQueue()
+    workers, free = [_Worker() for _ in range(count)], SimpleQueue()
     for worker in workers:
         free.put(worker)
 
@@ -60,9 +59,8 @@ def run_local(pieces: Iterable[Piece], count: int, report: Report) -> None:
 class _Worker:
     """A process, begun when there is something to do."""
 
-    def __init__(self):
-        self.connection = self.process = None
-        self.over = False
+    process: multiprocessing.Process | None = None
+    over = False
 
     def do(self, piece: Piece) -> str | None:
         """What went wrong with the piece. EOFError or OSError where the process died."""

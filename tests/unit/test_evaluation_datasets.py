@@ -6,8 +6,15 @@ import pytest
 from PIL import Image
 
 from lib_persres.errors import PersresError
-from lib_persres.evaluation.datasets import CATEGORIES, Prompt, attndreambooth, customconcept101, dreambooth, folder
-from lib_persres.evaluation.datasets.named import open_dataset
+from lib_persres.evaluation.datasets import (
+    CATEGORIES,
+    Prompt,
+    attndreambooth,
+    customconcept101,
+    dreambooth,
+    folder,
+    open_dataset,
+)
 from lib_persres.evaluation.datasets.prompt_file import read_prompts
 
 
