@@ -5,6 +5,8 @@
 
 const persresStatus = {txt2img: {}, img2img: {}};
 const PERSRES_STATUS_EVERY = 400;
+/** A tag of ours, or what may be meant as one, such as <persre:rex>. */
+const PERSRES_LIKE_TAG = /<\s*p/i;
 
 /** Ask what gradio calls `name`; what is answered is JSON. Throws a sentence. */
 async function persresAsk(name, question) {
@@ -28,7 +30,7 @@ async function persresStatusLook(tabname) {
     const text = prompt.value;
     const key = JSON.stringify([text, opts.sd_model_checkpoint, opts.sd_checkpoint_hash]);
     if (state.busy || key == state.shown) return;
-    if (!persresPieces(text).some(persresIsOurs)) {
+    if (!PERSRES_LIKE_TAG.test(text)) {
         state.shown = key;
         persresStatusDraw(tabname, {concepts: [], problems: []});
     } else if (key == state.seen) {

@@ -12,6 +12,8 @@ from .errors import JOINERS, PersresError, readable
 SUFFIX = ".safetensors"
 LONGEST = 100
 """Characters of a name, a class or an identifier."""
+MOST_FORM = 4096
+"""Characters of a path, the longest text that is brought to one form."""
 MOST_BYTES = 200
 """Of a name in UTF-8. A file's name has at most 255, the suffix and " 2" among them."""
 RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}) | {
@@ -24,8 +26,11 @@ FORBIDDEN_WORDS = frozenset({"AND", "BREAK"})
 
 
 def one_form(text: str) -> str:
-    """Unicode's NFC: "é" is one character, as keyboards write it, and not the two of a Mac's file names."""
-    return unicodedata.normalize("NFC", text)
+    """Unicode's NFC: "é" is one character, as keyboards write it, and not the two of a Mac's file names.
+
+    What is too long for any name stays as it is: sorting marks takes a time that grows with their square.
+    """
+    return unicodedata.normalize("NFC", text) if len(text) <= MOST_FORM else text
 
 
 def is_letter(character: str) -> bool:
@@ -42,9 +47,10 @@ def check_name(name: str) -> str:
     """The name in its one form, without a residual's suffix; PersresError where a file, a tag or a page would misread
     it."""
     shown = readable(name, 40)
-    name = one_form(name)
-    while name.lower().endswith(SUFFIX):
-        name = name[: -len(SUFFIX)]
+    end = len(name)
+    while name[max(0, end - len(SUFFIX)) : end].lower() == SUFFIX:
+        end -= len(SUFFIX)
+    name = one_form(name[:end])
     if not _is_words(name, " .-") or not is_letter(name[-1]):
         raise PersresError(
             f"The name {shown!r} cannot be used: take up to {LONGEST} letters and digits, "
@@ -58,6 +64,15 @@ def check_name(name: str) -> str:
     if name.partition(".")[0].rstrip().upper() in RESERVED:
         raise PersresError(f"The name {shown!r} cannot be used: Windows keeps it for a device; take another.")
     return name
+
+
+def refuse_controls(text: str, what: str) -> None:
+    """PersresError for words of a prompt that hold what steers a terminal, or is no Unicode."""
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+            raise PersresError(
+                f"The {what} {readable(text, 60)!r} has a control character (U+{ord(character):04X}): take it out."
+            )
 
 
 def check_class(macro_class: str) -> str:

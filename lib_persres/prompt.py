@@ -126,7 +126,7 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
         if not equals or "=" in value:  # the WebUI's rule: exactly one "="
             positional.append(argument.strip())
         elif key not in ("lag", "hr", "start", "end"):
-            _refuse(text, f'has an unknown argument "{_short(key)}"; allowed are lag=, hr=, start= and end=')
+            _refuse(text, f'has an unknown argument "{short(key)}"; allowed are lag=, hr=, start= and end=')
         elif key in named:
             _refuse(text, f"gives {key}= twice; give it once")
         else:
@@ -137,11 +137,11 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
     if len(positional) > 2:
         _refuse(
             text,
-            f'has "{_short(positional[2])}" after the strength; only lag=, hr=, start= and end= may follow',
+            f'has "{short(positional[2])}" after the strength; only lag=, hr=, start= and end= may follow',
         )
     lag = named.get("lag")
     if lag is not None and lag.lower() not in ("on", "off"):
-        _refuse(text, f'has lag="{_short(lag)}"; allowed are lag=on and lag=off')
+        _refuse(text, f'has lag="{short(lag)}"; allowed are lag=on and lag=off')
     start = _number(named.get("start", "0"), "start", text, 0.0, 1.0)
     end = _number(named.get("end", "1"), "end", text, 0.0, 1.0)
     if start >= end:
@@ -169,15 +169,15 @@ def _number(value: str, what: str, tag: str, low: float, high: float, such: str 
     except ValueError:
         number = math.nan
     if not low <= number <= high:
-        _refuse(tag, f'has "{_short(value)}" for {what}; allowed is {such}from {low:g} to {high:g}')
+        _refuse(tag, f'has "{short(value)}" for {what}; allowed is {such}from {low:g} to {high:g}')
     return number
 
 
 def _refuse(tag: str, why: str):
-    raise PersresError(f"The tag {_short(tag, 80)} {why}.")
+    raise PersresError(f"The tag {short(tag, 80)} {why}.")
 
 
-def _short(text: str, length: int = 40) -> str:
+def short(text: str, length: int = 40) -> str:
     """`text` on one line and cut to a length fit for a sentence."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"
@@ -268,25 +268,6 @@ def placeholder_of(prompt: str, number: int) -> str:
     return placeholders(prompt).get(number, "V*" if number == 1 else f"V{number}*")
 
 
-def wordless(prompt: str, what: str = "prompt") -> str | None:
-    """The sentence of a prompt that has placeholders and, as whoever asks knows, no tag."""
-    written = next(iter(placeholders(prompt).values()), None)
-    if written is None:
-        return None
-    if what == NEGATIVE:  # whose V* is that of the image's prompt
-        written, what = f"{written} in the {NEGATIVE}", "prompt"
-    return f"{written} stands for a concept, but the {what} has no <{NETWORK}:…> tag: it was read as words."
-
-
-def stray_tag(text: str, what: str = "prompt") -> str | None:
-    """The sentence of a text in which, after the tags were read, something like a tag is left."""
-    if not (match := re.search(rf"<{NETWORK}(?!\w)", text, re.IGNORECASE)):
-        return None
-    shown = _short(text[match.start() :].partition(">")[0])
-    place = " into the prompt" if what == NEGATIVE else ""
-    return f'"{shown}" in the {what} is no tag: write <{NETWORK}:name> or <{NETWORK}:name:strength>{place}.'
-
-
 def _number_of(digits: str) -> int | None:
     """None for one that nobody counts to. Python refuses to read a number of thousands of digits."""
     digits = digits.lstrip("0") or "0" if digits else "1"
@@ -300,12 +281,12 @@ def _concept_of(placeholder: str, digits: str, count: int, names: Sequence[str])
     if number == 0:
         raise PersresError("V0* stands for no concept; the first one is V* or V1*, the second V2*.")
     known = number is not None and number <= len(_ORDINALS)
-    place = _ORDINALS[number - 1] if known else f"{_short(digits.lstrip('0'), 12)}th"
+    place = _ORDINALS[number - 1] if known else f"{short(digits.lstrip('0'), 12)}th"
     has = {0: "no concept", 1: "only 1 concept"}.get(count, f"only {count} concepts")
     named = ", ".join(filter(None, names))
     end = f": {named}" if named else f"; add its tag, such as <{NETWORK}:name>"
     raise PersresError(
-        f"{_short(placeholder, 16)} stands for the {place} concept, but the prompt names {has}{end}."
+        f"{short(placeholder, 16)} stands for the {place} concept, but the prompt names {has}{end}."
     )
 
 

@@ -84,10 +84,19 @@ def _constant(name: str):
     raise ValueError(f"{name} is not a number")
 
 
+def _named_once(pairs: list[tuple[str, object]]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):  # Python keeps the last, other readers the first
+        raise ValueError("a name stands twice")
+    return value
+
+
 def _whole_or_infinite(text: str) -> float:
     return int(text) if len(text) <= DIGITS else math.inf
 
 
 _BLANK = re.compile(r"[ \t\n\r]*")
-_STRICT = json.JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constant=_constant)
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_named_once, parse_int=_whole, parse_float=_finite, parse_constant=_constant
+)
 _LENIENT = json.JSONDecoder(parse_int=_whole_or_infinite)

@@ -11,11 +11,12 @@ import os
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from json import JSONDecodeError
 
 import torch
 
 from . import strict_json
-from .errors import PersresError, readable
+from .errors import PersresError, first_line, readable
 from .regular_files import open_regular
 
 MAX_HEADER = 4 << 20
@@ -95,7 +96,7 @@ class TensorFile:
             try:
                 return strict_json.decode_start(self._text, len(_METADATA_FIRST))
             except ValueError as error:
-                raise _damaged("its header is not JSON") from error
+                raise _damaged(f"its header is not sound JSON: {_why(error)}") from error
         return self._whole_header.get(METADATA, {})
 
     @cached_property
@@ -103,7 +104,7 @@ class TensorFile:
         try:
             header = strict_json.decode(self._text)
         except ValueError as error:
-            raise _damaged("its header is not JSON") from error
+            raise _damaged(f"its header is not sound JSON: {_why(error)}") from error
         if not isinstance(header, dict):
             raise _damaged("its header is no JSON object")
         return header
@@ -149,6 +150,11 @@ class TensorFile:
 
 def _damaged(reason: str) -> PersresError:
     return PersresError(f"it is damaged or was cut short ({reason}), copy or download it again")
+
+
+def _why(error: ValueError) -> str:
+    """Ours; Python's own tell a line and a column, which a header does not have."""
+    return "it cannot be read" if isinstance(error, JSONDecodeError) else first_line(error)
 
 
 def _strings(given: object, header: str) -> dict[str, str]:

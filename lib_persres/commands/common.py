@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import PersresError, readable
-from ..training.sizes import check_side, default_resolution  # noqa: F401 the commands take them from here
+from ..names import SUFFIX, refuse_controls
+from ..training.pictures.kinds import SUFFIXES as PICTURES
+from ..training.sizes import check_pixels, check_side, default_resolution  # noqa: F401 the commands take them from here
 
 TOYBOX = "toybox"
 """The name that stands for the shipped checkpoint."""
 TOYBOX_CHECKPOINT = Path(__file__).parent.parent / "toybox" / "checkpoint" / "toybox.safetensors"
+WEIGHTS = (".ckpt", ".pt", ".pth", ".bin")
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 MOST_SEEDS = 10_000
 LONGEST_TEXT = 20_000
@@ -40,7 +44,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong, whatever was written."""
 
     def error(self, message: str):
-        message = message.rstrip(".")
+        message = re.sub(r"\\ud[89a-f][0-9a-f]{2}", "�", message.rstrip("."))  # what repr makes of no UTF-8
         self.exit(2, f"error: {PersresError(f'{message[0].upper()}{message[1:]}: see {self.prog} --help.')}\n")
 
 
@@ -72,7 +76,11 @@ def words(given: str) -> str:
     try:
         given.encode()
     except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{given[:80]!r} is not in UTF-8, write it again") from None
+        raise argparse.ArgumentTypeError(f"{readable(given, 80)!r} is not in UTF-8, write it again") from None
+    try:
+        refuse_controls(given, "text")
+    except PersresError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if len(given) > LONGEST_TEXT:
         raise argparse.ArgumentTypeError(f"{given[:40]!r}… has {len(given)} characters, at most {LONGEST_TEXT}")
     return given
@@ -112,7 +120,7 @@ def add_model_options(important, tinkering) -> None:
         help='a Stable Diffusion 1.x checkpoint (.safetensors), or "toybox" (the default) for the small '
         "model that comes along",
     )
-    tinkering.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:1 or mps")
+    tinkering.add_argument("--device", type=words, default="auto", help="auto (the default), cpu, cuda, cuda:1 or mps")
     tinkering.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="the model's numbers; auto is fp16 on cuda, else fp32"
     )
@@ -169,8 +177,15 @@ def _device(name: str):
 # -- files ---------------------------------------------------------------------------------------------------
 
 
+def is_files_name(path: Path) -> bool:
+    """Whether nobody would call a folder so: it ends as a picture or a model does."""
+    return path.suffix.lower() in (*PICTURES, SUFFIX, *WEIGHTS)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder that can be written into, or raise PersresError: better now than after the work."""
+    if is_files_name(folder) and not folder.is_dir():
+        raise PersresError(f"{folder} is named as a file, and a folder is needed here: leave out {folder.suffix}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".persres-", dir=folder)

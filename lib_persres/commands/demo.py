@@ -19,11 +19,11 @@ from ..evaluation.run import perform
 from ..evaluation.run_folder import RunFolder
 from ..evaluation.suite import Suite
 from ..evaluation.workers import run_here
+from ..progress import progress_bar
 from ..toybox import CHECKPOINT
 from ..toybox.concepts import CONCEPTS
 from .common import make_folder, note
 from .evaluate import make_scorer
-from .progress import progress_bar
 
 SUITE = "toybox-demo"
 SHOWN = ("identity", "obeyed", "class", "background", "background_distance")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import PersresError
-from ..prompt import Tag, parse_tags
+from ..progress import progress_bar
+from ..prompt import NEGATIVE, Tag, parse_tags
 from .common import (
     Formatter,
     add_model_options,
     at_least,
+    check_pixels,
     check_side,
     checkpoint_path,
     default_resolution,
@@ -23,7 +25,6 @@ from .common import (
     seeds,
     words,
 )
-from .progress import progress_bar
 
 DESCRIPTION = """\
 Draw pictures from a prompt.
@@ -118,34 +119,49 @@ def add_parser(commands) -> None:
 def run(args) -> int:
     # What can be told without the model is told before it is loaded.
     checkpoint = checkpoint_path(args.checkpoint)
-    tags = list({tag.name: tag for tag in parse_tags(args.prompt)[1]}.values())
+    given, tags = parse_tags(args.prompt)
+    tags = list({tag.name: tag for tag in tags}.values())
     from ..lag import MASKS
     from ..residual_folder import ResidualFolder
 
+    wanted = [seed for part in args.seeds for seed in part]
+    at_once = min(args.batch, len(wanted))
+    _check_pixels(at_once, args.width or 1, args.height or 1)
     if args.mask not in MASKS:
         raise PersresError(f"There is no mask {args.mask!r}; the masks are: {', '.join(MASKS)}.")
     advice = "train a concept first or name another with --residuals"
     files = ResidualFolder(lambda: Path(args.residuals), lambda: len(tags), anywhere=True, advice=advice)
     residuals = {tag.name: files.load(tag.name) for tag in tags}
-    make_folder(Path(args.out))
 
     from ..standalone.generate import generate
+    from ..standalone.reading import sentences
     from .pictures import PictureFolder, infotext, write_png
 
+    told: list[str] = []
+
+    def tell(sentence: str) -> None:
+        if sentence not in told:
+            note(f"warning: {sentence}")
+            told.append(sentence)
+
+    facts = [residuals[tag.name].residual.metadata for tag in tags]
+    for text, what in ((given, "prompt"), (args.negative if args.guidance != 1 else "", NEGATIVE)):
+        for sentence in sentences(text, tags, facts, what):
+            tell(sentence)
+    make_folder(Path(args.out))
     sd = load_model(checkpoint, args.device, args.dtype)
     side = default_resolution(sd.unet.params)
     width, height = args.width or side, args.height or side
     check_side(sd.unet.params, width, "--width")
     check_side(sd.unet.params, height, "--height")
+    _check_pixels(at_once, width, height)
     for tag in tags:
         base = residuals[tag.name].residual.metadata.base_hash
         if base and base != sd.hash:
             note(f"note: {tag.name} was trained on another checkpoint, {base[:10]}; it may look otherwise.")
 
     folder = PictureFolder(Path(args.out))
-    wanted = [seed for part in args.seeds for seed in part]
     settings = _settings(args, tags, f"{width}x{height}", sd, residuals)
-    told: list[str] = []
     bar = None
     try:
         for start in range(0, len(wanted), args.batch):
@@ -170,6 +186,7 @@ def run(args) -> int:
                 mask=args.mask,
                 unconditional=args.unconditional,
                 progress=progress,
+                tell=tell,
             )
             overlays = _overlays(result, _gated(tags, args.lag)) if args.masks else []
             for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
@@ -179,18 +196,17 @@ def run(args) -> int:
                 if overlays:
                     mask = written.with_name(f"{written.stem}-mask.png")
                     print(write_png(mask, overlays[index]), flush=True)
-            told += [problem for problem in result.problems if problem not in told]
     finally:
         if bar is not None:
             bar.close()
-        for problem in told:
-            note(f"warning: {problem}")
     if args.masks and not overlays:
-        why = "no concept was drawn with LAG; add --lag"
-        if any(_gated(tags, args.lag)):
-            why = "no concept acted: its strength is 0, its start= was never reached, or its V* is not in the prompt"
+        why = _why_no_masks(tags, _gated(tags, args.lag), result.tokens, args.steps)
         note(f"warning: There are no masks to show, since {why}.")
     return 0
+
+
+def _check_pixels(pictures: int, width: int, height: int) -> None:
+    check_pixels(pictures, width, height, "pictures", "--batch, --width or --height")
 
 
 def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, object]:
@@ -214,6 +230,22 @@ def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, obje
 
 def _gated(tags: list[Tag], lag: bool) -> list[bool]:
     return [lag if tag.lag is None else tag.lag for tag in tags]
+
+
+def _why_no_masks(tags: list[Tag], gated: list[bool], tokens, steps: int) -> str:
+    """Of the first concept that LAG should have confined."""
+    if not tags:
+        return "the prompt has no concept's tag, and LAG confines concepts"
+    if not any(gated):
+        return "no concept was drawn with LAG: add --lag"
+    tag, found = next((tag, found) for tag, found, wanted in zip(tags, tokens, gated) if wanted)
+    if not found.indices:
+        return f"{tag.text} has no place in the prompt: write V* where it is to be"
+    if tag.strength == 0:
+        return f"{tag.text} acts at strength 0: give it one such as 1.0"
+    if tag.start > 0 or tag.end < 1:
+        return f"none of the {steps} steps lies between the start= and the end= of {tag.text}"
+    return f"LAG cannot confine {tag.text}"
 
 
 def _images(images) -> list:

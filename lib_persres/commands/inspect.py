@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import PersresError
-from .common import Formatter, printable, size_text
+from ..names import SUFFIX
+from ..training.recipe import Recipe, Stage
+from .common import Formatter, file_name, printable, size_text
 
 DESCRIPTION = """\
 Show what residual files hold: their concept, how it was learned, and whether the files are sound.
@@ -18,10 +23,12 @@ command ends with status 1.
 """
 EPILOG = """\
 examples:
-  python -m lib_persres inspect residuals/mine.safetensors
+  python -m lib_persres inspect mine
   python -m lib_persres inspect residuals/*.safetensors --json
   python -m lib_persres inspect --recipes
 """
+SHOWN = ("targets", "rank", "steps", "batch", "learning_rate")
+"""Of a stage, whatever they are; the rest only where it is not as usual."""
 
 
 def add_parser(commands) -> None:
@@ -33,7 +40,20 @@ def add_parser(commands) -> None:
         formatter_class=Formatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="residual files (.safetensors)")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        type=file_name,
+        help="residual files (.safetensors), or names as in a prompt's tags",
+    )
+    parser.add_argument(
+        "--residuals",
+        metavar="FOLDER",
+        type=file_name,
+        default="residuals",
+        help="where names are looked for (default: residuals)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
     parser.add_argument(
         "--recipes",
@@ -53,7 +73,7 @@ def run(args) -> int:
     status, shown = 0, 0
     for name in args.files:
         try:
-            facts = describe(Path(name))
+            facts = describe(_find(name, Path(args.residuals)))
         except PersresError as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
             status = 1
@@ -64,6 +84,41 @@ def run(args) -> int:
             print(("\n" if shown else "") + table(facts))
         shown += 1
     return status
+
+
+def _find(name: str, folder: Path) -> Path:
+    """The file that is meant: a path, or else a name as in a tag. PersresError for what is something else."""
+    from ..residual_folder import ResidualFolder
+
+    path = Path(name)
+    if os.path.isdir(path):
+        found = sorted(file.name for file in path.glob(f"*{SUFFIX}"))
+        if not found:
+            raise PersresError(f"{path} is a folder without residuals: name a file, or a folder with --residuals.")
+        raise PersresError(
+            f"{path} is a folder with {len(found)} residual{'s' * (len(found) > 1)}: name files in it, such as "
+            f"{path / found[0]}, or all as {path / f'*{SUFFIX}'}."
+        )
+    if path.suffix == ".pt" and os.path.isfile(path):
+        _refuse_state(path)
+    if os.path.lexists(path):
+        return path
+    advice = "give a file's path, or another folder with --residuals"
+    return ResidualFolder(lambda: folder, anywhere=True, advice=advice).find(name).path
+
+
+def _refuse_state(path: Path) -> None:
+    """PersresError that says of what training this is the state; nothing where it is none."""
+    from ..training.state import read_facts
+
+    try:
+        facts = read_facts(path)
+    except PersresError:
+        return
+    raise PersresError(
+        f'{path} is the state of the unfinished training of "{facts.concept}" ({facts.macro_class}), not a residual: '
+        "give the training's command again with --resume, which goes on from it."
+    )
 
 
 def describe(path: Path) -> dict:
@@ -108,8 +163,8 @@ def table(facts: dict) -> str:
         ("parameters", f"{facts['parameters']:,}"),
         ("embeddings", ", ".join(facts["embeddings"])),
         ("size", size_text(facts["size"])),
-        ("recipe", _pairs(recipe)),
-        *((f"stage {number}", _pairs(stage)) for number, stage in enumerate(stages, 1)),
+        ("recipe", _pairs(recipe, _usual(Recipe, ("template", "crops", "resolution")))),
+        *((f"stage {number}", _pairs(stage, _usual(Stage, SHOWN))) for number, stage in enumerate(stages, 1)),
         ("steps", f"{facts['steps']} done"),
         ("loss", f"{_number(loss.get('first'))} → {_number(loss.get('last'))}" if loss else ""),
         ("seed", facts["seed"]),
@@ -122,10 +177,17 @@ def table(facts: dict) -> str:
     return "\n".join([printable(facts["file"]), *lines])
 
 
-def _pairs(values) -> str:
+def _pairs(values, usual: Mapping = MappingProxyType({})) -> str:
+    """The values, without those that are as usual."""
     if not isinstance(values, dict):
         return str(values)
-    return ", ".join(f"{key} {value}" for key, value in values.items() if key != "about")
+    left_out = [key for key in values if key == "about" or (key in usual and values[key] == usual[key])]
+    return ", ".join(f"{key} {value}" for key, value in values.items() if key not in left_out)
+
+
+def _usual(cls: type, shown: tuple[str, ...]) -> dict:
+    """The defaults of a recipe's class, but for what is always shown."""
+    return {item.name: item.default for item in fields(cls) if item.name not in shown}
 
 
 def _number(value) -> str:

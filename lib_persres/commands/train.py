@@ -12,16 +12,19 @@ from ..errors import PersresError, first_line
 from ..names import SUFFIX, check_class, check_name, check_spelling
 from ..training.names import free_identifier
 from ..training.precision import PRECISIONS
+from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
 from .common import (
     Formatter,
     add_model_options,
     at_least,
+    check_pixels,
     check_side,
     checkpoint_path,
     default_resolution,
     file_name,
     finite,
+    is_files_name,
     is_toybox,
     load_model,
     make_folder,
@@ -49,7 +52,6 @@ examples:
 """
 HEADER = 1_000_000
 """Bytes that a file may have beside its numbers, its picture among them."""
-NOT_OURS = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def add_parser(commands) -> None:
@@ -198,10 +200,16 @@ def run(args) -> int:
         flips=args.flips,
         template=args.template,
     )
+    if args.resolution:
+        _check_pixels(recipe, args.resolution)
     recipe.prompt("", "")  # a template that cannot be filled in is told before anything is loaded
     if args.resume and args.force:
         raise PersresError("--resume goes on with a training and --overwrite begins anew: give one of them.")
     files = TrainingFiles(out, args.force, args.resume)
+    if files.finished(name, macro_class, recipe):
+        note(f"{out} is finished ({recipe.steps} of {recipe.steps} steps): there is nothing left to go on with.")
+        print("Draw it with:\n  " + example(args.checkpoint, out, macro_class))
+        return 0
     files.check()
 
     from ..residual import rank_of
@@ -224,6 +232,7 @@ def run(args) -> int:
         sd = load_model(checkpoint, args.device, args.dtype)
         resolution = args.resolution or default_resolution(sd.unet.params)
         check_side(sd.unet.params, resolution, "--resolution")
+        _check_pixels(recipe, resolution)
         size = estimate(recipe, sd.unet)
         files.check_room(size.file + HEADER, LEARNING * 3 * size.learned + HEADER)
         identifier = args.identifier or _identifier(files, sd, macro_class)
@@ -260,16 +269,21 @@ def run(args) -> int:
         if not args.no_preview and not told_to_go and not elsewhere:
             _add_picture(sd, residual, files, recipe.prompt("V*", macro_class), resolution, args.seed)
     if not finished:
-        note(f"Stopped after {residual.metadata.steps} of {recipe.steps} steps; what was learned until then is kept.")
-    if kept:
-        note(training.how_to_resume())
+        how = training.how_to_resume() if kept else "It cannot be resumed."
+        note(f"Stopped after {residual.metadata.steps} of {recipe.steps} steps, which are kept. {how}")
     _tell(residual, written, training.seconds)
     print("Draw it with:\n  " + example(args.checkpoint, written, macro_class))
     if elsewhere:
         note(f"{'warning' if written.parent == out.parent else 'error'}: {elsewhere}")
-    if told_to_go and not finished:
+    if not finished:
         return 128 + training.ended_by
     return 1 if written.parent != out.parent else 0
+
+
+def _check_pixels(recipe: Recipe, side: int) -> None:
+    check_pixels(max(stage.rows for stage in recipe.stages), side, side, "rows of a step", "--batch or --resolution")
+    views = (1 + recipe.crops) * (1 + recipe.flips)
+    check_pixels(views, side, side, "views of a photo", "--crops or --resolution")
 
 
 def _identifier(files: TrainingFiles, sd, macro_class: str) -> str:
@@ -313,11 +327,11 @@ def _paths(given: list[str]) -> str | list[str]:
 def output_file(out: str, name: str) -> Path:
     """The file that --out means: itself, or NAME.safetensors in a folder."""
     path = Path(out)
-    if path.suffix.lower() in NOT_OURS:
-        raise PersresError(
-            f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder."
-        )
-    return path if path.suffix == SUFFIX and not os.path.isdir(path) else path / f"{name}{SUFFIX}"
+    if os.path.isdir(path) or not is_files_name(path):
+        return path / f"{name}{SUFFIX}"
+    if path.suffix.lower() != SUFFIX:
+        raise PersresError(f"--out {path} is no name for a residual: it must end in {SUFFIX}, or be a folder.")
+    return path.with_suffix(SUFFIX)
 
 
 def example(checkpoint: str, out: Path, macro_class: str) -> str:

@@ -9,10 +9,12 @@ import tempfile
 from pathlib import Path
 
 from ..errors import PersresError
+from ..metadata import Metadata
 from ..names import SUFFIX
+from ..training.recipe import Recipe
+from ..writing import put_new
 from .common import note, size_text
 from .lock import only_one
-from .new_files import put_new
 
 OURS = ("concept", "identifier", "macro_class", "base_hash", "recipe", "seed", "image_hashes")
 """What tells a training from another in its file."""
@@ -35,7 +37,7 @@ class TrainingFiles:
             raise PersresError(f"{self.out} is a folder where a file is to be written: give another name.")
         if self.resume:
             if not self.state.is_file():
-                raise PersresError(f"There is nothing to go on with: {self.state} is not there. Leave out --resume.")
+                raise PersresError(self._nothing_to_resume())
             return
         if self.overwrite:
             return
@@ -46,6 +48,30 @@ class TrainingFiles:
             )
         if self.out.exists():
             raise PersresError(f"{self.out} already exists: give another name, or --overwrite to replace it.")
+
+    def _nothing_to_resume(self) -> str:
+        metadata = _read(self.out)
+        if metadata is None:
+            there = f", and {self.out} is no residual" if self.out.exists() else ""
+            return f"There is nothing to go on with: {self.state} is not there{there}. Leave out --resume to begin."
+        total = _steps(metadata)
+        if metadata.steps == total:
+            return (
+                f"{self.out} is finished, with other options than these ({total} of {total} steps, class "
+                f"{metadata.macro_class}): give another name, or --overwrite instead of --resume to learn anew."
+            )
+        return (
+            f"{self.out} was learned in {metadata.steps} of {total or '?'} steps, but its state {self.state} is not "
+            "there, so it cannot go on: give another name, or --overwrite instead of --resume to begin anew."
+        )
+
+    def finished(self, concept: str, macro_class: str, recipe: Recipe) -> bool:
+        """Whether what is to go on has ended already, by the same options as far as the file tells them."""
+        metadata = _read(self.out) if self.resume and not self.state.is_file() else None
+        if metadata is None or metadata.steps != recipe.steps:
+            return False
+        own = {**recipe.to_dict(), "resolution": metadata.recipe.get("resolution")}
+        return (metadata.concept, metadata.macro_class, metadata.recipe) == (concept, macro_class, own)
 
     def check_room(self, file: int, state: int) -> None:
         """Before the work. file, state: bytes."""
@@ -103,17 +129,30 @@ class TrainingFiles:
     @staticmethod
     def is_own(path: Path, metadata) -> bool:
         """Whether the file is of the training whose metadata these are."""
-        from ..residual import Residual
-
-        try:
-            theirs = Residual.read_metadata(path) if path.is_file() else None
-        except (PersresError, OSError):
-            return False
+        theirs = _read(path)
         return theirs is not None and all(getattr(theirs, name) == getattr(metadata, name) for name in OURS)
 
     def forget_state(self) -> None:
         with contextlib.suppress(OSError):
             self.state.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Metadata | None:
+    """What a residual's file says; None where there is none."""
+    from ..residual import Residual  # brings torch, which `--help` does not wait for
+
+    try:
+        return Residual.read_metadata(path) if path.is_file() else None
+    except (PersresError, OSError):
+        return None
+
+
+def _steps(metadata: Metadata) -> int | None:
+    """Of the whole training; None where the file's recipe is of another version."""
+    try:
+        return Recipe.from_dict(metadata.recipe).steps
+    except PersresError:
+        return None
 
 
 def _elsewhere() -> list[Path]:

@@ -10,9 +10,9 @@ import time
 from collections import deque
 
 from ..errors import PersresError
+from ..progress import progress_bar
 from ..training.recipe import Recipe
 from .common import note
-from .progress import progress_bar
 from .training_files import TrainingFiles
 
 ENDING = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -75,6 +75,8 @@ class TrainingRun:
         if self.files.resume:
             trainer.load_state(self.files.state)
             self._saved = trainer.done
+            left = f", with {trainer.to_draw} pictures of the class left to draw" if trainer.to_draw else ""
+            note(f"Going on from step {trainer.done} of {self.recipe.steps}{left}")
         else:
             self.files.forget_state()
 

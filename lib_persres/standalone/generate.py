@@ -13,11 +13,11 @@ from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
 from ..lag import MASKS, Plan, check_unconditional, guidance_plan
 from ..overlay import MaskRecorder
-from ..prompt import Tag, parse_tags, placeholder_of, stray_tag, wordless
+from ..prompt import NEGATIVE, Tag, parse_tags, placeholder_of
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
-from .emphasis import not_understood
+from .reading import sentences
 from .words import Words
 
 
@@ -51,14 +51,18 @@ def generate(
     mask: str = "median",
     unconditional: str = "mirror",
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Generated:
     """One picture for each seed; the same seed is the same noise for every method.
 
     find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
     mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
+    tell: called with each of the problems before anything is drawn.
     """
     made = prepare(sd, prompt, find_residual, lag)
-    made.problems += not_understood(negative, " in the negative prompt") if guidance != 1 else []
+    made.problems += sentences(negative, made.tags, made.words.facts, NEGATIVE) if guidance != 1 else []
+    for sentence in made.problems:
+        tell(sentence)
     images, recorder = draw(
         sd, [made], seeds, width, height, negative, steps, guidance, mask, unconditional, progress
     )
@@ -94,9 +98,7 @@ def prepare(
     written = words.write(given.strip())
     text = written.text
     context, ids = words.encode(written)
-    problems = [] if residuals or not (sentence := wordless(given)) else [sentence]
-    stray = stray_tag(given)
-    problems += [stray] if stray else []
+    problems = sentences(given, tags, words.facts)
     if len(words.read(written)[0]) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     wanted = [lag if tag.lag is None else tag.lag for tag in tags]
@@ -111,7 +113,6 @@ def prepare(
             problems.append(found.problem)
         elif not found.identifier_found:
             problems.append(absence(tag.text, placeholder))
-    problems += [] if stray else not_understood(text)
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     tags = [
         tag if found.identifier_found or not gate else replace(tag, strength=0.0)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
+from ..emphasis import parts_of
 from ..learned_words import check_width, learned_vectors, pieces, vectors_for
-from ..prompt import Substituted, Tag, substitute
+from ..prompt import Substituted, Tag
 from ..residual import Residual
 from .checkpoint import StableDiffusion
-from .emphasis import emphasized, parts_of
+from .emphasis import emphasized
+from .reading import write
 
 
 class Words:
@@ -34,11 +36,8 @@ class Words:
                 self._vectors |= dict(zip(self._learned[index], vectors.to(sd.device)))
 
     def write(self, prompt: str) -> Substituted:
-        """The prompt with the identifiers for V*; without concepts V* is a word like any other."""
-        if not self.facts:
-            return Substituted(prompt, [])
-        names = [tag.text for tag in self.tags]
-        return substitute(prompt, [f.identifier for f in self.facts], [f.macro_class for f in self.facts], names)
+        """See `reading.write`."""
+        return write(prompt, self.tags, self.facts)
 
     def read(self, written: Substituted) -> tuple[list[int], list[float]]:
         """The ids, without start, end and padding and of any length, and what each counts by the prompt's emphasis."""

@@ -20,7 +20,7 @@ def load_state(file: Path, model, optimizer, **more) -> int:
     """Restore what `save_state` wrote; returns the steps done, 0 where there is no file."""
     if not file.exists():
         return 0
-    state = torch.load(file, weights_only=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     for name, target in more.items():

@@ -81,7 +81,7 @@ def _embedding(unet: nn.Module) -> int:
 
 def rows(recipe: Recipe) -> int:
     """Those that go through the UNet forwards and backwards."""
-    return sum(stage.steps * (stage.batch + stage.prior + stage.keep) for stage in recipe.stages)
+    return sum(stage.steps * stage.rows for stage in recipe.stages)
 
 
 def bytes_text(count: int) -> str:

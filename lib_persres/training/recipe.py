@@ -11,6 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from ..errors import PersresError
 from ..filling import fill
+from ..names import refuse_controls
 from ..targets import EMBEDDING, LAYERED, canonical, parts_of, together
 
 TARGETS = ("proj_out", "proj_in", "kv", "kv+proj_out", "proj_in+kv+proj_out")
@@ -22,6 +23,8 @@ MAP_FORMS = ("pooled", "layers")
 """The readings of AttnDreamBooth's equation 2, see `maps`."""
 OF_STAGES = ("steps", "batch", "learning_rate", "targets")
 """What each of several stages has of its own, so that one value for all of them would be wrong."""
+LEAST_RATE = 1e-10
+"""What is less changes no number of fp32 in any training."""
 STARTS = ("identifier", "class")
 """Whose vector a learned embedding begins with."""
 
@@ -98,8 +101,8 @@ class Stage:
             if not 1 <= getattr(self, name) <= MOST:
                 raise PersresError(f"A stage's {name} must be a whole number of at least 1.")
         for rate in (self.learning_rate, self.embedding_rate):
-            if rate is not None and not 0 < rate < 1:
-                raise PersresError(f"A learning rate must lie between 0 and 1, not {rate}.")
+            if rate is not None and not LEAST_RATE <= rate < 1:
+                raise PersresError(f"A learning rate must lie between {LEAST_RATE:g} and 1, not at {rate:g}.")
         limits = {"t_power": 10, "keep_weight": 100, "prior_weight": 100, "map_mean": 1e6, "map_variance": 1e6}
         for name, most in limits.items():
             if not 0 <= getattr(self, name) <= most:
@@ -111,6 +114,11 @@ class Stage:
             raise PersresError(f"A stage of batch {self.batch} cannot have {self.localized} localized rows.")
         if self.map_form not in MAP_FORMS:
             raise PersresError(f"A stage's map_form can be {' or '.join(MAP_FORMS)}, not {self.map_form!r}.")
+
+    @property
+    def rows(self) -> int:
+        """Of a step."""
+        return self.batch + self.prior + self.keep
 
     @property
     def learns_embedding(self) -> bool:
@@ -236,6 +244,8 @@ class Recipe:
 
 def check_template(template: str) -> None:
     """Raise PersresError for a template by which V* would never be learned."""
+    if isinstance(template, str):
+        refuse_controls(template, "template")
     if not isinstance(template, str) or "{identifier}" not in template:
         raise PersresError(
             f"The template {str(template)[:80]!r} has no {{identifier}}, so that V* would never be learned: write "

@@ -7,6 +7,9 @@ from ..errors import PersresError
 LATENT = 8
 """Image pixels of a latent pixel, along one side."""
 
+MOST_AT_ONCE = 1 << 26
+"""Pixels of the pictures that go through a UNet together: 256 of 512×512, for which SD1 wants hundreds of gigabytes."""
+
 
 def default_resolution(unet_params: dict) -> int:
     """The side of the pictures that a model was trained on.
@@ -26,6 +29,17 @@ def check_side(unet_params: dict, side: int, option: str) -> None:
         below = max(step, side // step * step)
         raise PersresError(
             f"{option} {side} does not fit this model: take a multiple of {step}, such as {below}."
+        )
+
+
+def check_pixels(pictures: int, width: int, height: int, what: str, lower: str) -> None:
+    """PersresError where so many pictures at a time are more than any memory holds. what: what they are. lower: the
+    settings that would help."""
+    pixels = pictures * width * height
+    if pixels > MOST_AT_ONCE:
+        raise PersresError(
+            f"{pictures:,} {what} at {width}×{height} are {pixels // 10**6:,} million pixels at a time, of which "
+            f"{MOST_AT_ONCE // 10**6} million are allowed: lower {lower}."
         )
 
 

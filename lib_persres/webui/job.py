@@ -17,11 +17,11 @@ from ..errors import PersresError, readable
 from ..finite import VAE, too_strong
 from ..metadata import Metadata
 from ..overlay import overlay
-from ..prompt import NEGATIVE, NETWORK, stray_tag
+from ..prompt import NETWORK
 from .files import Loaded, Shelf
 from .infotext import PerImage, note, write_infotext
 from .passes import Passes
-from .prompts import Concept, parts_of, read_concepts, write_identifiers
+from .prompts import Concept, negative_problems, parts_of, read_concepts, write_identifiers
 from .sampling import Sampling, Stage
 from .settings import Settings
 from .vocabulary import Vocabulary, unreadable
@@ -105,19 +105,19 @@ class Job:
         for which, given, stripped, negative in self._prompts():
             if which in self._stages:
                 continue
-            images = [read_concepts(prompt, self.shelf.load, self.tell) for prompt in given]
-            self._note(images)
             what = "hires prompt" if which and given != first else "prompt"
+            images = [read_concepts(prompt, self.shelf.load, self.tell, what) for prompt in given]
+            self._note(images)
             first = first or given
             self._stages[which] = stage = Stage(images, self.settings, which)
             for index, concepts in enumerate(images):
                 words = [stage.word(concept) for concept in concepts]
                 self._vocabulary.words |= {word: c.loaded for word, c in zip(words, concepts) if word}
-                for texts, name in ((stripped, what), (negative, NEGATIVE)):
-                    if index < len(texts):
-                        texts[index] = write_identifiers(texts[index], concepts, self.tell, words, name)
-                if index < len(negative) and (sentence := stray_tag(negative[index], NEGATIVE)):
+                for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():
                     self.tell(sentence)
+                for texts in (stripped, negative):
+                    if index < len(texts):
+                        texts[index] = write_identifiers(texts[index], concepts, self.tell, words)
             for loaded in stage.loaded:
                 if sentence := unreadable(loaded):
                     self._problem(sentence, loaded)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modules import extra_networks, prompt_parser, sd_hijack
 
 from ..concept_tokens import ConceptTokens, find_concept_tokens
+from ..emphasis import doubtful
 from ..errors import PersresError
 from ..learned_words import pieces
-from ..prompt import NETWORK, Substituted, Tag, placeholder_of, read_tag, stray_tag, substitute, wordless
+from ..misreadings import misreadings
+from ..prompt import NEGATIVE, NETWORK, Substituted, Tag, placeholder_of, read_tag, substitute
 from .files import Loaded
 from .vocabulary import is_own
 
@@ -37,17 +41,18 @@ class Concept:
         return self.loaded.residual.metadata.macro_class if self.loaded else ""
 
 
-def read_concepts(prompt: str, load: Callable[[str], Loaded], problem: Callable[[str], None]) -> list[Concept]:
+def read_concepts(
+    prompt: str, load: Callable[[str], Loaded], problem: Callable[[str], None], what: str = "prompt"
+) -> list[Concept]:
     """The concepts of a prompt, in the order of their tags; of two tags for one name the last counts
     that can be read.
 
     problem: told each sentence for the user. A tag that cannot be read or used keeps its place without a residual, so
-    that V2* still means the second one.
+    that V2* still means the second one. what: the sentences' name for the prompt.
     """
     concepts: dict[tuple[bool, str], Concept] = {}  # by whether the tag could be read, and its file or name
     text, networks = extra_networks.parse_prompt(prompt)
-    others = [f"<{name}:>" for name in networks if name != NETWORK]  # with capitals the WebUI passes it over
-    for sentence in dict.fromkeys(filter(None, map(stray_tag, [text, *others]))):
+    for sentence in _problems(text, bool(networks.get(NETWORK)), what, _unknown(networks)):
         problem(sentence)
     for params in networks.get(NETWORK, ()):
         try:
@@ -69,22 +74,35 @@ def read_concepts(prompt: str, load: Callable[[str], Loaded], problem: Callable[
     return [replace(concept, placeholder=placeholder_of(text, number)) for number, concept in enumerate(found, start=1)]
 
 
+def negative_problems(text: str, concepts: Sequence[Concept]) -> list[str]:
+    """Sentences on a negative prompt, whose tags are none and whose V* are those of its image's concepts."""
+    return _problems(text, bool(concepts), NEGATIVE)
+
+
+def _problems(text: str, tagged: bool, what: str, others: Sequence[str] = ()) -> list[str]:
+    """Sentences on a text without its tags; its emphasis is our business where it is about concepts."""
+    found = misreadings(text, tagged, what, others)
+    with contextlib.suppress(PersresError):  # then the WebUI draws nothing, and says why
+        parts = re.split(r"(?<!\w)AND(?!\w)", text) if tagged else ()
+        found += dict.fromkeys(sentence for part in parts for sentence in doubtful(part, what))
+    return found
+
+
+def _unknown(networks: Mapping[str, Sequence]) -> list[str]:
+    """The tags that the WebUI passes over, such as one with capitals."""
+    names = [name for name in networks if name != NETWORK and name not in extra_networks.extra_network_registry]
+    return [f"<{name}:{':'.join(networks[name][0].items)}>" for name in names]
+
+
 def write_identifiers(
-    prompt: str,
-    concepts: Sequence[Concept],
-    problem: Callable[[str], None],
-    words: Sequence[str],
-    what: str = "prompt",
+    prompt: str, concepts: Sequence[Concept], problem: Callable[[str], None], words: Sequence[str]
 ) -> str:
     """The prompt with the identifiers where V* stood; a concept without a residual leaves only its class word, and so
     does a number that has no tag.
 
-    words: for each concept the word that stands in its identifier's place, or "". what: the sentences' name for the
-    prompt.
+    words: for each concept the word that stands in its identifier's place, or "".
     """
     if not concepts:  # without a tag V* is a word like any other
-        if sentence := wordless(prompt, what):
-            problem(sentence)
         return prompt
     identifiers, classes = [c.identifier for c in concepts], [c.macro_class for c in concepts]
     written = substitute(prompt, identifiers, classes, [c.tag.text for c in concepts], problem)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from ..errors import PersresError
 from ..lag import MASKS
 from .options import DEFAULTS, LAG
-from .values import is_number, shown
+from .values import is_number, name_of, shown
 
 TITLE = "Personalized Residuals"
 UNCONDITIONAL = ("mirror", "base")
@@ -54,7 +54,7 @@ class Settings:
         names = [field.name for field in fields(cls)]
         if args and isinstance(args[0], dict):
             given = _told(args[0])
-            unknown = sorted(str(key) for key in args[0] if key not in names)
+            unknown = sorted(name_of(key) for key in args[0] if key not in names)
             if unknown:
                 raise PersresError(f"{TITLE} does not know {', '.join(unknown)[:100]}; it knows {', '.join(names)}.")
             if any(value is not None for value in args[1:]):

@@ -19,6 +19,11 @@ def shown(value: object) -> str:
     return KINDS.get(type(value), "something else")
 
 
+def name_of(key: object) -> str:
+    """A key for a list of keys."""
+    return key if isinstance(key, str) else shown(key).strip("'")
+
+
 def kind(value: object) -> str:
     return "a text" if isinstance(value, str) else KINDS.get(type(value), "a number")
 

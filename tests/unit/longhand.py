@@ -70,13 +70,19 @@ def random_residual(unet, rank, seed=0, size=0.5):
 
 
 def merged(unet, residuals, strengths):
-    """A copy of the UNet with W' = W + Σ s·up·down in place of W."""
-    unet = copy.deepcopy(unet)
+    """A copy of the UNet with W' = W + Σ s·up·down in place of W; modules that hold no such weight are shared."""
+    copied = {target[:end] for r in residuals for target in r.factors for end in _ends(target)}
+    unet = copy.deepcopy(unet, {id(module): module for name, module in unet.named_modules() if name not in copied})
     for residual, s in zip(residuals, strengths, strict=True):
         for target, f in residual.factors.items():
             weight = unet.get_submodule(target).weight
             weight.data += (s * (f.up.double() @ f.down.double())).float().view_as(weight)
     return unet
+
+
+def _ends(path):
+    """Where a module's path and those of the modules around it end."""
+    return [0, *(at for at, sign in enumerate(path) if sign == "."), len(path)]
 
 
 class Seen:

@@ -7,7 +7,7 @@ import pytest
 from lib_persres.commands import main
 from lib_persres.errors import LONGEST, PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.names import MOST_BYTES, check_class, check_name, check_spelling
+from lib_persres.names import MOST_BYTES, MOST_FORM, check_class, check_name, check_spelling, refuse_controls
 from lib_persres.prompt import substitute
 from lib_persres.webui.training.request import Request
 
@@ -40,6 +40,42 @@ def test_all_take_one_form_of_unicode():
 def test_a_residuals_suffix_is_no_part_of_its_name():
     assert check_name("y.safetensors") == check_name("y.SAFETENSORS") == check_name("y.safetensors.safetensors") == "y"
     refused(check_name, ".safetensors")
+
+
+class Counted(str):
+    """Counts the characters that are cut out of it."""
+
+    taken = 0
+
+    def __getitem__(self, place):
+        piece = super().__getitem__(place)
+        Counted.taken += len(piece)
+        return piece
+
+
+def test_the_work_on_a_name_grows_as_its_length_does(monkeypatch):
+    def work(count):
+        Counted.taken = 0
+        assert check_name(Counted("y" + ".safetensors" * count)) == "y"
+        return Counted.taken
+
+    assert work(400) <= 2.1 * work(200)
+    normalized, original = [], unicodedata.normalize
+
+    def normalize(form, text):
+        normalized.append(len(text))
+        return original(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", normalize)
+    for check in (check_name, check_class, check_spelling):
+        refused(check, "e" + "\u0301\u0323" * 50_000)
+    assert max(normalized, default=0) <= MOST_FORM  # Unicode sorts marks in a time that grows with their square
+
+
+def test_controls_are_told_and_other_characters_of_a_prompt_are_not():
+    refuse_controls("a photo of\n\ta 犬 👩\u200d🔬 {identifier}", "template")
+    for text in ("a \x1b[2J dog", "a\0dog", "a\x85dog", "a \udcff dog"):
+        assert "has a control character (U+" in refused(lambda text: refuse_controls(text, "template"), text)
 
 
 @pytest.mark.parametrize("name", ["CON", "nul", "Com1", "lpt9", "aux.v2", "PRN .x", "con.safetensors", "COM¹"])

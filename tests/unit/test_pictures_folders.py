@@ -47,6 +47,31 @@ def test_what_is_passed_over_is_counted_and_named_by_kind(tmp_path, without_plug
     ]
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
+AVIF = b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + b"\0" * 100
+
+
+def test_what_a_picture_is_and_not_its_name_tells_whether_it_is_read(tmp_path, without_plugins):
+    folder = tmp_path / "photos"
+    fill(folder, "a.png", "b.jpg")
+    for name, data in {"c.jpg": HEIC, "d.heic": HEIC, "e.PNG": HEIC, "f.jpeg": AVIF}.items():
+        (folder / name).write_bytes(data)
+    (folder / "g.heic").write_bytes((folder / "a.png").read_bytes())
+    assert [path.name for path in read_folder(folder).images] == ["a.png", "b.jpg", "g.heic"]
+    assert told(folder) == [
+        "Passed over in photos: 3 HEIC pictures (install pillow-heif, or save it as JPEG) and "
+        "1 AVIF picture (install pillow-avif-plugin, or save it as JPEG)."
+    ]
+
+
+def test_where_a_plugin_is_installed_both_names_are_read(tmp_path, without_plugins, monkeypatch):
+    monkeypatch.setitem(Image.OPEN, "HEIF", (lambda file, name: None, None))
+    fill(tmp_path, "a.png")
+    for name in ("c.jpg", "d.heic"):
+        (tmp_path / name).write_bytes(HEIC)
+    assert [path.name for path in read_folder(tmp_path).images] == ["a.png", "c.jpg", "d.heic"]
+
+
 def test_a_folder_of_photos_alone_says_nothing(tmp_path):
     fill(tmp_path, "a.png", ".DS_Store", "._a.png", "Thumbs.db", "desktop.ini")
     assert told(tmp_path) == []

@@ -4,7 +4,6 @@ from lib_persres import identifiers as I
 from lib_persres import prompt as P
 from lib_persres.concept_tokens import ConceptTokens, find_concept_tokens
 from lib_persres.errors import PersresError
-from lib_persres.standalone.tokenizer import Tokenizer
 
 START, END = 49406, 49407
 
@@ -17,9 +16,9 @@ def chunked(*chunks):
     return flat
 
 
-@pytest.fixture(scope="module")
-def encode():
-    return Tokenizer.find().encode
+@pytest.fixture
+def encode(tokenizer):
+    return tokenizer.encode
 
 
 def is_one_sentence(error):
@@ -182,21 +181,6 @@ def test_sentences_call_a_concept_as_the_prompt_does():
     assert P.placeholder_of("a V1* dog and V* dog", 1) == "V1*" and P.placeholder_of("a V* dog", 1) == "V*"
     assert P.placeholder_of("a V02* cat <lora:V2*:1>", 2) == "V02*"
     assert P.placeholder_of("nothing", 1) == "V*" and P.placeholder_of("V" + "1" * 9999 + "*", 2) == "V2*"
-
-
-def test_placeholders_without_a_tag_are_told():
-    assert P.wordless("a dog V*x <lora:V*:1>") is None
-    assert P.wordless("a V2* dog", "hires prompt") == (
-        "V2* stands for a concept, but the hires prompt has no <persres:…> tag: it was read as words."
-    )
-    assert P.wordless("V*", P.NEGATIVE).startswith("V* in the negative prompt stands for a concept, but the prompt has")
-
-
-@pytest.mark.parametrize("text", ["<persres:rex a V* dog", "a <Persres:rex> dog", "<persres:>", "<persres>"])
-def test_what_looks_like_a_tag_and_is_none_is_told(text):
-    assert "is no tag" in P.stray_tag(text) and "into" not in P.stray_tag(text)
-    assert "in the negative prompt is no tag" in P.stray_tag(text, P.NEGATIVE)
-    assert P.stray_tag("<persresident> persres: <lora:x>") is None
 
 
 def test_a_typed_identifier_that_two_concepts_share_belongs_to_the_class_after_it():

@@ -1,6 +1,7 @@
 """Files that are no residual, or a damaged one: each is refused in a sentence and nothing in it is run."""
 
 import base64
+import json
 import os
 import pickle
 import struct
@@ -8,7 +9,7 @@ import zipfile
 
 import pytest
 import torch
-from residual_samples import DOWN, HEADER, PNG, UP, refusal, said, tensors, with_value, write
+from residual_samples import DOWN, HEADER, PNG, UP, refusal, said, sample_residual, tensors, with_value, write
 
 from lib_persres import residual as module
 from lib_persres.errors import PersresError
@@ -194,3 +195,32 @@ def test_a_learned_word_has_no_more_vectors_than_a_prompt_has_tokens(tmp_path):
     with pytest.raises(PersresError, match="not a vector or a few"):
         Residual({}, said(), {"olis": torch.zeros(76, 8)}).save(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("read", [Residual.load, Residual.outline, Residual.read_metadata])
+def test_a_name_that_stands_twice_in_the_header_is_refused(path, read):
+    """Python takes the last of two equal names, other readers the first: nobody knows which is meant."""
+    write(path, tensors())
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header, body = data[8 : 8 + length].decode().rstrip(), data[8 + length :]
+    entry = json.dumps({UP: json.loads(header)[UP]})[1:-1]
+    metadata = json.dumps({"__metadata__": HEADER})[1:-1]
+    for twice in (
+        header[:-1] + f", {entry}}}",
+        header[:-1] + f", {metadata}}}",
+        header.replace('"__metadata__":{', '"__metadata__":{"concept": "tom",'),
+    ):
+        path.write_bytes(struct.pack("<Q", len(twice.encode())) + twice.encode() + body)
+        assert "a name stands twice" in refusal(path, read)
+
+
+def test_two_words_that_are_one_in_unicodes_form_are_refused(path):
+    words = {f"embedding.{word}": torch.ones(4) for word in ("caf\u00e9", "cafe\u0301")}
+    write(path, {**tensors(), **words})
+    for read in (Residual.load, Residual.outline):
+        assert "stands in it twice, in two forms of Unicode" in refusal(path, read)
+    with pytest.raises(PersresError, match="two forms of Unicode"):
+        residual = sample_residual()
+        residual.embeddings = {name.removeprefix("embedding."): tensor for name, tensor in words.items()}
+        residual.save(path)

@@ -6,11 +6,6 @@ from lib_persres.errors import PersresError
 from lib_persres.standalone.tokenizer import Tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.find()
-
-
 def test_known_texts_have_clips_ids(tokenizer):
     assert tokenizer.encode("a photo of a dog") == [320, 1125, 539, 320, 1929]
     assert tokenizer.encode("sks") == [48136]

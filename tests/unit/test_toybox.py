@@ -6,7 +6,6 @@ import torch
 
 from lib_persres.identifiers import IDENTIFIERS
 from lib_persres.overlay import MaskRecorder, overlay
-from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.toybox.dataset import SceneSet, rare_words, scene_of
 from lib_persres.toybox.judge import ANSWERS, Judge
 from lib_persres.toybox.maps import best_iou
@@ -24,11 +23,6 @@ from lib_persres.toybox.world import (
     describe,
     random_scene,
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.find()
 
 
 def test_the_world_is_as_large_as_promised():

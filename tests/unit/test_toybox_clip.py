@@ -9,7 +9,6 @@ from PIL import Image
 pytest.importorskip("transformers")
 
 from lib_persres.evaluation.scores.clip import ClipEmbedder  # noqa: E402
-from lib_persres.standalone.tokenizer import Tokenizer  # noqa: E402
 from lib_persres.toybox import train_clip as tc  # noqa: E402
 from lib_persres.toybox.vocabulary import (
     part_of,  # noqa: E402
@@ -22,9 +21,8 @@ SMALL = {"scenes": 24, "batch": 8, "width": 32, "layers": 1, "say": lambda *a, *
 
 
 @pytest.fixture(scope="module")
-def tokenizers():
-    whole = Tokenizer.find()
-    return whole, part_of(whole, words())
+def tokenizers(tokenizer):
+    return tokenizer, part_of(tokenizer, words())
 
 
 def test_a_part_of_the_vocabulary_gives_the_words_clips_own_tokens(tokenizers):

@@ -8,20 +8,18 @@ import torch
 
 from lib_persres.standalone.checkpoint import alphas_cumprod, load
 from lib_persres.standalone.modules import AutoencoderKL
-from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.toybox.composed import __main__ as command
-from lib_persres.toybox.composed import autoencoder, denoiser
+from lib_persres.toybox.composed import autoencoder, dataset, denoiser, step
 from lib_persres.toybox.composed.autoencoder import (
     DDCONFIG,
     begin_with_averages,
-    finish_decoder,
     fold,
     learn_small,
-    load_decoder,
     train_autoencoder,
 )
+from lib_persres.toybox.composed.captions import Captions
 from lib_persres.toybox.composed.dataset import encode_scenes, render_pictures, scale_of
-from lib_persres.toybox.composed.denoiser import Captions, Model, Timesteps, grounding_loss, train_denoiser
+from lib_persres.toybox.composed.denoiser import Model, train_denoiser
 from lib_persres.toybox.composed.judge import GRID, QUESTIONS, Judge, Seen, SeenThing, separate
 from lib_persres.toybox.composed.measure import (
     Asked,
@@ -35,6 +33,7 @@ from lib_persres.toybox.composed.measure import (
 )
 from lib_persres.toybox.composed.reconstruction import reconstruction_errors
 from lib_persres.toybox.composed.scenes import OPPOSITE, composed_caption, composed_scene, relation
+from lib_persres.toybox.composed.step import Timesteps, grounding_loss
 from lib_persres.toybox.composed.train_judge import _centre_maps, examples, held_out_accuracy, train_judge
 from lib_persres.toybox.render import render
 from lib_persres.toybox.world import COLOURS
@@ -45,11 +44,6 @@ SEED = 21
 @pytest.fixture(scope="module")
 def scenes():
     return [composed_scene(SEED, index) for index in range(600)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.find()
 
 
 # -- scenes and captions ----------------------------------------------------------------------------------------------
@@ -110,10 +104,10 @@ def test_indicators_mark_each_things_class_word(tokenizer):
     for index in range(40):
         ids, indicator = captions.draw(index, rng)
         assert len(ids) == 77 and indicator.shape == (3, 77)
-        for row, thing in zip(indicator, captions.scenes[index].things):
+        for row, thing in zip(indicator, composed_scene(SEED, index).things):
             marked = [tokenizer.token_strings([ids[i]])[0].removesuffix("</w>") for i in np.flatnonzero(row)]
             assert marked[-1] == thing.cls and all(word in captions.rare for word in marked[:-1])
-        assert not indicator[len(captions.scenes[index].things) :].any()
+        assert not indicator[len(composed_scene(SEED, index).things) :].any()
 
 
 # -- the denoiser's losses --------------------------------------------------------------------------------------------
@@ -167,7 +161,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     pictures = render_pictures(folder / "pictures.npy", 24, SEED)
     small = {**DDCONFIG, "ch": 32, "ch_mult": [1, 1, 1, 1]}
-    options = {"crop_steps": 1, "log_every": 1, "ddconfig": small}
+    options = {"log_every": 1, "ddconfig": small}
     vae = train_autoencoder(pictures, folder, steps=2, **options)
     return folder, pictures, vae, encode_scenes(vae, folder / "latents", 12, SEED)
 
@@ -177,19 +171,6 @@ def test_an_autoencoders_training_goes_on_from_its_state(trained):
     again = train_autoencoder(pictures, folder, steps=2, ddconfig=vae.ddconfig)
     assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), again.parameters()))
     assert "psnr" in (folder / "autoencoder.log").read_text()
-
-
-def test_the_decoder_is_finished_without_a_change_of_the_encoder(trained, tmp_path):
-    _, pictures, vae, _ = trained
-    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
-    finish_decoder(pictures, vae, tmp_path, steps=1)
-    changed = {name for name, tensor in vae.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
-    finished = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
-    vae.load_state_dict(before)
-    load_decoder(vae, tmp_path / "decoder.pt")
-    assert all(torch.allclose(tensor, finished[name], atol=1e-6) for name, tensor in vae.state_dict().items())
-    vae.load_state_dict(before)
 
 
 def test_latents_are_of_the_sets_scenes_and_are_not_made_twice(trained):
@@ -217,6 +198,35 @@ def test_a_denoisers_training_goes_on_and_is_cooled_down(trained, tokenizer, tmp
     train_denoiser(latents, captions, tmp_path / "a.pt", steps=6, cooled_from=4, **options)
     rates = [float(line.split()[6]) for line in (tmp_path / "a.log").read_text().splitlines()]
     assert rates[:4] == sorted(rates[:4]) and rates[5] == pytest.approx(8e-4 * 6 / 200 / 2, rel=0.01)
+
+
+def _anew(compute, inputs, weights):
+    for weight in weights:
+        weight.grad = None
+    compute(*inputs)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_recorded_step_learns_what_separate_kernels_do(trained, tokenizer, tmp_path, monkeypatch):
+    options = {"batch": 4, "build": tiny_model, "log_every": 1, "device": "cuda", "steps": 12}
+    captions = Captions(SEED, 12, tokenizer)
+    train_denoiser(trained[3], captions, tmp_path / "graph.pt", **options)
+    # the same passes, each by separate kernels
+    monkeypatch.setattr(step, "Graph", lambda compute, inputs, weights: lambda *given: _anew(compute, given, weights))
+    train_denoiser(trained[3], captions, tmp_path / "kernels.pt", **options)
+    graph, kernels = (
+        [float(line.split()[2]) for line in (tmp_path / f"{name}.log").read_text().splitlines()]
+        for name in ("graph", "kernels")
+    )
+    assert len(graph) == 12 and graph == pytest.approx(kernels, rel=0.02)
+
+
+def test_scenes_are_the_same_from_any_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CHUNK", 2)
+    one, two = (render_pictures(tmp_path / f"{n}.npy", 5, SEED, n) for n in (1, 2))
+    assert one.shape == (5, 128, 128, 3) and np.array_equal(one, two)
+    assert np.array_equal(one[3], render(composed_scene(SEED, 3))[0])
 
 
 def test_the_latents_scale_is_that_of_unit_variance(trained):
@@ -266,11 +276,12 @@ def test_small_layers_fold_to_plain_ones_with_the_same_weights(fresh):
     assert set(again.state_dict()) == set(AutoencoderKL(DDCONFIG, 4).state_dict())
 
 
-class Perfect:
+class Perfect(torch.nn.Module):
     """An autoencoder that gives back what it is given, with something added in one corner."""
 
     def __init__(self, spot=0.0):
-        self.spot = spot
+        super().__init__()
+        self.spot = torch.nn.Parameter(torch.tensor(float(spot)))
 
     def moments(self, x):
         return x, x
@@ -296,10 +307,9 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("command")
     small = {**DDCONFIG, "ch": 32, "ch_mult": [1, 1, 1, 1]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "PICTURES", 20)
         patch.setattr(autoencoder, "DDCONFIG", small)
         patch.setattr(denoiser, "Model", tiny_model)
-        yield folder, ["--autoencoder-steps", "1", "--scenes", "6", "--batch", "4"]
+        yield folder, ["--pictures", "20", "--autoencoder-steps", "1", "--scenes", "6", "--batch", "4"]
 
 
 def test_the_same_command_goes_on_and_copies_are_cooled_down(base):

@@ -1,11 +1,10 @@
 """`toybox install` and `toybox uninstall` on real files, with the shipped checkpoint."""
 
+import functools
 import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,22 @@ from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.toybox import CHECKPOINT
 from lib_persres.toybox import install as module
 
-ROOT = Path(__file__).resolve().parents[2]
+
+@pytest.fixture(scope="module", autouse=True)
+def vocabulary_once(tmp_path_factory):
+    """The vocabulary, which takes most of an install's time, is read and written the first time alone."""
+    kept, write = tmp_path_factory.mktemp("vocabulary"), Tokenizer.write_vocabulary
+
+    def write_once(tokenizer, folder):
+        if not list(kept.iterdir()):
+            write(tokenizer, kept)
+        for path in kept.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tokenizer, "find", functools.cache(Tokenizer.find))
+        patch.setattr(Tokenizer, "write_vocabulary", write_once)
+        yield
 
 
 @pytest.fixture
@@ -179,21 +193,23 @@ def test_an_interrupted_install_leaves_nothing(webui, run, monkeypatch, error, a
 
 
 def test_a_killed_install_leaves_no_half_file_and_can_be_repeated_or_taken_out(webui, run):
+    def copyfile(source, target):
+        data = Path(source).read_bytes()
+        whole = not str(target).endswith("vocab.json.persres-partial")
+        Path(target).write_bytes(data if whole else data[:1000])
+        if not whole:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     before = content(webui)
-    killed = (
-        "import os, shutil, sys, pathlib\n"
-        "def copyfile(source, target):\n"
-        "    data = pathlib.Path(source).read_bytes()\n"
-        "    whole = not str(target).endswith('vocab.json.persres-partial')\n"
-        "    pathlib.Path(target).write_bytes(data if whole else data[:1000])\n"
-        "    if not whole: os.kill(os.getpid(), 9)\n"
-        "shutil.copyfile = copyfile\n"
-        "from lib_persres.commands import main\n"
-        f"main(['toybox', 'install', '--webui', {str(webui)!r}])\n"
-    )
     for finish in ("uninstall", "install"):
-        process = subprocess.run([sys.executable, "-c", killed], cwd=ROOT)
-        assert process.returncode == -signal.SIGKILL
+        process = os.fork()
+        if not process:
+            try:
+                shutil.copyfile = copyfile
+                main(["toybox", "install", "--webui", str(webui)])
+            finally:
+                os._exit(0)
+        assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
         assert (models(webui) / "toybox.safetensors").read_bytes() == CHECKPOINT.read_bytes()
         assert not (models(webui) / "toybox_text_encoder" / "vocab.json").exists()
         assert run(finish)[0] == 0

@@ -29,19 +29,35 @@ def weights(trainer):
     return torch.cat([part.flatten() for f in trainer.residual().factors.values() for part in (f.down, f.up)])
 
 
+@pytest.fixture(scope="module")
+def whole(sd, photos):
+    """A training that nothing interrupts or watches, and its losses."""
+    trainer = make(sd, photos)
+    return trainer, steps(trainer, 6)
+
+
+@pytest.fixture(scope="module")
+def watched(sd, photos, tmp_path_factory):
+    """The same, looked at and saved before each step and after the last: the trainer, and where its states are."""
+    folder = tmp_path_factory.mktemp("states")
+    with make(sd, photos) as trainer:
+        while not trainer.finished:
+            trainer.residual()
+            trainer.save_state(folder / f"{trainer.done}.state")
+            trainer.step()
+    trainer.save_state(folder / "6.state")
+    return trainer, folder
+
+
 # -- resuming
 
 
 @pytest.mark.parametrize("at", [0, 1, 3, 4, 6])
-def test_a_resumed_training_is_bit_identical_to_an_uninterrupted_one(sd, photos, tmp_path, at):
-    whole = make(sd, photos)
-    losses = steps(whole, 6)
-    first = make(sd, photos)
-    steps(first, at)
-    first.save_state(tmp_path / "state")
+def test_a_resumed_training_is_bit_identical_to_an_uninterrupted_one(sd, photos, whole, watched, at):
+    whole, losses = whole
     again = make(sd, photos)
     torch.rand(3)
-    again.load_state(tmp_path / "state")
+    again.load_state(watched[1] / f"{at}.state")
     assert again.done == at and again.losses == losses[:at]
     assert losses[at:] == steps(again, 6 - at)
     assert torch.equal(weights(again), weights(whole)) and again.finished
@@ -58,16 +74,10 @@ def test_a_host_that_replaces_torch_load_does_not_stop_a_training_from_being_res
     assert again.done == 1
 
 
-def test_saving_a_state_or_looking_at_the_residual_does_not_change_the_training(sd, photos, tmp_path):
-    whole, watched = make(sd, photos), make(sd, photos)
-    steps(whole, 6)
-    with watched:
-        for _ in range(6):
-            watched.step()
-            watched.residual()
-            watched.save_state(tmp_path / "state")
-    assert torch.equal(weights(watched), weights(whole))
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+def test_saving_a_state_or_looking_at_the_residual_does_not_change_the_training(whole, watched):
+    trainer, folder = watched
+    assert torch.equal(weights(trainer), weights(whole[0])) and trainer.losses == whole[1]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{at}.state" for at in range(7)]
 
 
 @pytest.mark.parametrize(
@@ -77,16 +87,13 @@ def test_saving_a_state_or_looking_at_the_residual_does_not_change_the_training(
         ({"recipe": Recipe("test", "a test's", STAGES, crops=2)}, "recipe"),
     ],
 )
-def test_the_state_of_another_training_is_refused_and_nothing_is_taken_from_it(sd, photos, tmp_path, change, named):
-    first = make(sd, photos)
-    steps(first, 2)
-    first.save_state(tmp_path / "state")
+def test_the_state_of_another_training_is_refused_and_nothing_is_taken_from_it(sd, photos, watched, change, named):
     other = make(sd, photos, **change)
     before = weights(other)
     with pytest.raises(PersresError, match=f"state cannot be continued.*another training.*{named}"):
-        other.load_state(tmp_path / "state")
+        other.load_state(watched[1] / "2.state")
     with pytest.raises(PersresError, match="the photos"):
-        make(sd, photos[:1]).load_state(tmp_path / "state")
+        make(sd, photos[:1]).load_state(watched[1] / "2.state")
     assert other.done == 0 and torch.equal(weights(other), before)
 
 
@@ -111,28 +118,28 @@ def test_a_state_that_cannot_be_written_is_told_and_leaves_no_part(sd, photos, t
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
-def test_micro_batches_learn_the_same_to_rounding(sd, photos, size):
-    whole, parts = make(sd, photos), make(sd, photos, micro_batch=size)
-    start = weights(whole)
-    assert steps(parts, 6) == pytest.approx(steps(whole, 6), rel=1e-3)
+def test_micro_batches_learn_the_same_to_rounding(sd, photos, whole, size):
+    whole, losses = whole
+    parts = make(sd, photos, micro_batch=size)
+    start = weights(parts)
+    assert steps(parts, 6) == pytest.approx(losses, rel=1e-3)
     assert_learned_alike(weights(parts), weights(whole), start)
 
 
-def test_a_training_may_be_left_and_entered_again(sd, photos):
-    whole, parts = make(sd, photos), make(sd, photos)
-    steps(whole, 4)
+def test_a_training_may_be_left_and_entered_again(sd, photos, whole):
+    parts = make(sd, photos)
     before = longhand.snapshot(sd.unet)
-    for _ in range(4):
+    while not parts.finished:
         steps(parts, 1)
         assert longhand.snapshot(sd.unet) == before
-    assert torch.equal(weights(parts), weights(whole))
+    assert torch.equal(weights(parts), weights(whole[0]))
 
 
-def test_a_step_outside_of_with_or_after_the_end_is_refused(sd, photos):
-    trainer = make(sd, photos)
+def test_a_step_outside_of_with_or_after_the_end_is_refused(sd, photos, watched):
     with pytest.raises(PersresError, match="with"):
-        trainer.step()
-    steps(trainer, 6)
+        make(sd, photos).step()
+    trainer = make(sd, photos)
+    trainer.load_state(watched[1] / "6.state")
     with trainer, pytest.raises(PersresError, match="6 steps are done"):
         trainer.step()
 
@@ -155,9 +162,8 @@ def limited(sd, rows, monkeypatch):
     return seen
 
 
-def test_where_memory_is_short_the_micro_batch_is_halved_and_the_result_stays(sd, photos, monkeypatch):
-    whole = make(sd, photos)
-    losses = steps(whole, 6)
+def test_where_memory_is_short_the_micro_batch_is_halved_and_the_result_stays(sd, photos, whole, monkeypatch):
+    losses = whole[1]
     seen = limited(sd, 2, monkeypatch)
     small = make(sd, photos, shrink=True)
     assert steps(small, 6) == pytest.approx(losses, rel=1e-3)

@@ -122,20 +122,21 @@ def test_each_stage_changes_its_own_targets_alone(sd, photos):
             assert torch.equal(f.up, first[path].up) and f.up.abs().max() > 0
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_training_with_an_embedding_is_resumed_bit_identically(sd, photos, tmp_path, at):
+def test_a_training_with_an_embedding_is_resumed_bit_identically(sd, photos, tmp_path):
     stages = stage("embedding+proj_out", 2, keep=1, decay=True), stage("kv", 2)
     whole = make(sd, photos, *stages)
-    losses = steps(whole, 4)
-    first = make(sd, photos, *stages)
-    steps(first, at)
-    first.save_state(tmp_path / "state")
-    again = make(sd, photos, *stages)
-    again.load_state(tmp_path / "state")
-    assert steps(again, 4 - at) == losses[at:]
-    assert torch.equal(vector(again), vector(whole))
-    for name, f in whole.residual().factors.items():
-        assert torch.equal(again.residual().factors[name].up, f.up)
+    with whole:
+        while not whole.finished:
+            whole.step()
+            whole.save_state(tmp_path / str(whole.done))
+    learned = whole.residual().factors
+    for at in (1, 2, 3):
+        again = make(sd, photos, *stages)
+        again.load_state(tmp_path / str(at))
+        assert steps(again, 4 - at) == whole.losses[at:]
+        assert torch.equal(vector(again), vector(whole))
+        found = again.residual().factors
+        assert all(torch.equal(found[name].up, f.up) for name, f in learned.items())
 
 
 def test_the_file_has_it(sd, photos, tmp_path):

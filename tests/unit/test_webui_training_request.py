@@ -42,7 +42,7 @@ def test_a_request_survives_its_dict_and_takes_null_for_the_default():
         ({"steps": 0}, "steps is '0'; allowed is a whole number from 1"),
         ({"steps": True}, "steps is 'True'"),
         ({"steps": 2.5}, "steps is '2.5'"),
-        ({"learning_rate": 3}, "learning rate must lie between 0 and 1"),
+        ({"learning_rate": 3}, "learning rate must lie between 1e-10 and 1"),
         ({"learning_rate": float("nan")}, "learning_rate is 'nan'"),
         ({"rank": "lots"}, "The rank 'lots'"),
         ({"targets": "everything"}, "'everything' names no targets: they are .*proj_out"),
@@ -62,7 +62,8 @@ def test_what_is_not_understood_is_refused_in_one_sentence(changes, words):
     assert "\n" not in str(error.value)
 
 
-ODD = [10**400, -(10**400), float("nan"), float("inf"), True, [], {}, ["a"], {"a": 1}, "\ud800", "x" * 10**6]
+ODD = [10**400, -(10**400), 10**5000, -(10**5000), float("nan"), float("inf"), True, [], {}, ["a"], {"a": 1}]
+ODD += ["\ud800", "x" * 10**6]
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Request)])
@@ -78,6 +79,33 @@ def test_no_odd_value_of_any_field_is_more_than_a_sentence(name):
         else:  # taken for what it is: a switch, or a text
             assert getattr(request, name) is value is True
             assert json.dumps(request.to_dict(), allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("value", [10**5000, -(10**5000)], ids=["large", "small"])
+def test_a_number_that_python_cannot_write_is_refused_for_what_it_is(value):
+    for name in ("steps", "learning_rate", "concept", "template", "flips", "rank"):
+        with pytest.raises(PersresError, match=f"'s {name} is a number of more than 60 digits; allowed"):
+            Request.from_dict({**GOOD, name: value})
+    with pytest.raises(PersresError, match="does not know a number of more than 60 digits"):
+        Request.from_dict({**GOOD, value: 1})
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"batch": 64, "resolution": 2048}, "64 rows of a step at 2048×2048 are 268 million pixels at a time"),
+        ({"crops": 100, "resolution": 1024}, "101 views of a photo at 1024×1024 are 105 million pixels"),
+        ({"resolution": 2048, "recipe": "lora", "crops": 40}, "41 views of a photo"),
+        ({"learning_rate": 1e-320}, "must lie between 1e-10 and 1"),
+        ({"template": "a \x1b {identifier} {macro_class}"}, r"The template .* has a control character \(U\+001B\)"),
+        ({"preview_prompt": "a V* dog\x07"}, r"The preview's prompt .* has a control character \(U\+0007\)"),
+    ],
+)
+def test_what_no_machine_or_model_can_do_is_refused_before_it_is_queued(changes, words):
+    with pytest.raises(PersresError, match=words):
+        Request.from_dict({**GOOD, **changes})
+    Request.from_dict({**GOOD, "batch": 64, "resolution": 1024, "crops": 20, "preview_prompt": "a\nV* dog"})
+    Request.from_dict({**GOOD, "batch": 64, "micro_batch": 1, "resolution": 2048})
 
 
 @pytest.mark.parametrize(

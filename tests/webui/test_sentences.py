@@ -58,11 +58,31 @@ def test_of_two_tags_for_one_name_the_one_that_can_be_read_counts(host):
         assert same(result.images[0], host.image(REX, LAG)) and len(told(result)) == 1
 
 
-@pytest.mark.parametrize("text", ["<persres:rex a V* dog", "<Persres:rex> a dog", "<persres:> a dog", "<persres>"])
-def test_what_looks_like_a_tag_is_told(host, text):
-    assert any("is no tag: write <persres:name>" in sentence for sentence in told(host.generate(text)))
+@pytest.mark.parametrize(
+    "text, said",
+    {
+        "<persres:rex a V* dog": 'no tag, since its ">" is missing, so V* was read as a word: write <persres:rex>.',
+        "<Persres:rex> a V* dog": "is no tag, so V* was read as a word: did you mean <persres:rex>?",
+        "<persre:rex:0.5> a dog": '"<persre:rex:0.5>" in the prompt is no tag: did you mean <persres:rex:0.5>?',
+        "<persres:> a dog": "is no tag: write <persres:name> or",
+        "<persres>": "is no tag: write <persres:name> or",
+    }.items(),
+)
+def test_what_looks_like_a_tag_is_told_once(host, text, said):
+    (sentence,) = told(host.generate(text))
+    assert said in sentence
     (sentence,) = told(host.generate(REX, negative_prompt="bad <persres:rex>"))
-    assert '"<persres:rex" in the negative prompt is no tag' in sentence
+    assert sentence == '"<persres:rex>" in the negative prompt is no tag: write <persres:rex> into the prompt.'
+
+
+def test_what_is_likely_meant_otherwise_is_told_where_a_concept_is(host):
+    first, second = told(host.generate("a v* dog <persres:rex>"))
+    assert first.startswith('"v*" in the prompt was read as words: write V*, with a capital') and "its V*" in second
+    (sentence,) = told(host.generate(f"{REX} AND (a cat AND a dog)"))
+    assert sentence.startswith('The bracket of "(a cat" in the prompt is never closed')
+    (sentence,) = told(host.generate(REX, negative_prompt="(bad:1000000)"))
+    assert sentence.startswith('"bad" in the negative prompt counts 1e+06 times')
+    assert told(host.generate("a (dog", negative_prompt="(bad:1000000)")) == []  # nothing of ours
 
 
 def test_sentences_say_v1_where_the_user_wrote_it(host):

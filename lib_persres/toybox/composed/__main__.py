@@ -5,8 +5,6 @@ python -m lib_persres.toybox.composed train FOLDER --steps 20000
     command goes on after an interruption. At each save FOLDER/latest/toybox.safetensors is the averaged model.
 python -m lib_persres.toybox.composed cool FOLDER --steps 1000
     a copy of the state, its rate falling to 0 over so many steps more: FOLDER/cooled-STEP/toybox.safetensors
-python -m lib_persres.toybox.composed decoder FOLDER
-    train the decoder alone for longer; later exports have it
 python -m lib_persres.toybox.composed judge FOLDER
 python -m lib_persres.toybox.composed measure CHECKPOINT --judge FOLDER/judge.safetensors --sheets FOLDER/sheets
 """
@@ -23,7 +21,7 @@ import torch
 
 from ...errors import PersresError
 
-PICTURES, SEED = 6000, 21
+SEED = 21
 
 
 def main(arguments=None) -> int:
@@ -33,19 +31,27 @@ def main(arguments=None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    for name, run in (("train", train), ("cool", cool), ("decoder", decoder), ("judge", judge), ("measure", measure)):
+    for name, run in (("train", train), ("cool", cool), ("judge", judge), ("measure", measure)):
         action = actions.add_parser(name)
         action.set_defaults(run=run)
         action.add_argument("path", type=Path, metavar="CHECKPOINT" if name == "measure" else "FOLDER")
+        action.add_argument("--device", default="cpu")
+        action.add_argument("--processes", type=int, default=1, help="that render scenes and write captions")
         if name != "measure":
-            action.add_argument("--autoencoder-steps", type=int, default=900)
+            action.add_argument("--pictures", type=int, default=6000, help="that the autoencoder learns from")
+            action.add_argument("--autoencoder-steps", type=int, default=6000)
+            action.add_argument("--autoencoder-batch", type=int, default=4)
         if name in ("train", "cool"):
             action.add_argument("--steps", type=int, default={"train": 20000, "cool": 1000}[name])
             action.add_argument("--scenes", type=int, default=24000)
             action.add_argument("--rate", type=float, default=8e-4)
             action.add_argument("--batch", type=int, default=32)
+            action.add_argument("--save-every", type=int, default=250)
+            action.add_argument("--begin-with", type=Path, metavar="CHECKPOINT", help="whose weights are learned on")
         if name == "judge":
             action.add_argument("--scenes", type=int, default=8000)
+            action.add_argument("--steps", type=int, default=1800)
+            action.add_argument("--batch", type=int, default=32)
         if name == "measure":
             action.add_argument("--judge", type=Path, required=True)
             action.add_argument("--sheets", type=Path)
@@ -54,7 +60,9 @@ def main(arguments=None) -> int:
             action.add_argument("--fast", action="store_true", help="bfloat16")
             action.add_argument("--only-drawings", action="store_true")
     args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.processes)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
     try:
         return args.run(args)
     except PersresError as error:
@@ -63,10 +71,11 @@ def main(arguments=None) -> int:
 
 
 def train(args) -> int:
+    from ...standalone.checkpoint import load
     from .denoiser import train_denoiser
 
     args.path.mkdir(parents=True, exist_ok=True)
-    latents, captions = _scenes(args.path, _autoencoder(args), args.scenes)
+    latents, captions = _scenes(args, _autoencoder(args))
     train_denoiser(
         latents,
         captions,
@@ -74,6 +83,10 @@ def train(args) -> int:
         steps=args.steps,
         lr=args.rate,
         batch=args.batch,
+        begin_with=load(args.begin_with, "cpu") if args.begin_with else None,
+        device=args.device,
+        workers=args.processes if args.processes > 1 else 0,
+        save_every=args.save_every,
         saved=lambda step, average: _export(args.path / "latest", args, average, latents),
     )
     return 0
@@ -83,7 +96,7 @@ def cool(args) -> int:
     from .denoiser import train_denoiser
 
     file, start = _copy_to_cool(args.path, args.steps)
-    latents, captions = _scenes(args.path, _autoencoder(args), args.scenes)
+    latents, captions = _scenes(args, _autoencoder(args))
     train_denoiser(
         latents,
         captions,
@@ -92,6 +105,9 @@ def cool(args) -> int:
         cooled_from=start,
         lr=args.rate,
         batch=args.batch,
+        device=args.device,
+        workers=args.processes if args.processes > 1 else 0,
+        save_every=args.save_every,
         saved=lambda step, average: _export(file.with_suffix(""), args, average, latents),
     )
     return 0
@@ -117,19 +133,11 @@ def _step(file: Path) -> int:
     return torch.load(file, mmap=True, weights_only=True)["step"]
 
 
-def decoder(args) -> int:
-    from .autoencoder import finish_decoder
-    from .dataset import render_pictures
-
-    finish_decoder(render_pictures(args.path / "pictures.npy", PICTURES, SEED), _autoencoder(args), args.path)
-    return 0
-
-
 def judge(args) -> int:
-    from .autoencoder import load_decoder
     from .train_judge import held_out_accuracy, train_judge
 
-    trained = train_judge(args.path, load_decoder(_autoencoder(args), args.path / "decoder.pt"), count=args.scenes)
+    options = {"count": args.scenes, "steps": args.steps, "batch": args.batch, "processes": args.processes}
+    trained = train_judge(args.path, _autoencoder(args), decoded=args.scenes // 4, device=args.device, **options)
     print(json.dumps(held_out_accuracy(trained)))
     return 0
 
@@ -139,10 +147,11 @@ def measure(args) -> int:
     from . import measure as measures
     from .judge import Judge
 
-    sd = load(args.path, "cpu")
+    sd = load(args.path, args.device)
     drawing = {"count": args.count, "steps": args.steps, "fast": args.fast, "sheets": args.sheets}
     figures = measures.composition(sd, Judge.load(args.judge), **drawing)
     if not args.only_drawings:
+        sd = load(args.path, "cpu")
         figures |= measures.map_ious(sd) | measures.reconstruction(sd)
     print(json.dumps(figures, indent=1))
     return 0
@@ -153,25 +162,27 @@ def _autoencoder(args):
     from .autoencoder import train_autoencoder
     from .dataset import render_pictures
 
-    pictures = render_pictures(args.path / "pictures.npy", PICTURES, SEED)
-    return train_autoencoder(pictures, args.path, steps=args.autoencoder_steps)
+    args.path.mkdir(parents=True, exist_ok=True)
+    pictures = render_pictures(args.path / "pictures.npy", args.pictures, SEED, args.processes)
+    options = {"batch": args.autoencoder_batch, "device": args.device}
+    return train_autoencoder(pictures, args.path, steps=args.autoencoder_steps, **options)
 
 
-def _scenes(folder: Path, vae, count: int):
+def _scenes(args, vae):
     from ...standalone.tokenizer import Tokenizer
+    from .captions import Captions
     from .dataset import encode_scenes
-    from .denoiser import Captions
 
-    return encode_scenes(vae, folder / "latents", count, SEED), Captions(SEED, count, Tokenizer.find())
+    latents = encode_scenes(vae, args.path / "latents", args.scenes, SEED, args.processes)
+    return latents, Captions(SEED, args.scenes, Tokenizer.find())
 
 
 def _export(out: Path, args, average, latents) -> None:
     """Write the averaged model as a checkpoint; whole, or the old one stays."""
     from ...standalone.checkpoint import save_sd1
-    from .autoencoder import load_decoder
     from .dataset import scale_of
 
-    vae = load_decoder(_autoencoder(args), args.path / "decoder.pt")
+    vae = _autoencoder(args)
     new = out.with_name(out.name + ".new")
     save_sd1(new / "toybox.safetensors", average.unet, vae, average.text, scale_factor=scale_of(latents))
     old = out.with_name(out.name + ".old")

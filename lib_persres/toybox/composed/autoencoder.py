@@ -131,40 +131,43 @@ def train_autoencoder(
     pictures: np.ndarray,
     folder: Path,
     *,
-    crop_steps: int = 800,
-    steps: int = 900,
+    steps: int,
+    batch: int = 4,
     lr: float = 1e-3,
     seed: int = 0,
     log_every: int = 50,
     save_every: int = 100,
     ddconfig: dict | None = None,
+    device: torch.device | str = "cpu",
 ) -> AutoencoderKL:
     """Train (or go on training) on pictures, uint8 (n,128,128,3); the state lies in `folder`/autoencoder.pt.
 
-    The first `crop_steps` see crops of half the side, 8 at a time, then whole pictures, 4 at a time. The first three
-    latent channels are tied to the 8×8-averaged RGB at the start, which gives colours at once; the tie fades until
-    half of the training. A few pictures are measured and not learned from.
+    The first three latent channels are tied to the 8×8-averaged RGB at the start, which gives colours at once; the
+    tie fades until half of the training. A few pictures are measured and not learned from.
     """
     torch.manual_seed(seed)
     model = AutoencoderKL(ddconfig or DDCONFIG, 4).train()
     begin_with_averages(model)
     learn_small(model, fresh=True)
+    model.to(device, memory_format=torch.channels_last)
+    kind = torch.device(device).type
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99))
     learned, held_out = _split(pictures)
     file = folder / "autoencoder.pt"
     done = load_state(file, model, optimizer)
     log = open(folder / "autoencoder.log", "a")
-    started = time.process_time()
+    started = time.perf_counter()
     for step in range(done, steps):
         rng = np.random.default_rng([seed, step])
         torch.manual_seed(seed * 1_000_003 + step)
-        x = _batch(learned, rng, crops=step < crop_steps)
+        x = _batch(learned, rng, batch, device)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(kind, torch.bfloat16):
             mean, std = model.moments(x)
             mean, std = mean.float(), std.float()
-            decoded = model.decode(mean + std * torch.randn_like(mean)).float()
+            noise = (std.square() + LATENT_NOISE**2).sqrt() * torch.randn_like(mean)
+            decoded = model.decode(mean + noise).float()
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.clamp_min(1e-12).log()).mean()
         tie = (mean[:, :3] - F.avg_pool2d(x, 8)).square().mean()
         tie_weight = max(0.0, 1 - step / (0.5 * steps))
@@ -172,8 +175,9 @@ def train_autoencoder(
         loss = distance + KL_WEIGHT * kl + tie_weight * tie
         _step(optimizer, loss, model.parameters())
         if (step + 1) % log_every == 0:
-            line = f"{step + 1} {parts} kl {kl:.3f} tie {tie:.4f} latent std {mean.std():.3f} noise {std.mean():.4f}"
-            print(line, f"{time.process_time() - started:.0f}s", file=log, flush=True)
+            said = " ".join(f"{name} {part:.4f}" for name, part in parts.items())
+            line = f"{step + 1} {said} kl {kl:.3f} tie {tie:.4f} latent std {mean.std():.3f} noise {std.mean():.4f}"
+            print(line, f"{time.perf_counter() - started:.0f}s", file=log, flush=True)
         if (step + 1) % save_every == 0 or step + 1 == steps:
             save_state(file, step + 1, model, optimizer)
             print(step + 1, reconstruction_errors(model.eval(), held_out), file=log, flush=True)
@@ -182,89 +186,27 @@ def train_autoencoder(
     return fold(model.eval())
 
 
-def finish_decoder(
-    pictures: np.ndarray,
-    vae: AutoencoderKL,
-    folder: Path,
-    *,
-    steps: int = 1500,
-    lr: float = 6e-4,
-    seed: int = 0,
-    log_every: int = 50,
-    save_every: int = 100,
-) -> AutoencoderKL:
-    """Train the decoder alone, on whole pictures and noisier latents; its state lies in `folder`/decoder.pt.
-
-    The encoder, and with it what the UNet learns, does not change, so this may be done at any time.
-    """
-    learn_small(vae)
-    decoder = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
-    vae.requires_grad_(False)
-    decoder.train().requires_grad_(True)
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=lr, betas=(0.9, 0.99))
-    learned, held_out = _split(pictures)
-    file = folder / "decoder.pt"
-    done = load_state(file, decoder, optimizer)
-    log = open(folder / "decoder.log", "a")
-    started = time.process_time()
-    for step in range(done, steps):
-        rng = np.random.default_rng([seed, 2, step])
-        torch.manual_seed(seed * 1_000_003 + 500_000 + step)
-        x = _batch(learned, rng)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                mean, std = vae.moments(x)
-            z = mean.float() + torch.hypot(std.float(), torch.tensor(LATENT_NOISE)) * torch.randn_like(mean.float())
-            decoded = vae.decode(z).float()
-        distance, parts = _distance(decoded, x)
-        _step(optimizer, distance, decoder.parameters())
-        if (step + 1) % log_every == 0:
-            print(f"{step + 1} {parts} {time.process_time() - started:.0f}s", file=log, flush=True)
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            save_state(file, step + 1, decoder, optimizer)
-            print(step + 1, reconstruction_errors(vae.eval(), held_out), file=log, flush=True)
-            decoder.train()
-    log.close()
-    return fold(vae.eval().requires_grad_(False))
-
-
-def load_decoder(vae: AutoencoderKL, file: Path) -> AutoencoderKL:
-    """The autoencoder with the decoder of `finish_decoder`'s state, where there is one."""
-    if file.exists():
-        learn_small(vae)
-        vae.load_state_dict(torch.load(file, weights_only=True)["model"], strict=False)
-        fold(vae)
-    return vae
-
-
 def _split(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is learned from, and what is measured."""
     few = min(64, len(pictures) // 10)
     return pictures[:-few], pictures[-few:]
 
 
-def _batch(pictures: np.ndarray, rng: np.random.Generator, crops: bool = False) -> torch.Tensor:
-    """Some of the pictures, (4,3,128,128) in [-1,1], or crops of some, (8,3,64,64)."""
-    rows = np.sort(rng.choice(len(pictures), 8 if crops else 4, replace=False))
-    if crops:
-        half = pictures.shape[1] // 2
-        corners = rng.integers(0, half + 1, (len(rows), 2))
-        chosen = np.stack([pictures[row, y : y + half, x : x + half] for row, (y, x) in zip(rows, corners)])
-    else:
-        chosen = np.array(pictures[rows])
-    return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+def _batch(pictures: np.ndarray, rng: np.random.Generator, count: int, device) -> torch.Tensor:
+    """Some of the pictures, (count,3,128,128) in [-1,1]."""
+    rows = np.sort(rng.choice(len(pictures), count, replace=False))
+    chosen = torch.from_numpy(pictures[rows]).to(device)
+    return chosen.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _distance(decoded: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, str]:
-    """How far the pictures are apart, and its parts in words: pixels, edges and 8×8 averages."""
+def _distance(decoded: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """How far the pictures are apart, and the parts of that: pixels, edges and 8×8 averages."""
     difference = decoded - x
     l1 = difference.abs().mean()
     edges = sum((decoded.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
     colour = F.avg_pool2d(difference, 8).abs().mean()
     total = l1 + difference.square().mean() + EDGE_WEIGHT * edges + COLOUR_WEIGHT * colour
-    return total, f"l1 {l1:.4f} edges {edges:.4f} colour {colour:.4f}"
+    return total, {"l1": l1, "edges": edges, "colour": colour}
 
 
 def _step(optimizer, loss: torch.Tensor, parameters) -> None:

@@ -28,6 +28,7 @@ PLACES = tuple(BACKGROUNDS)
 GRID = 32  # cells of the judge's maps along a side
 CELL = SIZE // GRID
 CENTRE = 0.35  # the least value of the centre map at a thing's centre
+NEARER = 0.6  # radii of a disc of their common area: two centres that are nearer belong to one thing
 SMALLEST = 0.012  # share of the picture: what is smaller is no thing
 
 
@@ -133,9 +134,23 @@ def separate(maps: torch.Tensor) -> torch.Tensor:
         return maps.new_zeros(0, GRID, GRID)
     y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
     votes = torch.stack([y + maps[3], x + maps[2]], -1)
-    nearest = (votes[..., None, :] - peaks).norm(dim=-1).argmin(-1)
-    masks = torch.stack([(nearest == i) & here for i in range(len(peaks))]).float()
-    return masks[masks.mean((1, 2)) >= SMALLEST]
+    peaks = peaks[centres[tuple(peaks.long().T)].argsort(descending=True)]
+    while True:
+        nearest = (votes[..., None, :] - peaks).norm(dim=-1).argmin(-1)
+        masks = torch.stack([(nearest == i) & here for i in range(len(peaks))]).float()
+        weaker = _within_one_thing(peaks, masks.sum((1, 2)))
+        if weaker is None:
+            return masks[masks.mean((1, 2)) >= SMALLEST]
+        peaks = torch.cat([peaks[:weaker], peaks[weaker + 1 :]])
+
+
+def _within_one_thing(peaks: torch.Tensor, areas: torch.Tensor) -> int | None:
+    """The weaker of two peaks that lie nearer to each other than two things of their area could: a large thing's."""
+    for j in range(1, len(peaks)):
+        radii = ((areas[:j] + areas[j]) / torch.pi).sqrt()
+        if bool(((peaks[:j] - peaks[j]).norm(dim=-1) < NEARER * radii).any()):
+            return j
+    return None
 
 
 def _centre(mask: torch.Tensor) -> tuple[float, float]:

@@ -18,8 +18,10 @@ def reconstruction_errors(vae, pictures: np.ndarray, batch: int = 8) -> dict[str
     areas and channels. corner: the largest |mean over pictures of decoded - true| of a pixel in any 16×16 corner.
     """
     psnr, colour, total = [], [], 0.0
+    device = next(vae.parameters()).device
     for start in range(0, len(pictures), batch):
-        true = torch.from_numpy(np.array(pictures[start : start + batch])).permute(0, 3, 1, 2).contiguous().float()
+        true = torch.from_numpy(np.array(pictures[start : start + batch])).to(device)
+        true = true.permute(0, 3, 1, 2).contiguous().float()
         decoded = (vae.decode(vae.moments(true / 127.5 - 1)[0]).clamp(-1, 1) + 1) * 127.5
         error = decoded - true
         psnr.append(20 * np.log10(255) - 10 * error.square().mean((1, 2, 3)).log10())

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from ..render import render
 from ..state import load_state, save_state
 from ..world import SKINS, Scene
-from .dataset import THINGS
+from .dataset import THINGS, chunks, renderers
 from .judge import CELL, GRID, PLACES, QUESTIONS, Judge
 from .scenes import composed_scene
 
@@ -65,20 +65,37 @@ def examples(seed: int, start: int, stop: int) -> dict[str, torch.Tensor]:
     }
 
 
+def _examples(count: int, processes: int) -> dict[str, torch.Tensor]:
+    """The training's, rendered in so many processes."""
+    with renderers(processes) as run:
+        parts = list(run(examples, *chunks(TRAINING, count)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def train_judge(
-    folder: Path, vae=None, *, count: int = 8000, decoded: int = 1500, steps: int = 1800, batch: int = 32, seed: int = 0
+    folder: Path,
+    vae=None,
+    *,
+    count: int = 8000,
+    decoded: int = 1500,
+    steps: int = 1800,
+    batch: int = 32,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    processes: int = 1,
 ) -> Judge:
     """Train (or go on training) on `count` renderings, the first `decoded` also as the autoencoder gives them back.
 
     The state lies in `folder`/judge.pt, the finished weights in judge.safetensors.
     """
-    data = _kept(folder / "judge-scenes.pt", lambda: examples(TRAINING, 0, count))
+    data = _kept(folder / "judge-scenes.pt", lambda: _examples(count, processes))
     if vae is not None:
         again = _kept(folder / "judge-decoded.pt", lambda: {"pictures": _through(vae, data["pictures"][:decoded])})
         rows = torch.arange(len(again["pictures"]))
         data = {name: torch.cat([t, again.get(name, t[rows])]) for name, t in data.items()}
+    data = {name: tensor.to(device) for name, tensor in data.items()}
     torch.manual_seed(seed)
-    judge = Judge().train()
+    judge = Judge().train().to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     done = load_state(folder / "judge.pt", judge, optimizer)
     with open(folder / "judge.log", "a") as log:
@@ -86,7 +103,7 @@ def train_judge(
             torch.manual_seed(seed * 1_000_003 + step)
             for group in optimizer.param_groups:
                 group["lr"] = 4e-3 * min((step + 1) / (0.15 * steps), 1.02 - step / steps)
-            rows = torch.randint(len(data["cls"]), (batch,))
+            rows = torch.randint(len(data["cls"]), (batch,), device=device)
             loss = _loss(judge, {name: tensor[rows] for name, tensor in data.items()})
             optimizer.zero_grad()
             loss.backward()
@@ -101,7 +118,7 @@ def train_judge(
 
 
 def _loss(judge: Judge, rows: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(rows["masks"].device.type, torch.bfloat16):
         features, maps = judge(_worn(rows["pictures"].float() / 255))
     features, maps, masks = features.float(), maps.float(), rows["masks"]
     here = masks.sum(1)
@@ -119,7 +136,8 @@ def _loss(judge: Judge, rows: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def _centre_maps(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Hills at the things' centres (b,32,32); each cell's way to its own thing's, in cells: x and y, (b,2,32,32)."""
-    y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    cells = torch.arange(GRID, device=masks.device)
+    y, x = torch.meshgrid(cells, cells, indexing="ij")
     mass = masks.sum((2, 3)).clamp_min(1e-6)
     cx, cy = ((masks * axis).sum((2, 3)) / mass for axis in (x, y))
     there = masks.amax((2, 3)) > 0
@@ -132,21 +150,22 @@ def _centre_maps(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _worn(x: torch.Tensor) -> torch.Tensor:
     """Slightly wrong colours, blur and noise, as generated pictures have them."""
     b = len(x)
-    x = x * (1 + 0.08 * torch.randn(b, 3, 1, 1)) + 0.03 * torch.randn(b, 3, 1, 1)
+    shape = {"size": (b, 3, 1, 1), "device": x.device}
+    x = x * (1 + 0.08 * torch.randn(**shape)) + 0.03 * torch.randn(**shape)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    x = torch.lerp(x, blurred, torch.rand(b, 1, 1, 1))
-    return (x + 0.03 * torch.rand(b, 1, 1, 1) * torch.randn_like(x)).clamp(0, 1)
+    x = torch.lerp(x, blurred, torch.rand(b, 1, 1, 1, device=x.device))
+    return (x + 0.03 * torch.rand(b, 1, 1, 1, device=x.device) * torch.randn_like(x)).clamp(0, 1)
 
 
 @torch.no_grad()
 def _through(vae, pictures: torch.Tensor) -> torch.Tensor:
     """The pictures as the autoencoder gives them back, with some noise on the latents, uint8."""
-    out = []
+    out, device = [], next(vae.parameters()).device
     for part in pictures.split(10):
-        with torch.autocast("cpu", torch.bfloat16):
-            mean, std = vae.moments(part.float() / 127.5 - 1)
+        with torch.autocast(device.type, torch.bfloat16):
+            mean, std = vae.moments(part.to(device).float() / 127.5 - 1)
             decoded = vae.decode(mean + (std + 0.05) * torch.randn_like(mean))
-        out.append(((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte())
+        out.append(((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
     return torch.cat(out)
 
 

@@ -22,6 +22,8 @@ from .header import Damaged, Header
 
 MOST_PIXELS = 1 << 28
 """Of one picture, as its file says; 268 megapixels."""
+MOST_ASPECT = 100
+"""The long side over the short one, of which a training takes a square."""
 MOST_TIFF = 178_000_000
 """Likewise of a TIFF, for which Pillow has a limit that only a whole process can change."""
 MOST_MEMORY = 768 << 20
@@ -118,6 +120,11 @@ def _check(header: Header, called: str, min_side: int) -> None:
     if min(width, height) < min_side:
         raise PersresError(
             f"The image {called} is too small ({width}×{height} pixels); each side needs {min_side} or more."
+        )
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise PersresError(
+            f"The image {called} is {width}×{height} pixels, more than {MOST_ASPECT} times as long as wide; cut it "
+            "to what is to be learned."
         )
     most = MOST_TIFF if header.kind == "TIFF" else MOST_PIXELS
     if width * height > most:

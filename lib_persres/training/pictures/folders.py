@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import PersresError
+from ...regular_files import open_regular
 from . import kinds
 from .decode import can_read
 from .files import reason
@@ -21,6 +22,11 @@ HOW = {
     kinds.HEIC_PICTURE: "install pillow-heif, or save it as JPEG",
     kinds.AVIF_PICTURE: "install pillow-avif-plugin, or save it as JPEG",
 }
+
+
+PASSED = {"HEIF": kinds.HEIC_PICTURE, "AVIF": kinds.AVIF_PICTURE}
+"""Formats that may lack what reads them -> what such files are counted as then."""
+NAMED = {**dict.fromkeys(kinds.HEIC, "HEIF"), ".avif": "AVIF"}
 
 
 @dataclass
@@ -113,11 +119,23 @@ def _kind(entry: os.DirEntry):
     if not stat.S_ISREG(mode):
         return kinds.NO_FILE
     suffix = os.path.splitext(entry.name)[1].lower()
-    if suffix in kinds.HEIC:
-        return "image" if can_read("HEIF") else kinds.HEIC_PICTURE
-    if suffix == ".avif":
-        return "image" if can_read("AVIF") else kinds.AVIF_PICTURE
-    return "image" if suffix in kinds.PLAIN else kinds.kind_of_name(entry.name)
+    if suffix not in kinds.SUFFIXES:
+        return kinds.kind_of_name(entry.name)
+    start = _start(entry.path)
+    # phones' and Windows' files come under another format's name
+    format_ = kinds.of_bytes(start) or (NAMED.get(suffix))
+    if format_ in PASSED and not can_read(format_, start[:16]):
+        return PASSED[format_]
+    return "image"
+
+
+def _start(path: str) -> bytes:
+    """A file's first bytes; none where it cannot be read, which is said when it is to be."""
+    try:
+        with open_regular(path) as file:
+            return file.read(kinds.START) or b""
+    except OSError:
+        return b""
 
 
 def _with_photos(folder: Path) -> list[tuple[str, int]]:

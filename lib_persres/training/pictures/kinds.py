@@ -10,6 +10,8 @@ PLAIN = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".ti
 HEIC = (".heic", ".heif", ".hif")
 SUFFIXES = (*PLAIN, *HEIC)
 
+START = 256
+"""So many bytes of a file tell its format."""
 STARTS = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -81,7 +83,7 @@ def of_bytes(data: bytes) -> str | None:
 
 def _brands(data: bytes) -> list[bytes]:
     """The major brand and the compatible ones of a file of boxes."""
-    end = min(int.from_bytes(data[:4], "big"), 256)
+    end = min(int.from_bytes(data[:4], "big"), START)
     return [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]
 
 

@@ -10,14 +10,15 @@ from torch import nn
 from ...errors import PersresError
 from ...filling import fill
 from ...metadata import Metadata
-from ...names import check_class, check_name
+from ...names import check_class, check_name, refuse_controls
 from ...residual import rank_of
 from ...training.estimate import refuse_rank
 from ...training.precision import PRECISIONS
 from ...training.recipe import OF_STAGES, Recipe
 from ...training.recipes import RECIPES
-from ...training.sizes import check_side, params_of
+from ...training.sizes import check_pixels, check_side, default_resolution, params_of
 from ..json_file import encodable
+from ..values import name_of, shown
 
 OF_RECIPE = ("steps", "batch", "learning_rate", "rank", "targets", "crops", "flips", "template")
 WHOLE = {
@@ -84,6 +85,9 @@ class Request:
                     f"The template {self.template[:60]!r} must hold {{identifier}} and {{macro_class}}: "
                     "they become V* and the class."
                 )
+        refuse_controls(self.preview_prompt, "preview's prompt")
+        if self.resolution is not None:
+            self._check_pixels(self.resolution)
         if self.rank is not None:
             rank_of(self.rank, 320)
         if self.recipe:
@@ -112,6 +116,14 @@ class Request:
         elif type(value) not in (int, float) or not abs(value) < 1e9:
             _refuse(name, value, "a number such as 0.001")
 
+    def _check_pixels(self, side: int) -> None:
+        recipe = RECIPES[self.recipe or "paper"]
+        rows = self.batch or max(stage.rows for stage in recipe.stages)
+        check_pixels(min(rows, self.micro_batch or rows), side, side, "rows of a step", "the batch or the resolution")
+        crops = recipe.crops if self.crops is None else self.crops
+        views = (1 + crops) * (1 + bool(recipe.flips if self.flips is None else self.flips))
+        check_pixels(views, side, side, "views of a photo", "the crops or the resolution")
+
     def recipe_for(self, name: str) -> Recipe:
         """The recipe of this name, with this request's values."""
         return RECIPES[name].changed(**{key: getattr(self, key) for key in OF_RECIPE})
@@ -120,6 +132,7 @@ class Request:
         """PersresError for values that this UNet cannot follow."""
         if self.resolution is not None:
             check_side(params_of(unet), self.resolution, "The resolution")
+        self._check_pixels(self.resolution or default_resolution(params_of(unet)))
         if self.rank is not None:
             refuse_rank(self.rank, self.targets or RECIPES[self.recipe or "paper"].targets, unet)
 
@@ -140,7 +153,7 @@ class Request:
         if not isinstance(values, Mapping):
             raise PersresError('A training\'s settings must be named values, such as {"concept": "rex"}.')
         names = [field.name for field in fields(cls)]
-        unknown = sorted(str(key) for key in values if key not in names)
+        unknown = sorted(name_of(key) for key in values if key not in names)
         if unknown:
             raise PersresError(f"A training does not know {', '.join(unknown)[:100]}; it knows {', '.join(names)}.")
         for name in ("concept", "macro_class"):
@@ -150,6 +163,8 @@ class Request:
         defaults = {field.name: field.default for field in fields(cls)}
         values = {name: defaults[name] if value is None else value for name, value in values.items()}
         if type(values.get("rank")) in (int, float):
+            if not abs(values["rank"]) < 10 ** TEXTS["rank"]:  # Python refuses to write thousands of digits
+                _refuse("rank", values["rank"], "a part of the width like 0.05m or a whole number like 8")
             values["rank"] = str(values["rank"])
         return cls(**values)
 
@@ -182,10 +197,4 @@ class Request:
 
 
 def _refuse(name: str, value, allowed: str):
-    raise PersresError(f"The training's {name} is {_shown(value)}; allowed is {allowed}.")
-
-
-def _shown(value) -> str:
-    if isinstance(value, (list, dict)):  # which may be so deep that they cannot be written
-        return "a list" if isinstance(value, list) else "an object"
-    return repr(str(value)[:60])
+    raise PersresError(f"The training's {name} is {shown(value)}; allowed is {allowed}.")

@@ -58,12 +58,28 @@ def test_problems_are_told_on_stderr_and_in_the_picture(checkpoint, residual, tm
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("tag", ["<persres:rex:0>", "<persres:rex:start=0.99>"])
-def test_masks_of_a_concept_that_never_acts_are_said_to_be_none(tag, checkpoint, residual, tmp_path, capsys):
-    prompt = f"{tag} a photo of a V* dog"
-    assert generate(checkpoint, residual, tmp_path, "--lag", "--masks", prompt=prompt) == 0
+@pytest.mark.parametrize(
+    "prompt, options, why",
+    [
+        ("<persres:rex:0> a V* dog", ["--lag"], "<persres:rex:0> acts at strength 0: give it one such as 1.0."),
+        ("<persres:rex:start=0.99> a V* dog", ["--lag"], "none of the 2 steps lies between the start= and the end= of"),
+        ("<persres:rex> a dog", ["--lag"], "<persres:rex> has no place in the prompt: write V* where it is to be."),
+        ("<persres:rex> a V* dog", [], "no concept was drawn with LAG: add --lag."),
+        ("a dog", ["--lag"], "the prompt has no concept's tag, and LAG confines concepts."),
+    ],
+)
+def test_where_there_are_no_masks_the_one_reason_is_told(
+    prompt, options, why, checkpoint, residual, tmp_path, capsys
+):
+    assert generate(checkpoint, residual, tmp_path, "--masks", *options, prompt=prompt) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["00000-0.png"]
-    assert "There are no masks to show, since no concept acted" in capsys.readouterr().err
+    assert f"There are no masks to show, since {why}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_told_to_be_one(prompt, checkpoint, residual, tmp_path, capsys):
+    assert generate(checkpoint, residual, tmp_path, prompt=prompt) == 0
+    assert capsys.readouterr().err.count("warning: The prompt is empty, so the pictures show whatever") == 1
 
 
 def test_a_picture_that_is_not_finite_is_a_sentence_and_no_file(checkpoint, residual, tmp_path, capsys):
@@ -75,7 +91,10 @@ def test_a_picture_that_is_not_finite_is_a_sentence_and_no_file(checkpoint, resi
 def test_a_prompt_that_is_not_utf8_is_a_sentence(checkpoint, residual, tmp_path, capsys):
     for more in ({"prompt": "a \udcff dog"}, {"more": ["--negative", "\udcff"]}):
         assert generate(checkpoint, residual, tmp_path, *more.pop("more", []), **more) == 2
-        assert "is not in UTF-8" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "is not in UTF-8" in error and "�" in error and "udcff" not in error
+    assert generate(checkpoint, residual, tmp_path, prompt="a \x1b[2J dog") == 2
+    assert "has a control character (U+001B)" in capsys.readouterr().err
 
 
 def test_what_only_the_webui_understands_is_said_and_kept_in_the_picture(checkpoint, residual, tmp_path, capsys):
@@ -84,6 +103,40 @@ def test_what_only_the_webui_understands_is_said_and_kept_in_the_picture(checkpo
     error = capsys.readouterr().err
     assert error.count("warning: ") == 3 and "AND was read as a word" in error and "negative prompt" in error
     assert parameters(tmp_path / "00000-0.png").startswith("a (dog:1.3) AND a [cat:dog:0.5]\n")
+
+
+@pytest.mark.parametrize(
+    "prompt, said",
+    [
+        ("a V* dog and a V3* cat", "V3* stands for the third concept, but the prompt names only 1 concept"),
+        ("a V* dog <persres:tom a V2* cat", '"<persres:tom a V2* cat" in the prompt is no tag, since'),
+        ("a (x:1.2.3) dog", "has no number"),
+        ("a (x:" + "9" * 400 + ") dog", "no bounds"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_a_model_is_loaded(prompt, said, residual, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lib_persres.commands.generate.load_model", lambda *_: pytest.fail("a model was loaded"))
+    command = ["generate", "--residuals", residual.parent, "--out", tmp_path / "new"]
+    assert said in refused(capsys, [*command, "--prompt", f"<persres:rex> {prompt}"])
+    said = said.replace("in the prompt", "in the negative prompt")
+    assert said in refused(capsys, [*command, "--prompt", "<persres:rex> V* dog", "--negative", prompt])
+    assert not (tmp_path / "new").exists()
+
+
+def test_warnings_come_before_the_work(checkpoint, residual, tmp_path, capsys, monkeypatch):
+    from lib_persres.commands import generate as command
+    from lib_persres.standalone import generate as standalone
+
+    before = []
+    load, draw = command.load_model, standalone.draw
+    monkeypatch.setattr(command, "load_model", lambda *args: [before.append(capsys.readouterr().err), load(*args)][1])
+    monkeypatch.setattr(standalone, "draw", lambda *args: [before.append(capsys.readouterr().err), draw(*args)][1])
+    prompt = "<persres:rex:1> a photo of a v* cat, (big"
+    assert generate(checkpoint, residual, tmp_path, "--seeds", "0-1", "--batch", "1", prompt=prompt) == 0
+    read, prepared, again = before
+    assert read.count("warning: ") == 2 and "write V*, with a capital V" in read and "is never closed" in read
+    assert prepared.count("warning: ") == 1 and "its V* is not in the prompt" in prepared
+    assert "warning" not in again + capsys.readouterr().err
 
 
 def test_pictures_without_concepts_say_nothing_of_them(checkpoint, residual, tmp_path):
@@ -105,6 +158,8 @@ def test_prompts_that_cannot_be_drawn_are_refused(checkpoint, residual, tmp_path
     assert "it holds rex" in refused(capsys, [*command, "--prompt", "<persres:max> a V* dog"])
     assert "strength" in refused(capsys, [*command, "--prompt", "<persres:rex:big> a V* dog"])
     assert "no mask 'mean'" in refused(capsys, [*command, "--prompt", "a dog", "--mask", "mean"])
+    more = ["--seeds", "0-2000", "--batch", "1024", "--width", "4096", "--height", "4096"]
+    assert "1,024 pictures at 4096×4096 are 17,179 million" in refused(capsys, [*command, "--prompt", "a dog", *more])
     assert not (tmp_path / "new").exists()
     assert "multiple of 16" in refused(capsys, [*command, "--prompt", "a dog", "--width", "72"])
     assert main([*map(str, command), "--prompt", "a dog", "--seeds", "7-3"]) == 2
@@ -176,7 +231,7 @@ def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
             assert written.stat().st_size > 0
             raise error
 
-        monkeypatch.setattr("lib_persres.commands.new_files.put_new", fail)
+        monkeypatch.setattr("lib_persres.writing.put_new", fail)
         with pytest.raises(type(error)):
             write_png(tmp_path / "1.png", image)
         assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib_persres import commands
+from lib_persres.__main__ import run
 from lib_persres.commands import common, main
+from lib_persres.commands.train import output_file
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
 from lib_persres.standalone.modules import AutoencoderKL
@@ -57,6 +59,32 @@ def test_help_of_toybox_photos_names_what_there_is(capsys):
     assert [word for word in words if word not in text] == []
 
 
+# -- names of files and folders --------------------------------------------------------------------------------
+
+
+def test_a_suffix_in_capitals_is_a_residuals_too_and_dots_are_no_suffix(tmp_path):
+    for given, meant in {
+        "rex.safetensors": "rex.safetensors",
+        "rex.SAFETENSORS": "rex.safetensors",
+        "run.v1.5": "run.v1.5/x.safetensors",
+        "": "x.safetensors",
+    }.items():
+        assert output_file(str(tmp_path / given), "x") == tmp_path / meant
+    (tmp_path / "rex.PNG").mkdir()
+    assert output_file(str(tmp_path / "rex.PNG"), "x") == tmp_path / "rex.PNG" / "x.safetensors"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.JPG", "x.webp", "x.safetensors", "x.SAFETENSORS", "x.ckpt"])
+def test_no_command_makes_a_folder_that_is_named_as_a_file(name, tmp_path, capsys):
+    out = tmp_path / name
+    for command in (["toybox", "photos", out], ["toybox", "sample", out], ["generate", "--prompt", "x", "--out", out]):
+        sentence = refused(capsys, command)
+        assert f"{out} is named as a file, and a folder is needed here: leave out {out.suffix}." in sentence
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    common.make_folder(out)  # whoever has one may use it
+
+
 # -- inspect -------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +111,44 @@ def test_inspect_tells_the_reason_for_a_wrong_file_and_shows_the_others(residual
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and "lora.safetensors" in captured.err and "a LoRA" in captured.err
     assert "concept     rex" in captured.out
+
+
+def test_inspect_finds_names_as_generate_does(residual, tmp_path, capsys, monkeypatch):
+    assert main(["inspect", "rex", "--residuals", str(residual.parent)]) == 0
+    assert f"{residual}\n" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "residuals").mkdir()
+    (tmp_path / "residuals" / "tom.safetensors").write_bytes(residual.read_bytes())
+    for name in ("tom", "rex", "tom.safetensors", "residuals/tom"):
+        assert main(["inspect", name]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "tmo"]) == 1 and main(["inspect", "no/such"]) == 1
+    error = capsys.readouterr().err
+    assert 'There is no residual "tmo" (did you mean "tom"?) in residuals' in error and "no residual no/such" in error
+
+
+def test_inspect_says_what_a_folder_and_a_state_are(residual, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.state.pt").write_bytes(b"no state")
+    state = tmp_path / "rex.state.pt"
+    torch.save({"facts": Residual.read_metadata(residual).to_strings()}, state)
+    for name, said in {
+        residual.parent: f"is a folder with 1 residual: name files in it, such as {residual}",
+        tmp_path / "empty": "is a folder without residuals",
+        state: 'is the state of the unfinished training of "rex" (dog), not a residual: give',
+        tmp_path / "x.state.pt": "not a safetensors file",
+    }.items():
+        assert main(["inspect", str(name)]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_inspect_leaves_out_what_is_as_usual(residual, capsys):
+    assert main(["inspect", str(residual)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (recipe,) = (line for line in lines if line.startswith("  recipe"))
+    (stage,) = (line for line in lines if line.startswith("  stage 1"))
+    assert "template a photo of" in recipe and not any(word in recipe for word in ("flips", "start", "class_images"))
+    assert "steps 2, batch 1, learning_rate" in stage and not any(word in stage for word in ("prior", "map_", "None"))
 
 
 def test_inspect_lets_no_file_steer_the_terminal(residual, tmp_path, capsys):
@@ -169,6 +235,17 @@ def test_failures_are_a_sentence_and_a_status(error, status, text, monkeypatch, 
     monkeypatch.setattr(commands.inspect, "run", fail)
     assert main(["inspect", "x"]) == status
     assert capsys.readouterr().err.startswith(text)
+
+
+def test_ctrl_c_before_the_commands_are_there_is_a_line_and_a_status(monkeypatch, capsys):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name == "lib_persres.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lib_persres.commands")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert run() == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("name", ["ldm.modules.attention", "transformers", "yaml", "clip", "ray"])

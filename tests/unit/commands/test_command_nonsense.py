@@ -1,6 +1,7 @@
 """Nonsense for each option of each command: a sentence and a status, never a traceback."""
 
 import argparse
+import functools
 import os
 
 import pytest
@@ -8,10 +9,12 @@ import pytest
 pytest.importorskip("ldm")
 
 from benchmarks.fuzz import checkpoints
+from lib_persres import commands
 from lib_persres.commands import build_parser, evaluate, main
 from lib_persres.errors import LONGEST, PersresError
 from lib_persres.evaluation import workers
 from lib_persres.evaluation.scoring import Scorer
+from lib_persres.standalone import checkpoint
 from lib_persres.toybox import train_autoencoder
 from lib_persres.training import loop
 
@@ -47,6 +50,15 @@ def model(tmp_path_factory):
     return folder / "m.safetensors"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def made_once():
+    """The parser, and the model of each path, device and precision: nothing here changes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "build_parser", functools.cache(build_parser))
+        patch.setattr(checkpoint, "load", functools.cache(checkpoint.load))
+        yield
+
+
 LATE = {"identifier", "template", "rank", "targets", "lr"}
 """Options of `train` that are judged when the training begins."""
 
@@ -73,7 +85,7 @@ def base(model, photos, tmp_path, monkeypatch):
         ("evaluate", "report"): ["run"],
         ("toybox", "photos"): ["out", "--count", "1", "--force"],
         ("toybox", "sample"): ["out", "--count", "1", "--force"],
-        ("toybox", "train"): ["out", "--scenes", "40"],
+        ("toybox", "train"): ["out", "--scenes", "4"],
         ("toybox", "export"): ["out", "new.safetensors"],
         ("toybox", "install"): ["--webui", "webui"],
         ("toybox", "uninstall"): ["--webui", "webui"],

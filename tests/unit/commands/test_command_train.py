@@ -90,7 +90,14 @@ def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     assert "no images" in refusal(images=tmp_path / "empty")
     assert "already exists" in refusal(out=residual)
     assert "needed" in refusal(out=tmp_path / "file" / "rex.safetensors")
-    assert "must end in" in refusal(out=tmp_path / "rex.pt")
+    for options, said in (
+        ({"batch": "1024", "resolution": "4096"}, "1,024 rows of a step at 4096×4096 are 17,179 million pixels"),
+        ({"crops": "100", "resolution": "4096"}, "101 views of a photo at 4096×4096"),
+        ({"lr": "1e-320"}, "between 1e-10 and 1"),
+    ):
+        assert said in refusal(**options)
+    for name in ("rex.pt", "rex.png", "rex.JPG", "rex.CKPT", "rex.heic"):
+        assert "must end in" in refusal(out=tmp_path / name)
     assert "nowhere.ckpt" in refusal(checkpoint="nowhere.ckpt")
     assert "template" in refusal(template="a {identifier} {thing}")
     assert "never be learned" in refusal(template="a photo of a {macro_class}")

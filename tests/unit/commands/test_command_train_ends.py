@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,11 @@ pytest.importorskip("ldm")
 
 import torch
 from command_runs import refused, train
+from ready_processes import ready
 from safetensors.torch import load_file
 
 from lib_persres import residual as residuals
-from lib_persres.commands import training_files
+from lib_persres.commands import main, training_files
 from lib_persres.commands.lock import only_one
 from lib_persres.commands.training_files import TrainingFiles
 from lib_persres.commands.training_run import TrainingRun
@@ -69,7 +69,7 @@ def send(number, times=1):
     return do
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_keeps_what_was_learned_and_says_how_to_go_on(
     number, status, checkpoint, photos, tmp_path, at_step, capsys
 ):
@@ -80,7 +80,8 @@ def test_a_signal_keeps_what_was_learned_and_says_how_to_go_on(
     metadata = Residual.load(tmp_path / FILE).metadata
     assert metadata.steps == 2 and metadata.recipe["stages"][0]["steps"] == 9
     error = capsys.readouterr().err
-    assert "after 2 of 9 steps" in error and "--resume to go on from step 2" in error
+    (line,) = (line for line in error.splitlines() if "after 2 of 9 steps" in line)
+    assert "--resume to go on from step 2" in line
     assert names(tmp_path) == [FILE, STATE]
     assert (metadata.preview is None) == (number != signal.SIGINT)  # who ends a process does not wait for a picture
 
@@ -96,40 +97,55 @@ def test_a_training_that_was_resumed_is_the_same_as_one_at_once(checkpoint, phot
     assert "ended early" in refused(capsys, command)  # nothing is lost in silence
     assert "changed since are the recipe" in refused(capsys, [*command, "--resume", "--lr", "0.002"])
     assert train(checkpoint, photos, tmp_path / "twice", *options, "--resume") == 0
-    assert "Going on with" in capsys.readouterr().err
+    assert "\nGoing on from step 2 of 5\n" in capsys.readouterr().err
     once, twice = (load_file(tmp_path / folder / FILE) for folder in ("once", "twice"))
     assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
     assert names(tmp_path / "twice") == [FILE]  # a finished training's state is gone
-    assert "nothing to go on with" in refused(capsys, [*command, "--resume"])
     assert "give one of them" in refused(capsys, [*command, "--resume", "--overwrite"])
 
 
+def test_what_cannot_be_resumed_says_what_is_there_and_what_to_do(checkpoint, photos, tmp_path, at_step, capsys):
+    file = tmp_path / FILE
+    command = ["train", "--checkpoint", checkpoint, "--images", photos, "--name", "rex", "--class", "dog"]
+    command += ["--out", tmp_path, "--steps", "3", "--batch", "1", "--crops", "0", "--device", "cpu", "--resume"]
+    assert "Leave out --resume to begin" in refused(capsys, command)
+    at_step(2, send(signal.SIGTERM))
+    assert train(checkpoint, photos, tmp_path, "--steps", "3", "--no-preview") == 143
+    (tmp_path / STATE).unlink()
+    assert "was learned in 2 of 3 steps, but its state" in refused(capsys, command)
+    at_step(-1, None)
+    assert train(checkpoint, photos, tmp_path, "--steps", "3", "--no-preview", "--overwrite") == 0
+    written = file.read_bytes()
+    capsys.readouterr()
+    assert main([*map(str, command)]) == 0  # as often as it is asked for
+    told = capsys.readouterr()
+    assert f"{file} is finished (3 of 3 steps)" in told.err and "<persres:rex:1.0>" in told.out
+    for other in (["--steps", "4"], ["--class", "cat"], ["--lr", "0.5"]):
+        assert "is finished, with other options than these" in refused(capsys, [*command, *other])
+    assert file.read_bytes() == written and names(tmp_path) == [FILE]
+    file.write_bytes(b"no residual")
+    assert "is no residual" in refused(capsys, command)
+
+
+def train_until_killed(*arguments):
+    original = TrainingRun.progress
+
+    def progress(self, done, total, loss):
+        original(self, done, total, loss)
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    TrainingRun.progress = progress
+    train(*arguments)
+
+
 def test_after_a_kill_it_goes_on_from_the_last_state(checkpoint, photos, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import os, signal, sys
-            sys.path.insert(0, {str(ROOT)!r})
-            from lib_persres.commands import main
-            from lib_persres.commands.training_run import TrainingRun
-            original = TrainingRun.progress
-
-            def progress(self, done, total, loss):
-                original(self, done, total, loss)
-                if done == 3:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            TrainingRun.progress = progress
-            main(sys.argv[1:])
-            """
-        )
-    )
     out = tmp_path / "out"
-    command = ["train", "--checkpoint", checkpoint, "--images", photos, "--name", "rex", "--class", "dog", "--out", out]
-    command += ["--steps", "5", "--batch", "1", "--crops", "0", "--device", "cpu", "--no-preview", "--save-every", "2"]
-    ended = subprocess.run([sys.executable, script, *map(str, command)], capture_output=True)
-    assert ended.returncode == -signal.SIGKILL
+    options = ("--steps", "5", "--no-preview", "--save-every", "2")
+    process = ready().Process(target=train_until_killed, args=(checkpoint, photos, out, *options))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert STATE in names(out) and FILE not in names(out)
     assert train(checkpoint, photos, out, "--steps", "5", "--no-preview", "--resume") == 0
     assert Residual.load(out / FILE).metadata.steps == 5
