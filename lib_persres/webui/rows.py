@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the UNet's batch. part: which part (AND) of the image's prompt; None is the unconditional row."""
-
-    image: int
-    part: int | None
+from ..plan import Row
 
 
 class Rows:
@@ -31,7 +24,10 @@ class Rows:
         self._left = list(range(len(self.rows)))
 
     def identify(self, context: torch.Tensor) -> list[Row | None]:
-        """The rows of a call with this context (b, n, d); None for one that the evaluation did not announce."""
+        """The rows of a call with this context (b, n, d); None for one that the evaluation did not announce.
+
+        This waits for the device, once, and so belongs before the call.
+        """
         same = self._same(context).tolist()
         found: list[int | None] = []
         for matches in same:

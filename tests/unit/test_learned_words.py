@@ -14,7 +14,7 @@ from standalone_models import TEXT, tiny_text, tiny_vae
 from lib_persres.errors import PersresError
 from lib_persres.prompt import Tag
 from lib_persres.residual import Factors, Metadata, Residual
-from lib_persres.standalone import preview
+from lib_persres.training import preview
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.standalone.generate import generate
 from lib_persres.standalone.words import Words
