@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from lib_persres.commands.progress import progress_bar
 from lib_persres.overlay import overlay
+from lib_persres.progress import progress_bar
 from lib_persres.standalone.checkpoint import load
 from lib_persres.toybox import CHECKPOINT
 from lib_persres.toybox.judge import Judge

@@ -2,7 +2,15 @@
 
 import sys
 
-from .commands import main
+
+def run() -> int:
+    try:
+        from .commands import main  # here, so that Ctrl-C ends this in a line, too
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -9,9 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .concept_tokens import ConceptTokens
+from .errors import PersresError
 from .metadata import Metadata
 from .prompt import Tag
 from .targets import EVERY, parts_of
+
+UNCONDITIONAL = ("mirror", "base")
+"""What an unconditional row does: what its image's do, so that M ≡ 1 is plain sampling; or what the base model does."""
+
+
+def check_unconditional(value: str) -> None:
+    if value not in UNCONDITIONAL:
+        raise PersresError(f"Unconditional rows can be {' or '.join(UNCONDITIONAL)}, not {value!r}.")
 
 
 @dataclass(frozen=True)

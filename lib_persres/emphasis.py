@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import PersresError
-from .prompt import Substituted, Occurrence, short
+from .prompt import Occurrence, Substituted, short
 
 _PIECES = re.compile(r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:")
 STEP = 1.1

@@ -83,7 +83,9 @@ class Lag:
         if plan.makers:
             maps, view = self._show(block), self._view(block)
             if maps is None and "attn2" in self._asked[block]:
-                raise PersresError(f"LAG saw no cross-attention in {block.name}: something replaced it. Switch LAG off.")
+                raise PersresError(
+                    f"LAG saw no cross-attention in {block.name}: something replaced it. Switch LAG off."
+                )
             masks = self.mask.gate(view)
             own = dict(zip(plan.places, masks))
             known.update(zip(plan.makers, masks))

@@ -7,16 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .concepts import Use
-from .errors import PersresError
-
-UNCONDITIONAL = ("mirror", "base")
-"""What an unconditional row does: what its image's do, so that M ≡ 1 is plain sampling; or what the base model does."""
-
-
-def check_unconditional(value: str) -> None:
-    if value not in UNCONDITIONAL:
-        raise PersresError(f"Unconditional rows can be {' or '.join(UNCONDITIONAL)}, not {value!r}.")
+from .concepts import Use, check_unconditional
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Plans:
     """
 
     def __init__(self, uses: Sequence[Sequence[Use]], unconditional: str = "mirror"):
-        """uses: for each image those of the K concepts. unconditional: one of UNCONDITIONAL."""
+        """uses: for each image those of the K concepts. unconditional: one of `concepts.UNCONDITIONAL`."""
         check_unconditional(unconditional)
         self.uses = [list(image) for image in uses]
         self.mirror = unconditional == "mirror"
@@ -102,13 +93,15 @@ class Plans:
         places = tuple(place for place, own in enumerate(takes) if None in own)
         makers = tuple(rows[place] for place in places)
         self._made.update(makers)
-        consecutive = bool(places) and places[-1] - places[0] + 1 == len(places)
+        index = slice(places[0], places[-1] + 1) if places else None
+        if places and places[-1] - places[0] + 1 > len(places):
+            index = _on(device, torch.tensor(places))
         return Plan(
             **placed,
             localized=True,
             makers=makers,
             places=places,
-            index=slice(places[0], places[-1] + 1) if consecutive else _on(device, torch.tensor(places, dtype=torch.long)),
+            index=index,
             indicator=_on(device, self._indicator(makers, tokens)) if makers else None,
             active=tuple(
                 tuple(use.strength != 0 and self.names(row, k) for k, use in enumerate(self.uses[row.image]))

@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from .regular_files import open_regular
 from .targets import EMBEDDING, EVERY, canonical, parts_of
 from .tensor_file import FLOATS, Place, TensorFile
 from .unet import find_targets, target_widths
+from .writing import write_whole
 
 MAX_FILE = 1 << 30
 """Bytes; SDXL's residual at full rank, the largest that makes sense, is a quarter of it."""
@@ -38,8 +37,6 @@ MAX_VALUE = 65504.0
 """The largest number of fp16, in which most models compute."""
 MAX_CHANGE = 10_000.0
 """Of one weight, by up · down; a model's own weights are below 10, and such a change paints the picture black."""
-STALE = 3600
-"""Seconds after which a half-written file is nobody's any more."""
 
 _EMBEDDING = "embedding."
 
@@ -199,7 +196,11 @@ class Residual:
             raise PersresError(f"{path} is not written: {first_line(error)}.") from error
         if len(data) > MAX_FILE:
             raise PersresError(f"{path} is not written: it would be larger than {MAX_FILE >> 20} MiB.")
-        _write(path, data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, data)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise PersresError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Residual:
@@ -352,36 +353,6 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     if not targets and not any(name.startswith(_EMBEDDING) for name in shapes):
         raise PersresError("it has no factors and no embedding")
     return targets
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace the file by `data` in one step."""
-    # A name that no listing of *.safetensors shows, and short, since names have a limit.
-    partial = path.with_name(f".{secrets.token_hex(6)}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
-            os.replace(partial, path)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise PersresError(
-            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}."
-        ) from error
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left of its writing; what is younger may be another's at work."""
-    for partial in folder.glob(f".{'[0-9a-f]' * 12}.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime > STALE:
-                partial.unlink()
 
 
 def _width(widths: tuple[int, int]) -> str:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from .. import __version__
-from ..errors import PersresError
+from ..concepts import UNCONDITIONAL, wants_lag
+from ..progress import progress_bar
 from ..prompt import NEGATIVE, Tag, parse_tags
 from .common import (
     Formatter,
@@ -24,7 +25,6 @@ from .common import (
     seeds,
     words,
 )
-from .progress import progress_bar
 
 DESCRIPTION = """\
 Draw pictures from a prompt.
@@ -199,9 +199,7 @@ def run(args) -> int:
         if bar is not None:
             bar.close()
     if args.masks and not overlays:
-        why = "no concept was drawn with LAG; add --lag"
-        if any(wants_lag(tag, args.lag) for tag in tags):
-            why = "no concept acted: its strength is 0, its start= was never reached, or its V* is not in the prompt"
+        why = _why_no_masks(tags, result.uses, args)
         note(f"warning: There are no masks to show, since {why}.")
     return 0
 
@@ -228,6 +226,23 @@ def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, obje
         "Persres problems": None,
         "Version": f"persres {__version__}",
     }
+
+
+def _why_no_masks(tags: list[Tag], uses, args) -> str:
+    """Of the first concept that LAG should have confined."""
+    if not tags:
+        return "the prompt has no concept's tag, and LAG confines concepts"
+    wanted = [(tag, use) for tag, use in zip(tags, uses) if wants_lag(tag, args.lag)]
+    if not wanted:
+        return "no concept was drawn with LAG: add --lag"
+    tag, use = wanted[0]
+    if not any(use.indices):
+        return f"{tag.text} has no place in the prompt: write V* where it is to be"
+    if tag.strength == 0:
+        return f"{tag.text} acts at strength 0: give it one such as 1.0"
+    if tag.start > 0 or tag.end < 1:
+        return f"none of the {args.steps} steps lies between the start= and the end= of {tag.text}"
+    return f"LAG cannot confine {tag.text}"
 
 
 def _images(images) -> list:

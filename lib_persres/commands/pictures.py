@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from .new_files import write_new
+from ..writing import write_new
 
 _NUMBER = re.compile(r"([0-9]{5,9})-")
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from ..errors import PersresError
+from ..writing import write_whole
 from .common import Formatter, at_least, file_name, make_folder, note, refuse_existing, seed, words
-from .new_files import write_over
 from .toybox_install import add_actions
 
 DESCRIPTION = """\
@@ -163,7 +163,7 @@ def write_sample(args) -> int:
     names = _draw(scenes, folder, args.force)
     captions = [describe(scene, np.random.default_rng([args.seed, i, 1])) for i, scene in enumerate(scenes)]
     lines = [f"{name}\t{caption.text}\n" for name, caption in zip(names, captions)]
-    write_over(folder / "captions.txt", "".join(lines).encode())
+    write_whole(folder / "captions.txt", "".join(lines).encode())
     print("".join(lines), end="")
     return 0
 
@@ -181,7 +181,7 @@ def _draw(scenes, folder: Path, force: bool) -> list[str]:
     for name, scene in zip(names, scenes):
         data = io.BytesIO()
         Image.fromarray(render(scene)[0]).save(data, "PNG")
-        write_over(folder / name, data.getvalue())
+        write_whole(folder / name, data.getvalue())
     return names
 
 
@@ -236,7 +236,7 @@ def _same_settings(folder: Path, settings: dict) -> None:
                 "give the same, or another folder."
             )
     else:
-        write_over(path, (json.dumps(settings) + "\n").encode())
+        write_whole(path, (json.dumps(settings) + "\n").encode())
 
 
 def export_base(args) -> int:

@@ -12,9 +12,9 @@ from ..errors import PersresError
 from ..metadata import Metadata
 from ..names import SUFFIX
 from ..training.recipe import Recipe, alike
+from ..writing import put_new
 from .common import note, size_text
 from .lock import only_one
-from .new_files import put_new
 
 OURS = ("concept", "identifier", "macro_class", "base_hash", "recipe", "seed", "image_hashes")
 """What tells a training from another in its file."""

@@ -10,9 +10,9 @@ import time
 from collections import deque
 
 from ..errors import PersresError
+from ..progress import progress_bar
 from ..training.recipe import Recipe
 from .common import note
-from .progress import progress_bar
 from .training_files import TrainingFiles
 
 ENDING = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..concepts import check_unconditional
 from ..errors import PersresError
-from ..lag import check_unconditional
 from .methods import BASE, GIVEN, NEAREST, Method, Training
 
 FOLDER = Path(__file__).parent / "suites"

@@ -9,12 +9,12 @@ import torch
 
 from ..branch import Branches
 from ..concept_tokens import ConceptTokens, find_concept_tokens
-from ..concepts import Use, decide
+from ..concepts import Use, check_unconditional, decide
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
 from ..masks import MASKS, check_mask
 from ..overlay import MaskRecorder
-from ..plan import Plans, check_unconditional, guidance_rows
+from ..plan import Plans, guidance_rows
 from ..prompt import NEGATIVE, Tag, parse_tags, placeholder_of
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
@@ -58,7 +58,7 @@ def generate(
     """One picture for each seed; the same seed is the same noise for every method.
 
     find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
-    mask: a name of `masks.MASKS`. unconditional: one of `plan.UNCONDITIONAL`.
+    mask: a name of `masks.MASKS`. unconditional: one of `concepts.UNCONDITIONAL`.
     tell: called with each of the problems before anything is drawn.
     """
     made = prepare(sd, prompt, find_residual, lag)

@@ -11,6 +11,8 @@ from ..misreadings import misreadings, stray_tag
 from ..prompt import Substituted, Tag, substitute
 from .emphasis import not_understood
 
+EMPTY = 'The prompt is empty, so the pictures show whatever the model likes: write what is wanted, as "a dog".'
+
 
 def write(text: str, tags: Sequence[Tag], facts: Sequence[Metadata], what: str = "prompt") -> Substituted:
     """The text with the identifiers for V*; without concepts V* is a word like any other.
@@ -29,4 +31,6 @@ def write(text: str, tags: Sequence[Tag], facts: Sequence[Metadata], what: str =
 def sentences(text: str, tags: Sequence[Tag], facts: Sequence[Metadata], what: str = "prompt") -> list[str]:
     """What there is to say of a text from which the tags were taken; PersresError for one that cannot be drawn."""
     write(text, tags, facts, what)
+    if what == "prompt" and not tags and not text.strip():
+        return [EMPTY]
     return [*misreadings(text, bool(tags), what), *not_understood(text, what), *doubtful(text, what)]

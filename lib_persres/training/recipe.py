@@ -74,8 +74,8 @@ class Stage:
 
     None of the papers has these: decay, the learning rate falls linearly to 0. t_power, timesteps are drawn with
     density ∝ t^t_power: above 0 high noise counts more, where layouts are decided. localized, so many of the batch's
-    rows learn under LAG, where the concept's mask is, the recipe's. keep, so many rows more have the empty prompt, with which
-    the residual is to predict what the base model does; their error counts keep_weight times.
+    rows learn under LAG, where the concept's mask is. keep, so many rows more have the empty prompt, with which the
+    residual is to predict what the base model does; their error counts keep_weight times.
     """
 
     targets: str = "proj_out"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..concepts import Use
-from ..plan import Plan, Plans, Row
+from ..plan import Plan, Plans, guidance_rows
 from .low_rank import LowRank
 from .maps import MapComparison
 from .objective import objective
@@ -79,6 +79,6 @@ class Gradients:
         if key not in self._plans:
             localized, tokens = self.rows.localized[part], self.texts.tokens.indices
             plans = Plans([[Use(1.0, here, (tokens,))] for here in localized])
-            rows = [Row(image, 0) for image in range(len(localized))]
+            rows = guidance_rows(len(localized), guided=False)
             self._plans[key] = plans.plan(rows, self.texts.length, self.texts.contexts.device)
         return self._plans[key]

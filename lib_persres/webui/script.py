@@ -7,9 +7,9 @@ from modules import images, scripts, shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
+from ..concepts import UNCONDITIONAL
 from ..errors import PersresError
 from ..masks import MASKS
-from ..plan import UNCONDITIONAL
 from .files import Shelf
 from .infotext import ENABLED, LABELS, Field, read_settings
 from .job import Job

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from ..concepts import UNCONDITIONAL
 from ..errors import PersresError
 from ..masks import MASKS
-from ..plan import UNCONDITIONAL
 from .options import DEFAULTS, LAG
 from .values import is_number, name_of, shown
 

@@ -1,23 +1,29 @@
 """What several files of tests begin with: a small real model, photos, a residual and its path, trainings."""
 
+import functools
+
 import longhand
 import pytest
 import torch
 from branch_calls import KINDS
 from PIL import Image
 from residual_samples import sample_residual
-from standalone_models import clips_tokenizer, tiny_text, tiny_vae
+from standalone_models import tiny_text, tiny_vae
 from training_bench import Bench
 
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
+from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.training import step
 from lib_persres.training.images import Photo
 from lib_persres.training.objective import objective
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def tokenizer():
-    return clips_tokenizer()
+    """CLIP's, which is read once for all tests, by the code under test, too: nothing changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tokenizer, "from_bpe_file", staticmethod(functools.cache(Tokenizer.from_bpe_file)))
+        yield Tokenizer.find()
 
 
 @pytest.fixture(scope="module")

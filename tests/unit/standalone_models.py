@@ -1,7 +1,5 @@
 """Tiny SD1-shaped networks with random weights, for the tests of `standalone/`."""
 
-import functools
-
 import torch
 from torch import nn
 
@@ -55,12 +53,6 @@ def tiny_vae():
     return randomize(AutoencoderKL(DDCONFIG, 4))
 
 
-@functools.cache
-def clips_tokenizer() -> Tokenizer:
-    """Read once for all tests: nothing changes it."""
-    return Tokenizer.find()
-
-
 def tiny_text():
     torch.manual_seed(3)
-    return randomize(TextEncoder(TEXT, clips_tokenizer()))
+    return randomize(TextEncoder(TEXT, Tokenizer.find()))

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from PIL import Image
 from rounding import NETWORK, PRODUCT, assert_near
 from safetensors.torch import save_file
-from standalone_models import clips_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
 from lib_persres.errors import PersresError  # noqa: E402
 from lib_persres.evaluation.scores.embedders import ClipEmbedder, DinoEmbedder  # noqa: E402
 from lib_persres.evaluation.scores.preprocessing import CLIP, DINO, Preprocessing, scaled  # noqa: E402
+from lib_persres.standalone.tokenizer import Tokenizer  # noqa: E402
 from lib_persres.toybox.vocabulary import part_of  # noqa: E402
 
 
@@ -145,7 +145,7 @@ def test_dino_from_a_folder_a_file_and_its_own_pth_is_one_model(vit, images, tmp
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return part_of(clips_tokenizer(), ["a", "photo", "of", "dog"])
+    return part_of(Tokenizer.find(), ["a", "photo", "of", "dog"])
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_weights_that_lack_tensors_are_refused_not_filled_with_noise(clip, vit, 
 
 
 def test_a_vocabulary_of_another_model_is_refused(clip, tokenizer, tmp_path):
-    saved(clip, part_of(clips_tokenizer(), ["a", "photo"]), tmp_path)
+    saved(clip, part_of(Tokenizer.find(), ["a", "photo"]), tmp_path)
     with pytest.raises(PersresError, match="put the model's own vocab.json"):
         ClipEmbedder.load(tmp_path)
 

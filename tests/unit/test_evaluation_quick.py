@@ -22,11 +22,12 @@ def one_thread():
 def test_a_part_of_the_quick_suite_runs_to_its_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lib_persres.evaluation.report.plots.available", lambda: False)
     raw = json.loads((FOLDER / "toybox-quick.json").read_text())
-    raw["sampling"] |= {"steps": 4, "prompts": 1}
+    raw["sampling"] |= {"steps": 2, "prompts": 1}
+    raw["nouns"]["from"] = ["ball", "heart", "star"]
     raw["pairs"]["prompts"] = 1
     for method in raw["methods"]:
         if isinstance(method["training"], dict):
-            method["training"]["changes"]["steps"] = 3
+            method["training"]["changes"]["steps"] = 1
     suite = tmp_path / "part.json"
     suite.write_text(json.dumps(raw))
     options = ["--suite", str(suite), "--out", str(tmp_path / "run"), "--device", "cpu", "--workers", "1"]

@@ -1,6 +1,7 @@
 """Runs: complete, the same noise for every method, stopped anywhere and gone on, nothing lost or done twice."""
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ import time
 
 import pytest
 from evaluation_bench import Evaluation, Means, drawn, events, files, tiny_suite
+from ready_processes import ready
 
 from lib_persres.errors import PersresError
 from lib_persres.evaluation import drawing, pieces
@@ -146,9 +148,10 @@ def test_a_run_stopped_in_sampling_draws_no_picture_twice(evaluation, whole, tmp
     assert files(run) == files(whole)
 
 
-def test_a_dead_worker_costs_its_unfinished_steps_alone(evaluation, tmp_path):
+def test_a_dead_worker_costs_its_unfinished_steps_alone(evaluation, tmp_path, monkeypatch):
+    context = ready()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: context)
     raw = tiny_suite(steps=120, images=1)
-    run = None
     killed = []
 
     def kill():

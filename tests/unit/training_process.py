@@ -1,11 +1,10 @@
-"""`training_process.py FOLDER STEPS`: works off the queue in FOLDER until all of it is over, or until it is killed.
+"""Works off the queue in a folder until all of it is over, or until its process is killed.
 
-Makes the training "killed" if there is none, and resumes what was interrupted. Prints each step.
+Makes the training "killed" if there is none, and resumes what was interrupted. Tells each step, and how it ended.
 """
 
 import contextlib
 import io
-import sys
 import threading
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from lib_persres.webui.training.request import Request
 from lib_persres.webui.training.turn import Turn
 
 
-def main(folder: Path, steps: int):
+def main(folder: Path, steps: int, tell):
     torch.set_num_threads(1)
     (folder / "tiny").write_bytes(b"read for its hash")
     schedule = alphas_cumprod(0.00085, 0.012, 1000)
@@ -34,7 +33,7 @@ def main(folder: Path, steps: int):
         host, checkpoint = sd, "tiny"
 
         def progress(self, done, total, text):
-            print(done, flush=True)
+            tell(done)
 
         def interrupted(self):
             return False
@@ -66,8 +65,4 @@ def main(folder: Path, steps: int):
             with contextlib.suppress(ValueError):
                 jobs.save_now(status["id"])
         time.sleep(0.05)
-    print(jobs.list()[0]["state"], jobs.list()[0]["message"], flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    tell((jobs.list()[0]["state"], jobs.list()[0]["message"]))

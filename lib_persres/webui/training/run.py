@@ -13,11 +13,11 @@ from PIL import Image
 from ...errors import PersresError, first_line
 from ...metadata import Metadata
 from ...residual import Residual, file_hash
-from ...training.preview import draw
 from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
 from ...training.host import Host
 from ...training.names import free_identifier
+from ...training.preview import draw
 from ...training.recipe import Recipe, alike
 from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer

@@ -58,12 +58,28 @@ def test_problems_are_told_on_stderr_and_in_the_picture(checkpoint, residual, tm
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("tag", ["<persres:rex:0>", "<persres:rex:start=0.99>"])
-def test_masks_of_a_concept_that_never_acts_are_said_to_be_none(tag, checkpoint, residual, tmp_path, capsys):
-    prompt = f"{tag} a photo of a V* dog"
-    assert generate(checkpoint, residual, tmp_path, "--lag", "--masks", prompt=prompt) == 0
+@pytest.mark.parametrize(
+    "prompt, options, why",
+    [
+        ("<persres:rex:0> a V* dog", ["--lag"], "<persres:rex:0> acts at strength 0: give it one such as 1.0."),
+        ("<persres:rex:start=0.99> a V* dog", ["--lag"], "none of the 2 steps lies between the start= and the end= of"),
+        ("<persres:rex> a dog", ["--lag"], "<persres:rex> has no place in the prompt: write V* where it is to be."),
+        ("<persres:rex> a V* dog", [], "no concept was drawn with LAG: add --lag."),
+        ("a dog", ["--lag"], "the prompt has no concept's tag, and LAG confines concepts."),
+    ],
+)
+def test_where_there_are_no_masks_the_one_reason_is_told(
+    prompt, options, why, checkpoint, residual, tmp_path, capsys
+):
+    assert generate(checkpoint, residual, tmp_path, "--masks", *options, prompt=prompt) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["00000-0.png"]
-    assert "There are no masks to show, since no concept acted" in capsys.readouterr().err
+    assert f"There are no masks to show, since {why}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_told_to_be_one(prompt, checkpoint, residual, tmp_path, capsys):
+    assert generate(checkpoint, residual, tmp_path, prompt=prompt) == 0
+    assert capsys.readouterr().err.count("warning: The prompt is empty, so the pictures show whatever") == 1
 
 
 def test_a_picture_that_is_not_finite_is_a_sentence_and_no_file(checkpoint, residual, tmp_path, capsys):
@@ -215,7 +231,7 @@ def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
             assert written.stat().st_size > 0
             raise error
 
-        monkeypatch.setattr("lib_persres.commands.new_files.put_new", fail)
+        monkeypatch.setattr("lib_persres.writing.put_new", fail)
         with pytest.raises(type(error)):
             write_png(tmp_path / "1.png", image)
         assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib_persres import commands
+from lib_persres.__main__ import run
 from lib_persres.commands import common, main
 from lib_persres.commands.train import output_file
 from lib_persres.errors import PersresError
@@ -234,6 +235,17 @@ def test_failures_are_a_sentence_and_a_status(error, status, text, monkeypatch, 
     monkeypatch.setattr(commands.inspect, "run", fail)
     assert main(["inspect", "x"]) == status
     assert capsys.readouterr().err.startswith(text)
+
+
+def test_ctrl_c_before_the_commands_are_there_is_a_line_and_a_status(monkeypatch, capsys):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name == "lib_persres.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lib_persres.commands")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert run() == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("name", ["ldm.modules.attention", "transformers", "yaml", "clip", "ray"])

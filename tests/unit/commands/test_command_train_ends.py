@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ pytest.importorskip("ldm")
 
 import torch
 from command_runs import refused, train
+from ready_processes import ready
 from safetensors.torch import load_file
 
 from lib_persres import residual as residuals
@@ -127,32 +127,25 @@ def test_what_cannot_be_resumed_says_what_is_there_and_what_to_do(checkpoint, ph
     assert "is no residual" in refused(capsys, command)
 
 
+def train_until_killed(*arguments):
+    original = TrainingRun.progress
+
+    def progress(self, done, total, loss):
+        original(self, done, total, loss)
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    TrainingRun.progress = progress
+    train(*arguments)
+
+
 def test_after_a_kill_it_goes_on_from_the_last_state(checkpoint, photos, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import os, signal, sys
-            sys.path.insert(0, {str(ROOT)!r})
-            from lib_persres.commands import main
-            from lib_persres.commands.training_run import TrainingRun
-            original = TrainingRun.progress
-
-            def progress(self, done, total, loss):
-                original(self, done, total, loss)
-                if done == 3:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            TrainingRun.progress = progress
-            main(sys.argv[1:])
-            """
-        )
-    )
     out = tmp_path / "out"
-    command = ["train", "--checkpoint", checkpoint, "--images", photos, "--name", "rex", "--class", "dog", "--out", out]
-    command += ["--steps", "5", "--batch", "1", "--crops", "0", "--device", "cpu", "--no-preview", "--save-every", "2"]
-    ended = subprocess.run([sys.executable, script, *map(str, command)], capture_output=True)
-    assert ended.returncode == -signal.SIGKILL
+    options = ("--steps", "5", "--no-preview", "--save-every", "2")
+    process = ready().Process(target=train_until_killed, args=(checkpoint, photos, out, *options))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert STATE in names(out) and FILE not in names(out)
     assert train(checkpoint, photos, out, "--steps", "5", "--no-preview", "--resume") == 0
     assert Residual.load(out / FILE).metadata.steps == 5

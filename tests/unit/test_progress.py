@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lib_persres.commands import progress
-from lib_persres.commands.progress import EVERY, Lines, progress_bar
+from lib_persres import progress
+from lib_persres.progress import EVERY, Lines, progress_bar
 
-PACKAGE = Path(progress.__file__).parents[1]
+PACKAGE = Path(progress.__file__).parent
 
 
 class Clock:
@@ -73,4 +73,4 @@ def test_there_is_one_way_to_tell_progress():
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             if any(name.split(".")[0] == "tqdm" for name in names):
                 found.add(path.relative_to(PACKAGE).as_posix())
-    assert found == {"commands/progress.py"}
+    assert found == {"progress.py"}
