@@ -15,7 +15,7 @@ from ..overlay import MaskRecorder
 from ..plan import Plans, Row
 from .files import Loaded
 from .prompts import Concept, Texts, Tokens
-from .rows import Rows
+from .rows import Rows, context_of
 from .settings import Settings
 from .vocabulary import word_of
 
@@ -79,7 +79,6 @@ class Sampling:
     def _reset(self) -> None:
         self._rows: Rows | None = None
         self._plans: Plans | None = None
-        self._vectors: torch.Tensor | None = None
 
     def close(self) -> None:
         """Remove every hook. May be called twice, at any time."""
@@ -118,7 +117,7 @@ class Sampling:
             self._tokens = Tokens(model.cond_stage_model)
         done = step / total if total else 0.0
         self._branches.begin(step, done)
-        self._rows, self._vectors = Rows([len(each) for each in texts], cond, uncond), vectors
+        self._rows = Rows([len(each) for each in texts], cond, uncond, vectors)
         uses = [self._uses(image, parts, step, done) for image, parts in enumerate(texts)]
         self._plans = Plans(uses, stage.settings.unconditional)
 
@@ -176,32 +175,22 @@ class Sampling:
 
     def _enter(self, module, args, kwargs) -> None:
         self._branches.plan = None
-        context = kwargs.get("context", args[2] if len(args) > 2 else None)
+        context = context_of(args, kwargs)
         self._asked = self._asked or (args, kwargs)
-        if self._rows is not None and context is not None:
-            rows = self._rows.identify(context)
-            if missing := self._plans.missing(rows):
-                self._make_masks(module, missing, rows, args, kwargs)
-            self._branches.plan = self._plans.plan(rows, _tokens(context), context.device)
+        if self._rows is None or context is None:
+            return
+        rows = self._rows.identify(context)
+        if missing := self._plans.missing(rows):
+            # for their masks alone: the picture does not hang on how the WebUI cuts an evaluation into calls
+            own_args, own_kwargs = self._rows.instead(missing, rows, args, kwargs)
+            self._plan(missing, own_kwargs["context"])
+            module.forward(*own_args, **own_kwargs)
+        self._plan(rows, context)
 
-    def _make_masks(self, module, missing: Sequence[Row], rows: Sequence[Row | None], args, kwargs) -> None:
-        """Ask the UNet for these rows first, for their masks alone: the picture does not hang on how the WebUI cuts an
-        evaluation into calls."""
-        images = [row.image if row is not None else None for row in rows]
-        places = [images.index(row.image) for row in missing]
-        numbers = [self._rows.rows.index(row) for row in missing]
-
-        def taken(value):
-            return value[places] if isinstance(value, torch.Tensor) and len(value) == len(rows) else value
-
-        args, kwargs = [taken(value) for value in args], {name: taken(value) for name, value in kwargs.items()}
-        given = args[2] if len(args) > 2 else kwargs["context"]
-        context = torch.stack([self._rows.contexts[number] for number in numbers]).to(given)
-        args, kwargs = args[:2], {**dict(zip(("context", "y"), args[2:])), **kwargs, "context": context}
-        if kwargs.get("y") is not None and self._vectors is not None:
-            kwargs["y"] = self._vectors[numbers].to(kwargs["y"])
-        self._branches.plan = self._plans.plan(missing, _tokens(context), context.device)
-        module.forward(*args, **kwargs)
+    def _plan(self, rows: Sequence[Row | None], context: torch.Tensor) -> None:
+        # an extension may mark prompts with one more vector in front, which it takes off in the UNet
+        tokens = context.shape[1] - (context.shape[1] % 77 == 1)
+        self._branches.plan = self._plans.plan(rows, tokens, context.device)
 
     def _leave(self, module, args, output) -> None:
         if self._branches is not None:
@@ -216,7 +205,7 @@ class Sampling:
             return None
         (args, kwargs), unet = self._asked, self._unet
         self.close()
-        x, context = args[0], kwargs.get("context", args[2] if len(args) > 2 else None)
+        x, context = args[0], context_of(args, kwargs)
         if not torch.isfinite(context).all():
             return TEXT
         x = x if torch.isfinite(x).all() else torch.randn_like(x)
@@ -237,8 +226,3 @@ class Sampling:
         if self.recorder is not None:
             self.recorder.end()
         return (self.recorder if self.recorder and self.recorder.calls else None), list(self._attached)
-
-
-def _tokens(context: torch.Tensor) -> int:
-    # an extension may mark prompts with one more vector in front, which it takes off in the UNet
-    return context.shape[1] - (context.shape[1] % 77 == 1)
