@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from lib_persres.evaluation.datasets import Prompt
-from lib_persres.evaluation.datasets.toybox import Expected, Truth
-from lib_persres.evaluation.scores.toybox import GREY, components, look, masks, score
-from lib_persres.toybox.concepts import CONCEPTS
+from lib_persres.toybox.concepts import CONCEPTS, ToyConcept
 from lib_persres.toybox.judge import Judge
 from lib_persres.toybox.render import render
+from lib_persres.toybox.sight import components, look, masks
+from lib_persres.toybox.truth import GREY, Expected, score
 from lib_persres.toybox.world import BACKGROUNDS, SKINS, Scene, Thing
 
-TRUTH = Truth("ball", "quarters-1", "snow", 0)
+TRUTH = ToyConcept("bob", "ball", "quarters-1", "snow", 0)
 SKIN = next(skin for skin in SKINS if skin.name == TRUTH.skin)
 
 
@@ -29,7 +28,7 @@ def drawn(*scenes):
 
 
 def scored(judge, scenes, **expected):
-    return score(look(judge, drawn(*scenes)), Prompt("a {}", expected=Expected(**expected)), TRUTH)
+    return [score(sight, Expected(**expected), TRUTH) for sight in look(judge, drawn(*scenes))]
 
 
 def ball(**more):
@@ -105,9 +104,8 @@ def test_most_concepts_are_recognised_on_their_own_photos(judge):
     for concept in CONCEPTS:
         skin = next(skin for skin in SKINS if skin.name == concept.skin)
         scene = Scene((Thing(concept.cls, skin=skin, area=0.2),), concept.background, seed=concept.seed)
-        truth = Truth(concept.cls, concept.skin, concept.background, concept.seed)
-        prompt = Prompt("a {}", expected=Expected(cls=concept.cls, background=concept.background))
-        (row,) = score(look(judge, drawn(scene)), prompt, truth)
+        (sight,) = look(judge, drawn(scene))
+        row = score(sight, Expected(cls=concept.cls, background=concept.background), concept)
         right += row["identity"] == row["obeyed"] == 1
     assert right >= len(CONCEPTS) - 1
 
@@ -129,7 +127,3 @@ def test_masks_are_those_of_the_renderer(judge):
     truth = torch.from_numpy(render(scenes[0])[1][0])
     assert (found[0] & truth).sum() / (found[0] | truth).sum() > 0.85 and not found[1].any()
 
-
-def test_a_prompt_without_its_truth_is_refused(judge):
-    with pytest.raises(ValueError, match="what is expected"):
-        score([], Prompt("a {}"), TRUTH)
