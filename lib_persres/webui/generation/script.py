@@ -7,13 +7,14 @@ from modules import images, scripts, shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
+from ...concepts import UNCONDITIONAL
 from ...errors import PersresError
-from ...lag import MASKS
+from ...masks import MASKS
 from ...residual_folder import ResidualFolder
 from ..api.refusal import Refused
 from ..chosen import chosen
 from ..options import LAG
-from ..settings import TITLE, UNCONDITIONAL, Settings
+from ..settings import TITLE, Settings
 from .infotext import ENABLED, LABELS, Field, read_settings
 from .job import Job
 from .xyz import apply_axes

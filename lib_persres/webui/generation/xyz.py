@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ...errors import PersresError
-from ...lag import MASKS
+from ...masks import MASKS
 from ...prompt import NETWORK
 from ...residual_folder import ResidualFolder
 from ..api.refusal import Refused
