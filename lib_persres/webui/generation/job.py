@@ -19,9 +19,9 @@ from ..fit import other_base
 from ..host import HOST
 from ..settings import Settings
 from .infotext import PerImage, note, write_infotext
-from .passes import Passes
 from .prompts import Concept, negative_problems, parts_of, read_concepts, write_identifiers
-from .sampling import Sampling, Stage
+from .reasons import Reasons
+from .sampling import Pass, Sampling
 from .words import LentWords, unreadable
 
 ATTRIBUTE = "persres_job"
@@ -46,10 +46,10 @@ class Job:
         """Tag name -> short hash of the checkpoint it was trained on, where that is not the one of this job."""
         self.overlays: list = []
         """(image, infotext, seed) of each mask overlay."""
-        self._stages: dict[bool, Stage] = {}
+        self._passes: dict[bool, Pass] = {}
         self._words = LentWords(self._unreadable)
         self._hires = False
-        self._passes = Passes()
+        self._reasons = Reasons()
         self._finite = False
         """Whether this batch was sampled with residuals, and its latents are finite."""
         self._sampling: Sampling | None = None
@@ -76,7 +76,7 @@ class Job:
         if self._sampling is not None:
             self._sampling.close()
         self._sampling = None
-        self._stages = {}
+        self._passes = {}
 
     def tell(self, sentence: str) -> None:
         """Show the user a sentence, once: under the picture, as a warning, in the API's info, and in the console."""
@@ -95,32 +95,32 @@ class Job:
         Both passes are read with the first, since under lowvram their conds are made together.
         """
         if not hires:
-            self._stages, self._words.known, self._passes = {}, {}, Passes()
+            self._passes, self._words.known, self._reasons = {}, {}, Reasons()
             self._finite = False
         self._hires = hires
         first: list[str] = []
         for which, given, stripped, negative in self._prompts():
-            if which in self._stages:
+            if which in self._passes:
                 continue
             what = "hires prompt" if which and given != first else "prompt"
             images = [read_concepts(prompt, self.residuals.load, self.tell, what) for prompt in given]
             self._note(images)
             first = first or given
-            self._stages[which] = stage = Stage(images, self.settings, which)
+            self._passes[which] = current = Pass(images, self.settings, which)
             for index, concepts in enumerate(images):
-                words = [stage.word(concept) for concept in concepts]
+                words = [current.word(concept) for concept in concepts]
                 self._words.known |= {word: c.loaded for word, c in zip(words, concepts) if word}
                 for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():
                     self.tell(sentence)
                 for texts in (stripped, negative):
                     if index < len(texts):
                         texts[index] = write_identifiers(texts[index], concepts, self.tell, words)
-            for loaded in stage.loaded:
+            for loaded in current.loaded:
                 if sentence := unreadable(loaded):
                     self._problem(sentence, loaded)
         self._words.renew()
         write_infotext(self)
-        if any(stage.loaded for stage in self._stages.values()):
+        if any(current.loaded for current in self._passes.values()):
             wrap(self.p)
         else:
             unwrap(self.p)
@@ -170,7 +170,7 @@ class Job:
 
     def sample(self, original, *args, **kwargs):
         """`p.sample` with the branches and words at hand; they are gone after it, however it ends."""
-        self._sampling = Sampling(self.tell, lambda reasons: self._passes.note(self._where(), reasons))
+        self._sampling = Sampling(self.tell, lambda reasons: self._reasons.note(self._where(), reasons))
         self._masks = None
         try:
             with self._words.lent():
@@ -183,7 +183,7 @@ class Job:
         finally:
             self._sampling.close()
             self._sampling = None
-            for loaded, where, why in self._passes.told():
+            for loaded, where, why in self._reasons.told():
                 self._problem(why, loaded, where)
 
     # -- numbers that are not finite
@@ -232,8 +232,8 @@ class Job:
 
     def _problem(self, sentence: str, loaded: Loaded, where: str = "") -> None:
         """A residual is left out; where: in which passes, if it acted in others."""
-        for stage in self._stages.values():
-            for concept in (concept for concepts in stage.images for concept in concepts):
+        for current in self._passes.values():
+            for concept in (concept for concepts in current.images for concept in concepts):
                 if concept.loaded is not loaded:
                     continue
                 if where:
@@ -247,20 +247,20 @@ class Job:
     def evaluate(self, params) -> None:
         """The WebUI's cfg_denoiser callback."""
         hires = bool(getattr(self.p, "is_hr_pass", False))
-        stage = self._stages.get(hires) or self._stages.get(False)
-        if self._sampling is None or stage is None:
+        current = self._passes.get(hires) or self._passes.get(False)
+        if self._sampling is None or current is None:
             return
         try:
             if HOST.replaced_unet():
                 raise PersresError("a replacement UNet is active (Settings > SD Unet).")
             texts = self._texts(hires)
             cond, uncond, vectors = HOST.contexts(params)
-            if sum(map(len, texts)) != cond.shape[0] or len(stage.images) != len(texts):
+            if sum(map(len, texts)) != cond.shape[0] or len(current.images) != len(texts):
                 raise PersresError("another extension changed the number of prompts.")
             at = params.denoiser.step, params.denoiser.total_steps or 0
             self._hires = hires
             self._words.renew()
-            self._sampling.evaluate(HOST.model(), stage, texts, cond, uncond, *at, vectors)
+            self._sampling.evaluate(HOST.model(), current, texts, cond, uncond, *at, vectors)
         except Exception as error:
             # the WebUI would go on with what the last evaluation left
             self._give_up(str(error) if isinstance(error, PersresError) else repr(error))
@@ -269,8 +269,8 @@ class Job:
 
     def _give_up(self, why: str) -> None:
         self._sampling.close()
-        for loaded in dict.fromkeys(loaded for stage in self._stages.values() for loaded in stage.loaded):
-            self._passes.fail(self._where(), loaded, why)
+        for loaded in dict.fromkeys(loaded for current in self._passes.values() for loaded in current.loaded):
+            self._reasons.fail(self._where(), loaded, why)
 
     def _texts(self, hires: bool):
         """Each image's parts with their schedules, for the conds that are sampled now."""
@@ -291,12 +291,12 @@ class Job:
         recorder, attached = self._masks or (None, [])
         if recorder is None:
             return
-        stage = self._stages.get(self._hires) or self._stages.get(False)
+        current = self._passes.get(self._hires) or self._passes.get(False)
         index = p.batch_index
         own = [
             attached.index(concept.loaded)
-            for concept in stage.images[index]
-            if concept.loaded in attached and stage.wants_lag(concept)
+            for concept in current.images[index]
+            if concept.loaded in attached and current.wants_lag(concept)
         ]
         if own:
             self.overlays.append((overlay(image, recorder.mean()[index][own]), HOST.infotext(p, index), p.seeds[index]))

@@ -21,7 +21,7 @@ from .rows import Rows, context_of
 from .words import word_of
 
 
-class Stage:
+class Pass:
     """One pass of a batch, the first or the hires one: which concepts each image has, how strong, and when."""
 
     def __init__(self, images: Sequence[Sequence[Concept]], settings: Settings, hires: bool = False):
@@ -69,7 +69,7 @@ class Sampling:
         self.recorder: MaskRecorder | None = None
         self._branches: Branches | None = None
         self._unet = None
-        self._stage: Stage | None = None
+        self._pass: Pass | None = None
         self._attached: list[Loaded] = []
         self._handles: list = []
         self._tokens: Tokens | None = None
@@ -87,14 +87,14 @@ class Sampling:
             self._handles.pop().remove()
         if self._branches is not None:
             self._branches.detach()
-        self._branches = self._unet = self._stage = self._asked = None
+        self._branches = self._unet = self._pass = self._asked = None
         self._attached = []
         self._reset()
 
     def evaluate(
         self,
         model,
-        stage: Stage,
+        current: Pass,
         texts: Sequence[Sequence[Texts]],
         cond: torch.Tensor,
         uncond: torch.Tensor,
@@ -110,8 +110,8 @@ class Sampling:
         """
         self._reset()
         unet, encoder = HOST.unet(model), HOST.text_encoder(model)
-        if unet is not self._unet or stage is not self._stage:
-            self._attach(unet, stage)
+        if unet is not self._unet or current is not self._pass:
+            self._attach(unet, current)
         if not self._attached:
             return
         if self._tokens is None or self._tokens.encoder is not encoder:
@@ -120,13 +120,13 @@ class Sampling:
         self._branches.begin(step, done)
         self._rows = Rows(HOST.row_order([len(each) for each in texts]), cond, uncond, vectors)
         uses = [self._uses(image, parts, step, done) for image, parts in enumerate(texts)]
-        self._plans = Plans(uses, stage.settings.unconditional)
+        self._plans = Plans(uses, current.settings.unconditional)
 
     def _uses(self, image: int, parts: Sequence[Texts], step: int, done: float) -> list[Use]:
         """What each attached residual does in an image now."""
-        stage = self._stage
-        concepts = [concept for concept in stage.images[image] if concept.loaded is not None]
-        words = [stage.word(concept) for concept in concepts]
+        current = self._pass
+        concepts = [concept for concept in current.images[image] if concept.loaded is not None]
+        words = [current.word(concept) for concept in concepts]
         uses = dict.fromkeys(self._attached, Use(0.0, False, ((),) * len(parts)))
         for place, concept in enumerate(concepts):
             if concept.loaded not in uses:
@@ -138,8 +138,8 @@ class Sampling:
                 concept.tag,
                 concept.loaded.residual.metadata,
                 list(found.values()),
-                lag=stage.settings.lag,
-                strength=stage.strength(concept),
+                lag=current.settings.lag,
+                strength=current.strength(concept),
                 done=done,
                 now=[found[part.at(step)] for part in parts],
                 placeholder=concept.placeholder,
@@ -150,11 +150,11 @@ class Sampling:
 
     # -- the UNet's hooks
 
-    def _attach(self, unet, stage: Stage) -> None:
+    def _attach(self, unet, current: Pass) -> None:
         """Move the hooks to the model and the pass that are sampled now."""
         self.close()
         reasons: dict[Loaded, str | None] = {}
-        for loaded in stage.loaded:
+        for loaded in current.loaded:
             try:
                 loaded.residual.check(unet, loaded.name)
                 reasons[loaded] = None
@@ -162,9 +162,9 @@ class Sampling:
                 reasons[loaded] = str(error)
         self.attached(reasons)
         wanted = [loaded for loaded, reason in reasons.items() if reason is None]
-        self._unet, self._stage, self._attached = unet, stage, wanted
-        settings = stage.settings
-        self.recorder = MaskRecorder(len(stage.images)) if settings.show_masks else None
+        self._unet, self._pass, self._attached = unet, current, wanted
+        settings = current.settings
+        self.recorder = MaskRecorder(len(current.images)) if settings.show_masks else None
         if not wanted:
             return
         residuals = [loaded.residual for loaded in wanted]
@@ -214,11 +214,11 @@ class Sampling:
 
     def strengths(self, images: Sequence[int] | None = None) -> dict[str, float]:
         """How strong the concepts of these images (None: all) act, by their tags."""
-        stage = self._stage
-        if stage is None or not self._attached:
+        current = self._pass
+        if current is None or not self._attached:
             return {}
-        concepts = [c for i, each in enumerate(stage.images) if images is None or i in images for c in each]
-        return {c.tag.text: stage.strength(c) for c in concepts if c.loaded in self._attached}
+        concepts = [c for i, each in enumerate(current.images) if images is None or i in images for c in each]
+        return {c.tag.text: current.strength(c) for c in concepts if c.loaded in self._attached}
 
     # -- what LAG did, for the overlays
 

@@ -1,13 +1,13 @@
 """Where residuals acted, and where not; no WebUI is needed for it."""
 
-from lib_persres.webui.generation.passes import Passes
+from lib_persres.webui.generation.reasons import Reasons
 
 REX, MIA = object(), object()
 FIRST, HIRES = "the first pass", "the hires pass"
 
 
 def told(*notes, fails=()):
-    passes = Passes()
+    passes = Reasons()
     for where, reasons in notes:
         passes.note(where, reasons)
     for fail in fails:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ...residual_folder import Loaded
 
 
-class Passes:
+class Reasons:
     """The hires pass and the refiner may have another checkpoint, which some of the residuals do not fit."""
 
     def __init__(self):
