@@ -1,10 +1,14 @@
 """What a base model draws, by the judge: one thing, pairs, twins, places; and where its words' maps lie.
 
+    python -m benchmarks.toybox_base CHECKPOINT [--judge FILE] [--sheets FOLDER] [--count N] [--steps N] [--fast]
+
 Each function takes a loaded checkpoint and returns {figure: value}.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +17,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...identifiers import IDENTIFIERS
-from ...sampler import noise_for, sample
-from ..maps import best_iou, level_maps
-from ..render import render
-from ..world import BACKGROUNDS, CLASSES, COLOURS, SIZE
-from .judge import Judge, Seen
-from .reconstruction import reconstruction_errors
-from .scenes import OPPOSITE, composed_caption, composed_scene
+from lib_persres.identifiers import IDENTIFIERS
+from lib_persres.sampler import noise_for, sample
+from lib_persres.standalone.checkpoint import load
+from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.judge import WEIGHTS, Judge, Seen
+from lib_persres.toybox.maps import best_iou, level_maps
+from lib_persres.toybox.render import render
+from lib_persres.toybox.scenes import OPPOSITE, caption_of, scene_of
+from lib_persres.toybox.training.reconstruction import reconstruction_errors
+from lib_persres.toybox.world import BACKGROUNDS, CLASSES, COLOURS, SIZE
 
 MAP_SCENES, PICTURES = 41, 42  # seeds of scenes that no training uses
-
-
 _AND = "and"
 
 
@@ -153,13 +157,13 @@ def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[st
     index = -1
     while min(numbers.values()) < count:
         index += 1
-        scene = composed_scene(MAP_SCENES, index)
+        scene = scene_of(MAP_SCENES, index)
         number = len(scene.things)
         if scene.style != "photo" or numbers.get(number, count) >= count:
             continue
         numbers[number] += 1
         picture, masks = render(scene)
-        caption = composed_caption(scene, np.random.default_rng([MAP_SCENES, index]))
+        caption = caption_of(scene, np.random.default_rng([MAP_SCENES, index]))
         last = {owner: i for i, owner in enumerate(caption.owners) if owner >= 0}
         words, tokens = [], {}
         for i, (word, owner) in enumerate(zip(caption.words, caption.owners)):
@@ -184,7 +188,7 @@ def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[st
 
 def reconstruction(sd, count: int = 100) -> dict[str, float]:
     """PSNR, the colours of even areas and the corners of the checkpoint's autoencoder, on fresh renderings."""
-    pictures = np.stack([render(composed_scene(PICTURES, index))[0] for index in range(count)])
+    pictures = np.stack([render(scene_of(PICTURES, index))[0] for index in range(count)])
     errors = reconstruction_errors(sd.vae, pictures)
     names = {"psnr": "psnr", "colour": "colour_error", "corner": "corner_error"}
     return {f"toybox.{name}": errors[error] for error, name in names.items()}
@@ -198,3 +202,26 @@ def contact_sheet(pictures: torch.Tensor, file: Path, columns: int = 8) -> None:
         sheet.paste(Image.fromarray(picture), (i % columns * side, i // columns * side))
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=CHECKPOINT)
+    parser.add_argument("--judge", type=Path, default=WEIGHTS)
+    parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--count", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fast", action="store_true", help="bfloat16")
+    parser.add_argument("--only-drawings", action="store_true")
+    args = parser.parse_args()
+    drawing = {"count": args.count, "steps": args.steps, "fast": args.fast, "sheets": args.sheets}
+    figures = composition(load(args.checkpoint, args.device), Judge.load(args.judge), **drawing)
+    if not args.only_drawings:
+        sd = load(args.checkpoint, "cpu")
+        figures |= map_ious(sd) | reconstruction(sd)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
