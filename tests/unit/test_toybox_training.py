@@ -309,7 +309,8 @@ def base(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autoencoder, "DDCONFIG", small)
         patch.setattr(denoiser, "Model", tiny_model)
-        yield folder, ["--pictures", "20", "--autoencoder-steps", "1", "--autoencoder-batch", "2", "--scenes", "6", "--batch", "4"]
+        autoencoders = ["--pictures", "20", "--autoencoder-steps", "1", "--autoencoder-batch", "2"]
+        yield folder, [*autoencoders, "--scenes", "6", "--batch", "4"]
 
 
 def test_the_same_command_goes_on_and_copies_are_cooled_down(base):
