@@ -6,7 +6,8 @@
     python dev.py cuda [ARGUMENTS...]     all that waits for a card, in at most nine minutes; a report in a folder
 
 Every command runs in the project's folder. `python dev.py demo --help`, and so for figures and cuda, says more.
-`test` without arguments runs the tests that compare numbers once more, with the kernels of the oldest processors.
+`test` without arguments runs some tests once more, with the kernels of the oldest processors: those of files that take
+bounds from tests/unit/rounding.py which compare within a bound or to the bit. Other kernels could decide no other.
 Three environment variables are read:
 
     PERSRES_VENV     the folder of the virtual environment; else .venv beside this file
@@ -219,7 +220,7 @@ MODULES = {"demo": "benchmarks.demo", "figures": "benchmarks.figures", "cuda": "
 
 
 def numerics(root: Path) -> list:
-    """The test files that compare with a bound of tests/unit/rounding.py, by their paths in the project."""
+    """The test files that take a bound from tests/unit/rounding.py, by their paths in the project."""
     files = sorted((root / "tests" / "unit").rglob("test_*.py"))
     return [
         path.relative_to(root).as_posix()
@@ -237,7 +238,7 @@ def commands_for(name: str, arguments: list, python: Path, webui: Path | None) -
         return [ruff, ({}, [*pytest, *([] if webui else ["--ignore=tests/webui"]), *arguments])]
     two = ["-n", "2", "--dist", "worksteal"]
     unit = ({}, [*pytest, "--ignore=tests/webui", *two])
-    oldest = (OLDEST, [*pytest, *two, *numerics(ROOT)])
+    oldest = (OLDEST, [*pytest, *two, "-m", "numerics", *numerics(ROOT)])
     return [ruff, unit, oldest, *([({}, [*pytest, "tests/webui"])] if webui else [])]  # one WebUI, so one process
 
 

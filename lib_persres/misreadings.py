@@ -59,9 +59,9 @@ def stray_tag(text: str, what: str = "prompt", unread: str = "") -> str | None:
 
 
 def is_near(word: str) -> bool:
-    """Whether a word is the name of our tags, in any case, or one slip away."""
+    """Whether a word is the name of our tags, in any case, or one slip behind its first letter away."""
     word = word.lower()
-    return len(word) < 12 and difflib.SequenceMatcher(None, NETWORK, word).ratio() >= NEAR
+    return word[0] == NETWORK[0] and len(word) < 12 and difflib.SequenceMatcher(None, NETWORK, word).ratio() >= NEAR
 
 
 def _meant(rest: str, closed: bool) -> str:

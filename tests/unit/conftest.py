@@ -6,16 +6,24 @@ import longhand
 import pytest
 import torch
 from branch_calls import KINDS
+from numerics import compares_numbers
 from PIL import Image
 from residual_samples import sample_residual
 from standalone_models import tiny_text, tiny_vae
 from training_bench import Bench
 
+from lib_persres.standalone import preview
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.training import step
 from lib_persres.training.images import Photo
 from lib_persres.training.objective import objective
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if compares_numbers(item.function):
+            item.add_marker("numerics")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,6 +32,14 @@ def tokenizer():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tokenizer, "from_bpe_file", staticmethod(functools.cache(Tokenizer.from_bpe_file)))
         yield Tokenizer.find()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_previews():
+    """A preview of a few steps is one: the model draws nothing anyway."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preview, "STEPS", 4)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -173,8 +173,8 @@ def test_tests_run_ruff_then_pytest_in_two_processes_and_the_webuis_in_one(tmp_p
 
 def test_the_tests_that_compare_numbers_run_once_more_with_the_kernels_of_the_oldest_processors():
     *_, (settings, command) = dev.commands_for("test", [], Path("python"), webui=None)
-    assert settings == dev.OLDEST and command[4:7] == ["-n", "2", "--dist"]
-    files = command[8:]
+    assert settings == dev.OLDEST and command[4:10] == ["-n", "2", "--dist", "worksteal", "-m", "numerics"]
+    files = command[10:]
     assert {"tests/unit/test_branch.py", "tests/unit/test_trainer.py", "tests/unit/test_shipped.py"} < set(files)
     assert "tests/unit/test_dev.py" not in files and files == sorted(files)
     assert all((ROOT / name).is_file() for name in files)
