@@ -216,7 +216,7 @@ def webui_folder(environment) -> Path | None:
     return folder
 
 
-MODULES = {"demo": "benchmarks.demo", "figures": "benchmarks.figures", "cuda": "benchmarks.cuda"}
+MODULES = {"demo": "lib_persres.commands.demo", "figures": "benchmarks.figures", "cuda": "benchmarks.cuda"}
 
 
 def numerics(root: Path) -> list:

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from standalone_models import tiny_text, tiny_unet, tiny_vae
 
+from lib_persres.evaluation.planning import Source
+from lib_persres.evaluation.run import perform
 from lib_persres.evaluation.run_folder import RunFolder
-from lib_persres.evaluation.runner import Source, perform
 from lib_persres.evaluation.scoring import Scorer
 from lib_persres.evaluation.suite import Suite
 from lib_persres.standalone.checkpoint import save_sd1
@@ -21,6 +22,8 @@ TINY = {"batch": 1, "rank": "2", "crops": 0, "learning_rate": 1e-3}
 
 class Means:
     """Embeds a picture as its mean colours, a text as its letters: enough to see whether scores are the same."""
+
+    digest = "means"
 
     def images(self, images):
         return torch.tensor(np.array([np.asarray(i).mean((0, 1)) for i in images]), dtype=torch.float32)

@@ -5,9 +5,14 @@ from pathlib import Path
 
 from PIL import Image
 
+
+def training(name: str) -> dict:
+    return {"name": name, "recipe": "paper"}
+
+
 METHODS = [
     {"name": "base", "training": None, "lag": False, "about": "the model as it is"},
-    {"name": "residual", "training": {"name": "residual"}, "lag": False, "about": "the paper's recipe"},
+    {"name": "residual", "training": training("residual"), "lag": False, "about": "the paper's recipe"},
     {"name": "residual+lag", "training": "residual", "lag": True, "about": "the same with LAG"},
 ]
 ORDERINGS = [

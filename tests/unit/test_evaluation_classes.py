@@ -22,6 +22,8 @@ WORDS = {"dog": (0.0, 1.0), "cat": (0.6, 0.8), "cup": (1.0, 0.0)}
 class Flat:
     """A CLIP of two dimensions: words have their places, a photo is its own embedding."""
 
+    digest = "flat"
+
     def texts(self, texts):
         return torch.tensor([WORDS.get(text, (1.0, 1.0)) for text in texts]) * 5
 
@@ -48,24 +50,24 @@ def test_other_never_takes_the_given_class():
 
 
 def test_a_choice_is_made_once_and_other_nouns_are_refused(tmp_path):
-    run, nouns = RunFolder(tmp_path), Nouns(("dog", "cat"), True)
+    run, nouns = RunFolder(tmp_path), Nouns(source=("dog", "cat"), other=True)
     assert nearest_classes(run, nouns, [thing("rex", (0.0, 1.0))], Flat()) == {"rex": "cat"}
     # the same concept again asks no CLIP; a new one is added to it
     assert nearest_classes(run, nouns, [thing("rex", (1.0, 0.0))], None) == {"rex": "cat"}
     both = nearest_classes(run, nouns, [thing("rex"), thing("mug", (1.0, 0.0), given="cup")], Flat())
     assert both == {"rex": "cat", "mug": "cat"}
     with pytest.raises(PersresError, match="classes.json was made with other nouns"):
-        nearest_classes(run, Nouns(("cup",), True), [thing("new", (1.0, 0.0))], Flat())
+        nearest_classes(run, Nouns(source=("cup",), other=True), [thing("new", (1.0, 0.0))], Flat())
 
 
 def test_what_is_missing_is_told(tmp_path):
     run, rex = RunFolder(tmp_path), thing("rex", (0.0, 1.0))
     with pytest.raises(PersresError, match="give it with --nouns"):
-        nearest_classes(run, Nouns(None, False), [rex], Flat())
+        nearest_classes(run, Nouns(), [rex], Flat())
     with pytest.raises(PersresError, match="say with --clip"):
-        nearest_classes(run, Nouns(("cat",), False), [rex], None)
+        nearest_classes(run, Nouns(source=("cat",)), [rex], None)
     with pytest.raises(PersresError, match="The nouns .*gone.txt cannot be read"):
-        nearest_classes(run, Nouns(None, False), [rex], Flat(), tmp_path / "gone.txt")
+        nearest_classes(run, Nouns(), [rex], Flat(), tmp_path / "gone.txt")
     assert not run.classes_file.exists()
 
 
@@ -101,7 +103,7 @@ def test_a_run_trains_and_draws_with_the_nouns_and_scores_the_given_class(tmp_pa
     monkeypatch.setattr(drawing, "generate_each", generate_each)
     evaluation, scorer = Evaluation(tmp_path), Scorer(clip=Flat())
     run = evaluation.perform(tmp_path / "run", run_here, raw, scorer=scorer, batch=1)
-    files = [run.piece("rex", name) / "residual.safetensors" for name in ("residual", "class-nn")]
+    files = [run.piece("rex", name).residual for name in ("residual", "class-nn")]
     assert [Residual.load(file).metadata.macro_class for file in files] == ["dog", "cat"]
     assert json.loads(run.classes_file.read_text())["concepts"]["rex"]["nearest"] == "cat"
     assert asked.count("a photo of a V* dog") == 3 and asked.count("a photo of a V* cat") == 2

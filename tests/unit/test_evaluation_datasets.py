@@ -6,7 +6,15 @@ import pytest
 from PIL import Image
 
 from lib_persres.errors import PersresError
-from lib_persres.evaluation.datasets import CATEGORIES, Prompt, attndreambooth, customconcept101, dreambooth, folder
+from lib_persres.evaluation.datasets import (
+    CATEGORIES,
+    Prompt,
+    attndreambooth,
+    customconcept101,
+    dreambooth,
+    folder,
+    open_dataset,
+)
 from lib_persres.evaluation.datasets.prompt_file import read_prompts
 
 
@@ -62,13 +70,16 @@ def test_customconcept101_pairs_have_prompts_for_two(custom):
     assert pair.prompts[1].without_identifier("cat", "cow plushie") == "cow plushie on the cat's lap."
 
 
-def test_a_part_of_a_dataset_keeps_the_order_asked_for_and_only_its_pairs(custom):
-    dataset = customconcept101.read(custom, pairs=True)
-    part = dataset.only(["plushie_cow"])
-    assert [c.name for c in part.concepts] == ["plushie_cow"] and part.pairs == ()
-    assert [c.name for c in dataset.only(["plushie_cow", "pet_cat1"]).concepts] == ["plushie_cow", "pet_cat1"]
+def test_a_concept_that_a_dataset_has_not_is_named_with_those_it_has(custom):
+    dataset = customconcept101.read(custom)
+    assert dataset.concept("plushie_cow").name == "plushie_cow" and dataset.pairs == ()
     with pytest.raises(PersresError, match="no concept 'dog'.*pet_cat1, plushie_cow"):
-        dataset.only(["dog"])
+        dataset.concept("dog")
+
+
+def test_pairs_are_read_where_a_suite_has_some(custom):
+    assert open_dataset("customconcept101", custom).pairs == ()
+    assert len(open_dataset("customconcept101", custom, pairs=True).pairs) == 1
 
 
 @pytest.mark.parametrize(
@@ -105,9 +116,10 @@ def test_a_folder_listed_twice_and_a_broken_pair_are_refused(custom):
     (custom / "dataset.json").write_text(json.dumps([entry("pet_cat1", "cat")] * 2))
     with pytest.raises(PersresError, match="lists pet_cat1 twice"):
         customconcept101.read(custom)
+    (custom / "dataset.json").write_text(json.dumps([entry("pet_cat1", "cat")]))
     (custom / "dataset_multiconcept.json").write_text(json.dumps([[entry("pet_cat1", "cat")]]))
     with pytest.raises(PersresError, match="entry 1 is not two concepts"):
-        customconcept101.read_pairs(custom)
+        customconcept101.read(custom, pairs=True)
 
 
 # -- DreamBooth ----------------------------------------------------------------------------------------------

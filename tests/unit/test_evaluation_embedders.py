@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 transformers = pytest.importorskip("transformers")
 
 from lib_persres.errors import PersresError  # noqa: E402
-from lib_persres.evaluation.scores.embedders import ClipEmbedder, DinoEmbedder  # noqa: E402
-from lib_persres.evaluation.scores.preprocessing import CLIP, DINO, Preprocessing, scaled  # noqa: E402
+from lib_persres.evaluation.scores.clip import ClipEmbedder  # noqa: E402
+from lib_persres.evaluation.scores.dino import MEAN, STD, DinoEmbedder  # noqa: E402
 from lib_persres.standalone.tokenizer import Tokenizer  # noqa: E402
 from lib_persres.toybox.vocabulary import part_of  # noqa: E402
 
@@ -37,33 +37,30 @@ def images():
     ]
 
 
-# -- preprocessing -------------------------------------------------------------------------------------------
+# -- how they see a picture -------------------------------------------------------------------------------------------
 
 
-def test_the_published_settings_are_each_models_own():
-    assert (CLIP.resize, CLIP.crop, DINO.resize, DINO.crop) == (224, 224, 256, 224)
-    assert CLIP.mean == (0.48145466, 0.4578275, 0.40821073) and CLIP.std == (0.26862954, 0.26130258, 0.27577711)
-    assert DINO.mean == (0.485, 0.456, 0.406) and DINO.std == (0.229, 0.224, 0.225)
-    assert (scaled(DINO, 112).resize, scaled(CLIP, 64).crop) == (128, 64)
+def test_the_published_settings_are_each_models_own(clip, tokenizer, vit, tmp_path):
+    embedder = ClipEmbedder.load(saved(clip, tokenizer, tmp_path))
+    assert embedder.processor.image_mean == (0.48145466, 0.4578275, 0.40821073)
+    assert embedder.processor.image_std == (0.26862954, 0.26130258, 0.27577711)
+    seen = DinoEmbedder(vit).processor
+    assert (seen.image_mean, seen.image_std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert seen.size["shortest_edge"] == round(32 * 256 / 224) and seen.crop_size["height"] == 32
 
 
-def test_clips_preprocessing_is_that_of_transformers(images):
-    reference = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)()
-    for image in [*images, Image.fromarray(np.random.default_rng(9).integers(0, 256, (300, 500, 3), dtype=np.uint8))]:
-        expected = torch.as_tensor(np.array(reference(image)["pixel_values"][0]))
-        assert (CLIP([image])[0] - expected).abs().max() < 0.03  # a rounded grey level is 0.015
-
-
-def test_a_plain_picture_is_the_normalised_colour_and_the_centre_is_kept():
-    (pixels,) = DINO([Image.new("RGB", (300, 400), (255, 0, 51))])
-    assert pixels.shape == (3, 224, 224)
+def test_a_plain_picture_is_the_normalised_colour_and_the_centre_is_kept(vit):
+    dino = DinoEmbedder(vit)
+    (pixels,) = dino.pixels([Image.new("RGB", (300, 400), (255, 0, 51))])
+    assert pixels.shape == (3, 32, 32)
     for channel, value in enumerate((1.0, 0.0, 0.2)):
-        expected = torch.tensor((value - DINO.mean[channel]) / DINO.std[channel])
-        assert_near(pixels[channel], expected.expand(224, 224), PRODUCT)
-    # 8 of 12 columns are kept: two are cut off on each side
-    stripes = np.repeat(np.arange(12, dtype=np.uint8)[None, :, None] * 20, 8, 0).repeat(3, 2)
-    seen = Preprocessing(8, 8, (0, 0, 0), (1, 1, 1))([Image.fromarray(stripes)])[0, 0]
-    assert (seen[0] * 255).round().tolist() == [40, 60, 80, 100, 120, 140, 160, 180]
+        expected = torch.tensor((value - MEAN[channel]) / STD[channel])
+        assert_near(pixels[channel], expected.expand(32, 32), PRODUCT)
+    # 32 of 37 rows and columns are kept: two or three are cut off on each side
+    stripes = np.repeat(np.arange(37, dtype=np.uint8)[None, :, None] * 6, 37, 0).repeat(3, 2)
+    (seen,) = dino.pixels([Image.fromarray(stripes)])
+    grey = (seen[0, 0] * STD[0] + MEAN[0]) * 255
+    assert grey.round().tolist() == [6 * column for column in range(2, 34)]
 
 
 # -- DINO ----------------------------------------------------------------------------------------------------
@@ -132,10 +129,10 @@ def test_dino_from_a_folder_a_file_and_its_own_pth_is_one_model(vit, images, tmp
     own = original_dino(published)
     torch.save({"state_dict": {f"module.backbone.{name}": t for name, t in own.items()}}, tmp_path / "training.pth")
     torch.save(own, tmp_path / "dino.pth")
-    expected = longhand_dino(own, scaled(DINO, 32)(images), heads=2)
+    expected = longhand_dino(own, DinoEmbedder(vit).pixels(images), heads=2)
     assert expected.std() > 0.1
     for path in ("folder", "folder/model.safetensors", "dino.pth", "training.pth"):
-        found = DinoEmbedder.load(tmp_path / path, batch=2).images(images)
+        found = DinoEmbedder.load(tmp_path / path).images(images)
         assert found.shape == (3, 128), path
         assert_near(found, expected, NETWORK)
 
@@ -172,15 +169,14 @@ def saved(clip, tokenizer, folder):
 
 
 def test_clip_from_a_folder_gives_transformers_own_features(clip, tokenizer, images, tmp_path):
-    embedder = ClipEmbedder.load(saved(clip, tokenizer, tmp_path), batch=2)
+    embedder = ClipEmbedder.load(saved(clip, tokenizer, tmp_path))
     with torch.no_grad():
-        pixels = scaled(CLIP, 32)(images)
+        pixels = embedder.pixels(images)
         ids = torch.tensor([tokenizer.pad(tokenizer.encode(text)) for text in TEXTS])
         out = clip(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
     seen, read = embedder.images(images), embedder.texts(TEXTS)
     assert_near(F.normalize(seen), out.image_embeds, NETWORK)
     assert_near(F.normalize(read), out.text_embeds, NETWORK)
-    assert embedder.images([]).shape == embedder.texts([]).shape == (0, 48)
 
 
 def openai_clip(tokenizer):
@@ -220,7 +216,8 @@ def test_openais_own_file_gives_the_features_of_openais_own_code(tokenizer, imag
     embedder = ClipEmbedder.load(path)
     ids = torch.tensor([tokenizer.pad(tokenizer.encode(text)) for text in TEXTS])
     with torch.no_grad():
-        assert_near(embedder.images(images), model.encode_image(scaled(CLIP, 32)(images)), NETWORK)
+        pixels = embedder.pixels(images)
+        assert_near(embedder.images(images), model.encode_image(pixels), NETWORK)
         assert_near(embedder.texts(TEXTS), model.encode_text(ids), NETWORK)
 
 

@@ -1,7 +1,5 @@
 """Two concepts in one picture: identifiers that differ, a wave after the trainings, truth, table and sheet."""
 
-import json
-
 import pytest
 import torch
 from evaluation_bench import TINY, Evaluation, Means
@@ -9,16 +7,17 @@ from evaluation_bench import TINY, Evaluation, Means
 from lib_persres.errors import PersresError
 from lib_persres.evaluation import drawing
 from lib_persres.evaluation.datasets import toybox as dataset
-from lib_persres.evaluation.datasets.dataset import Concept, Pair, Prompt
-from lib_persres.evaluation.datasets.toybox import Expected, Truth
-from lib_persres.evaluation.pair_scoring import judged
+from lib_persres.evaluation.datasets.dataset import Concept, Pair
+from lib_persres.evaluation.planning import Source
 from lib_persres.evaluation.protocol import identifier_numbers, identifier_of
-from lib_persres.evaluation.report import make
-from lib_persres.evaluation.runner import Source, rescore
-from lib_persres.evaluation.scores.toybox import Sight, Thing
+from lib_persres.evaluation.report import make, plots
+from lib_persres.evaluation.run import rescore
 from lib_persres.evaluation.scoring import Scorer
 from lib_persres.evaluation.workers import run_here
 from lib_persres.residual import Residual
+from lib_persres.toybox.concepts import ToyConcept
+from lib_persres.toybox.judge import Seen, SeenThing
+from lib_persres.toybox.truth import Expected, score
 
 METHODS = ("base", "residual", "residual+lag")
 PAIR = "otto+luna"
@@ -71,14 +70,14 @@ def whole(evaluation, tmp_path_factory):
 
 
 def rows_of(run):
-    return [json.loads(line) for line in (run.pair(PAIR) / "scores.jsonl").read_text().splitlines()]
+    return run.rows(PAIR)
 
 
 def test_pairs_come_after_their_trainings_and_have_the_methods_of_both(whole):
     run, (first, second) = whole
     assert second == [f"{PAIR}/base", f"{PAIR}/residual"] and not set(first) & set(second)
     # the second pair's other concept is not in the run, nor has the pair's second the method "first"
-    assert [path.name for path in (run.root / "pairs").iterdir()] == [PAIR]
+    assert {path.name for path in (run.root / "pieces").iterdir()} == {"otto", "luna", "stella", PAIR}
     rows = rows_of(run)
     assert sorted((row["method"], row["prompt"]) for row in rows) == [(m, p) for m in METHODS for p in range(2)]
     for row in rows:
@@ -88,7 +87,7 @@ def test_pairs_come_after_their_trainings_and_have_the_methods_of_both(whole):
 
 def test_the_two_of_a_pair_have_identifiers_of_their_own(whole, monkeypatch, evaluation, tmp_path):
     run, _ = whole
-    files = [run.piece(name, "residual") / "residual.safetensors" for name in ("otto", "luna", "stella")]
+    files = [run.piece(name, "residual").residual for name in ("otto", "luna", "stella")]
     assert [Residual.load(file).metadata.identifier for file in files] == ["olis", "phol", "olis"]
     seen, real = [], drawing.generate_each
 
@@ -110,11 +109,13 @@ def test_the_two_of_a_pair_have_identifiers_of_their_own(whole, monkeypatch, eva
 def test_a_finished_pair_is_not_drawn_again_and_scores_are_made_anew(whole, evaluation, monkeypatch):
     run, _ = whole
     monkeypatch.setattr(drawing, "generate_each", lambda *a, **o: pytest.fail("it samples"))
-    before = (run.pair(PAIR) / "scores.jsonl").read_bytes()
+    file = run.root / "scores" / f"{PAIR}.jsonl"
+    before = file.read_bytes()
     evaluation.perform(run.root, lambda jobs, report: pytest.fail(f"done again: {jobs}"), pair_suite())
-    (run.pair(PAIR) / "scores.jsonl").unlink()
+    assert file.read_bytes() == before
+    file.unlink()
     rescore(run, Scorer(clip=Means()))
-    assert (run.pair(PAIR) / "scores.jsonl").read_bytes() == before
+    assert file.read_bytes() == before
 
 
 def test_a_pair_whose_training_failed_is_named_and_the_rest_is_done(evaluation, tmp_path):
@@ -127,14 +128,15 @@ def test_a_pair_whose_training_failed_is_named_and_the_rest_is_done(evaluation, 
 
     with pytest.raises(PersresError, match="2 of 9 pieces could not be done, such as luna/residual: it failed."):
         evaluation.perform(tmp_path / "run", execute, pair_suite())
-    assert (tmp_path / "run" / "pairs" / PAIR / "base" / "piece.json").is_file()
+    assert (tmp_path / "run" / "pieces" / PAIR / "base" / "piece.json").is_file()
     run = evaluation.perform(tmp_path / "run", run_here, pair_suite())
     assert len(rows_of(run)) == 6
 
 
 def test_the_report_has_a_table_and_a_sheet_of_pairs(whole, monkeypatch):
     run, _ = whole
-    monkeypatch.setattr("lib_persres.evaluation.report.plots.available", lambda: False)
+    for name in ("categories", "trade_off", "losses"):  # drawing is slow
+        monkeypatch.setattr(plots, name, lambda *_: None)
     text = (make(run.root) / "report.md").read_text()
     section = text.split("## Two concepts in one picture")[1].split("\n## ")[0]
     assert "| residual+lag | 1 |" in section and "CLIP image, second" in section and "sheet-pair.jpg" in section
@@ -167,13 +169,14 @@ def test_the_toyboxs_neighbours_alternate(tmp_path):
 
 # -- the truth of two concepts
 
-FIRST, SECOND = Truth("ball", "halves-0", "sand", 1), Truth("box", "target-2", "snow", 2)
-ASKED = Prompt("a {0} and a {1}", expected=Expected(background="grass"))
+FIRST, SECOND = ToyConcept("a", "ball", "halves-0", "sand", 1), ToyConcept("b", "box", "target-2", "snow", 2)
+ASKED = Expected(background="grass")
 
 
 def look(*things, background="grass"):
     mask = torch.zeros(4, 4, dtype=torch.bool)
-    return Sight(tuple(Thing(cls, "red", skin, 0.1, mask) for cls, skin in things), background, 0.5)
+    seen = (SeenThing(cls, "red", "plain", skin, (64.0, 64.0), 0.1, mask) for cls, skin in things)
+    return Seen(background, tuple(seen), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -190,10 +193,10 @@ def look(*things, background="grass"):
     ],
 )
 def test_the_truth_of_two_concepts(things, both, own, other, each_own):
-    found = judged(look(*things), ASKED, FIRST, SECOND)
+    found = score(look(*things), ASKED, FIRST, SECOND)
     assert found == {"both": both, "own": own, "other": other, "each_own": each_own, "background": 1}
 
 
 def test_the_background_counts_where_it_was_asked_for():
-    assert judged(look(background="snow"), ASKED, FIRST, SECOND)["background"] == 0
-    assert judged(look(), Prompt("a {0} and a {1}"), FIRST, SECOND)["background"] is None
+    assert score(look(background="snow"), ASKED, FIRST, SECOND)["background"] == 0
+    assert score(look(), Expected(), FIRST, SECOND)["background"] is None

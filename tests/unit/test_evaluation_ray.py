@@ -12,7 +12,7 @@ ray = pytest.importorskip("ray", reason="Ray is an optional extra")
 from evaluation_bench import Evaluation, drawn, events, tiny_suite  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from lib_persres.evaluation import pieces  # noqa: E402
+from lib_persres.evaluation import piece as pieces  # noqa: E402
 from lib_persres.evaluation.ray_workers import run_ray  # noqa: E402
 from lib_persres.evaluation.run_folder import Log  # noqa: E402
 
@@ -29,7 +29,7 @@ the machine is."""
 class Held(pieces.Piece):
     """A piece whose training does not go past its middle before the kill."""
 
-    def do(self, sd):
+    def do(self, sd, progress=None):
         real, go = pieces.Trainer.step, self.root / GO
 
         def step(trainer):
@@ -39,7 +39,7 @@ class Held(pieces.Piece):
 
         pieces.Trainer.step = step
         try:
-            super().do(sd)
+            super().do(sd, progress)
         finally:
             pieces.Trainer.step = real
 

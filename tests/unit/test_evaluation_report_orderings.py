@@ -1,11 +1,14 @@
 """Orderings of a suite, tested on made-up rows: verdicts, which column decides, what is not measured."""
 
+import pandas as pd
 import pytest
-from evaluation_run import row, suite
+from evaluation_run import row
 
-from lib_persres.evaluation.report import orderings, reproduced
+from lib_persres.evaluation.report.orderings import orderings
+from lib_persres.evaluation.report.results import counted
+from lib_persres.evaluation.suite import Claim
 
-STATED = {"higher": "a", "lower": "b", "score": "image", "categories": None, "source": "Table 5"}
+STATED = {"higher": "a", "lower": "b", "score": "image", "source": "Table 5"}
 
 
 def rows_of(a: dict, b: dict, concepts: int = 4, **more) -> list[dict]:
@@ -18,20 +21,22 @@ def rows_of(a: dict, b: dict, concepts: int = 4, **more) -> list[dict]:
     return rows
 
 
+def outcome(rows: list[dict], **changes):
+    (found,) = orderings(counted(pd.DataFrame(rows)), [Claim(**{**STATED, **changes})])
+    return found
+
+
 def verdict(rows: list[dict], **changes) -> str:
-    (found,) = orderings(rows, suite(orderings=[{**STATED, **changes}]))
-    assert found.reproduced == (found.verdict == "reproduced")
-    assert reproduced(rows, suite(orderings=[{**STATED, **changes}])) == found.reproduced
-    return found.verdict
+    return outcome(rows, **changes).verdict
 
 
 def test_the_difference_is_paired_by_concept():
-    (found,) = orderings(rows_of({"clip_image": 0.6}, {"clip_image": 0.5}), suite(orderings=[STATED]))
-    (column,) = found.found
-    assert (column.score, column.source, column.difference.count) == ("clip_image", "Table 5", 4)
+    found = outcome(rows_of({"clip_image": 0.6}, {"clip_image": 0.5}))
+    assert list(found.found) == ["clip_image"] and found.found["clip_image"].count == 4
     # concepts differ by more than methods, and yet the paired interval has no width
-    assert (column.difference.mean, column.difference.low, column.difference.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert found.statement == "a > b in image"
+    column = found.found["clip_image"]
+    assert (column.mean, column.low, column.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert str(found.claim) == "a > b in image"
 
 
 def test_verdicts():
@@ -69,8 +74,8 @@ def test_only_the_stated_categories_count():
     rows = rows_of({"clip_image": 0.6}, {"clip_image": 0.5}, category="identity")
     rows += rows_of({"clip_image": 0.1}, {"clip_image": 0.9}, category="artistic style", prompt=1)
     assert verdict(rows) == "reversed"
-    assert verdict(rows, categories=["identity", "add object"]) == "reproduced"
-    assert verdict(rows, categories=["add object"]) == "not measured"
+    assert verdict(rows, categories=("identity", "add object")) == "reproduced"
+    assert verdict(rows, categories=("add object",)) == "not measured"
 
 
 def test_prompts_without_v_and_tuned_concepts_do_not_count():

@@ -1,16 +1,15 @@
 """The scores of a run on pictures that the renderer drew: what a picture is known to show is what its row says."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lib_persres.evaluation.datasets import toybox
+from lib_persres.evaluation.planning import plan
 from lib_persres.evaluation.protocol import prompts_of
-from lib_persres.evaluation.run_folder import RunFolder, picture_name, write_arrays, write_picture
-from lib_persres.evaluation.scoring import Scorer, score_concept
+from lib_persres.evaluation.run_folder import RunFolder, picture_name
+from lib_persres.evaluation.scoring import Scorer, score_subject
 from lib_persres.evaluation.suite import Suite
 from lib_persres.toybox.judge import Judge
 from lib_persres.toybox.render import render
@@ -50,18 +49,20 @@ def scored(tmp_path_factory):
     """The base model draws another skin; the residual the right one; under LAG it draws the base's picture."""
     root = tmp_path_factory.mktemp("run")
     run, suite = RunFolder(root), Suite.from_dict(SUITE)
-    concept = toybox.read(root / "data").concept("otto")
+    dataset = toybox.read(root / "data")
+    concept = dataset.concept("otto")
     for method in suite.methods:
         skin = concept.truth.skin if method.name == "residual" else "target-0"
-        folder, masks = run.piece(concept.name, method.piece) / method.name, {}
+        folder = run.piece(concept.name, method.piece)
         for index, prompt in prompts_of(concept, PROMPTS).items():
             image, mask = picture(concept, prompt, skin)
-            write_picture(folder / f"{picture_name(index, 0)}.png", image)
-            masks[picture_name(index, 0)] = mask.reshape(16, 8, 16, 8).mean((1, 3)).astype(np.float16)
-        if method.lag:
-            write_arrays(folder / "masks.npz", masks)
-    rows = score_concept(run, suite, concept, suite.methods, Scorer(judge=Judge.load()))
-    return concept, json.loads(json.dumps(rows))
+            share = mask.reshape(16, 8, 16, 8).mean((1, 3)).astype(np.float16)
+            folder.write_picture(method.name, picture_name(index, 0), image, share if method.lag else None)
+        folder.gather_masks(method.name)
+    ((subject, methods),) = plan(suite, dataset, ["otto"])
+    assert score_subject(run, 1, subject, methods, Scorer(judge=Judge.load()))
+    assert not score_subject(run, 1, subject, methods, Scorer(judge=Judge.load()))
+    return concept, run.rows("otto")
 
 
 def column(scored, method, name):

@@ -3,9 +3,10 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from lib_persres.evaluation.statistics import Ordering, bootstrap, by_concept, paired_difference
+from lib_persres.evaluation.statistics import bootstrap, difference, means
 
 
 def test_equal_values_have_an_interval_of_no_width():
@@ -41,7 +42,7 @@ def test_two_values_give_the_resamples_own_quantiles():
 
 def test_one_concept_has_no_interval_and_is_never_clear():
     found = bootstrap([0.7])
-    assert found.mean == 0.7 and math.isnan(found.low) and not found.clear
+    assert found.mean == 0.7 and math.isnan(found.low) and found.verdict == "unclear"
 
 
 def test_bad_values_are_refused():
@@ -54,36 +55,39 @@ def test_bad_values_are_refused():
 
 def test_pairing_sees_what_the_spread_of_concepts_hides():
     rng = np.random.default_rng(0)
-    level = {f"c{i}": rng.normal(0, 1) for i in range(12)}
-    a = {name: value + 0.1 + rng.normal(0, 0.02) for name, value in level.items()}
-    found = paired_difference(a, level)
-    assert found.clear and found.mean == pytest.approx(0.1, abs=0.03)
-    # only shared concepts with finite scores count
-    assert paired_difference({**a, "x": 5.0}, {**level, "y": 1.0, "x": math.nan}) == found
-    with pytest.raises(ValueError, match="no concept in common"):
-        paired_difference({"a": 1.0}, {"b": 1.0})
+    level = pd.Series({f"c{i}": rng.normal(0, 1) for i in range(12)})
+    table = pd.DataFrame({"a": level + 0.1 + rng.normal(0, 0.02, 12), "b": level})
+    found = difference(table, "a", "b")
+    assert found.verdict == "reproduced" and found.mean == pytest.approx(0.1, abs=0.03)
+    # only shared concepts count
+    table.loc["x"], table.loc["y"] = {"a": 5.0}, {"b": 1.0}
+    assert difference(table, "a", "b") == found
+    assert difference(table.loc[["x", "y"]], "a", "b") is None and difference(table, "a", "c") is None
 
 
-def test_an_ordering_is_reproduced_reversed_or_unclear():
-    scores = {
-        "up": {f"c{i}": 0.7 + 0.01 * (i % 3) for i in range(8)},
-        "down": {f"c{i}": 0.6 + 0.01 * (i % 2) for i in range(8)},
-        "same": {f"c{i}": 0.6 + 0.01 * (i % 2) + (-1) ** (i // 2) * 0.1 for i in range(8)},
-    }
-    assert Ordering.test("up", "down", "clip_image", scores, source="Table 1").reproduced
-    assert Ordering.test("down", "up", "clip_image", scores).verdict == "reversed"
-    assert Ordering.test("same", "down", "clip_image", scores).verdict == "unclear"
-    assert "up > down in clip_image" in str(Ordering.test("up", "down", "clip_image", scores))
+def test_a_difference_is_reproduced_reversed_or_unclear():
+    table = pd.DataFrame(
+        {
+            "up": [0.7 + 0.01 * (i % 3) for i in range(8)],
+            "down": [0.6 + 0.01 * (i % 2) for i in range(8)],
+            "same": [0.6 + 0.01 * (i % 2) + (-1) ** (i // 2) * 0.1 for i in range(8)],
+        }
+    )
+    found = [difference(table, *pair).verdict for pair in (("up", "down"), ("down", "up"), ("same", "down"))]
+    assert found == ["reproduced", "reversed", "unclear"]
 
 
 def test_rows_are_averaged_by_concept_within_what_is_asked():
-    rows = [
-        {"method": "base", "concept": "rex", "category": "identity", "x": 1.0},
-        {"method": "base", "concept": "rex", "category": "identity", "x": 0.0},
-        {"method": "base", "concept": "rex", "category": "add object", "x": 0.0},
-        {"method": "base", "concept": "pip", "category": "identity", "x": None},
-        {"method": "lag", "concept": "pip", "category": "identity", "x": math.nan},
-        {"method": "lag", "concept": "rex", "category": "identity"},
-    ]
-    assert by_concept(rows, "x", category="identity") == {"base": {"rex": 0.5}}
-    assert by_concept(rows, "x", category=("identity", "add object"))["base"]["rex"] == pytest.approx(1 / 3)
+    rows = pd.DataFrame(
+        [
+            {"method": "base", "concept": "rex", "category": "identity", "x": 1.0},
+            {"method": "base", "concept": "rex", "category": "identity", "x": 0.0},
+            {"method": "base", "concept": "rex", "category": "add object", "x": 0.0},
+            {"method": "base", "concept": "pip", "category": "identity", "x": None},
+            {"method": "lag", "concept": "pip", "category": "identity", "x": math.nan},
+            {"method": "lag", "concept": "rex", "category": "identity"},
+        ]
+    )
+    assert means(rows, "x", category="identity").to_dict() == {"base": {"rex": 0.5}}
+    assert means(rows, "x", category=["identity", "add object"])["base"]["rex"] == pytest.approx(1 / 3)
+    assert means(rows, "y").empty

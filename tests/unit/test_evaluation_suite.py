@@ -9,8 +9,9 @@ from evaluation_bench import tiny_suite
 
 from lib_persres.commands import main
 from lib_persres.errors import PersresError
-from lib_persres.evaluation.datasets.dataset import CATEGORIES, Concept, Prompt
-from lib_persres.evaluation.protocol import WITHOUT, asked_text, prompts_of
+from lib_persres.evaluation.datasets.dataset import CATEGORIES, WITHOUT, Concept, Dataset, Prompt
+from lib_persres.evaluation.planning import plan
+from lib_persres.evaluation.protocol import asked_text, prompts_of
 from lib_persres.evaluation.published import TABLES
 from lib_persres.evaluation.ray_workers import run_ray
 from lib_persres.evaluation.report.tables import same
@@ -18,7 +19,7 @@ from lib_persres.evaluation.suite import Suite, names
 
 
 def test_the_shipped_suites_are_sound():
-    assert names() == ["paper", "toybox", "toybox-choices", "toybox-quick", "toybox-recipes"]
+    assert names() == ["paper", "toybox", "toybox-choices", "toybox-demo", "toybox-quick", "toybox-recipes"]
     for name in names():
         suite = Suite.read(name)
         assert suite.name == name and {"base", "residual", "residual+lag"} <= {m.name for m in suite.methods}
@@ -44,8 +45,10 @@ def test_the_papers_suite_has_every_published_row_that_a_recipe_makes():
 def test_methods_of_one_training_share_its_piece_and_ablations_have_fewer_concepts():
     suite = Suite.read("toybox")
     assert [m.name for m in suite.methods if m.piece == "residual"] == ["residual", "residual+lag", "class-sample-nn"]
-    assert [m.name for m in suite.methods_of(4)] == ["base", "residual", "residual+lag"]
-    assert len(suite.methods_of(0)) == len(suite.methods) > 9
+    things = tuple(Concept(f"c{i}", "thing", (), (Prompt("a {}"),)) for i in range(5))
+    methods = [methods for _, methods in plan(suite, Dataset("five", things))]
+    assert [m.name for m in methods[4]] == ["base", "residual", "residual+lag"]
+    assert len(methods[0]) == len(suite.methods) > 9
     no_class = next(m for m in suite.methods if m.name == "no-class").training
     assert "{macro_class}" not in no_class.made_recipe().template
 
@@ -67,28 +70,28 @@ def change(path, value):
     "path, value, said",
     [
         (["sampling"], None, "lacks 'sampling'"),
-        (["sampling", "images"], 0, "'images' must be at least 1, not 0"),
-        (["sampling", "steps"], "20", "'steps' is '20', but it must be of type int"),
-        (["sampling", "steps"], 2000, "'steps' must be from 1 to 1000"),
-        (["methods"], [], "has no methods"),
+        (["sampling", "images"], 0, "'sampling': 'images' is 0; input should be greater than or equal to 1"),
+        (["sampling", "steps"], "20", "'steps' is '20'; input should be a valid integer"),
+        (["sampling", "steps"], 2000, "'steps' is 2000; input should be less than or equal to 1000"),
+        (["methods"], [], "there are no methods"),
         (["methods", 1, "name"], "base", "two methods are called 'base'"),
         (["methods", 1, "name"], "../x", "cannot be the name of a folder"),
         (["methods", 1, "training", "recipe"], "pape", "the recipe 'pape'; there are: paper, toybox"),
         (["methods", 1, "training", "changes"], {"speed": 1}, "cannot be done.*speed"),
         (["methods", 1, "training", "changes"], {"targets": "nose"}, "names no targets"),
-        (["methods", 1, "training", "name"], "base", "a training cannot be called 'base'|no method above"),
-        (["methods", 2, "training"], "other", "no method above has the training 'other'"),
+        (["methods", 1, "training", "name"], "base", "a training cannot be called 'base'|no method has"),
+        (["methods", 2, "training"], "other", "no method has the training 'other'"),
         (["methods", 2, "lga"], True, "'lga', which means nothing here"),
         (["methods", 2, "unconditional"], "half", "residual\\+lag.*Unconditional rows can be mirror or base"),
-        (["methods", 1, "strength"], float("inf"), "'strength' must be a finite number, not inf"),
-        (["methods", 1, "strength"], "much", "'strength' is 'much', but it must be of type int or float"),
-        (["methods", 1, "class"], "best", "'class' must be 'given' or 'nearest', not 'best'"),
+        (["methods", 1, "strength"], float("inf"), "'strength' is inf; input should be a finite number"),
+        (["methods", 1, "strength"], "much", "'strength' is 'much'; input should be a valid number"),
+        (["methods", 1, "class"], "best", "residual.: 'class' is 'best'; input should be 'given' or 'nearest'"),
         (["methods", 1, "class"], "nearest", "the method 'residual' needs 'nouns' to find its class among"),
         (["nouns"], {"from": []}, "'from' must be a list of nouns, a file of them, or null"),
-        (["pairs"], {"count": 0}, "'count' must be at least 1, not 0"),
+        (["pairs"], {"count": 0}, "'pairs': 'count' is 0; input should be greater than or equal to 1"),
         (["pairs"], {"count": 1, "methods": ["lga"]}, "names the method 'lga', which is none of the suite's"),
         (["orderings", 0, "higher"], "lag", "an ordering names the method 'lag'"),
-        (["orderings", 0, "score"], "beauty", "must be one of image, text, not 'beauty'"),
+        (["orderings", 0, "score"], "beauty", "number 1: 'score' is 'beauty'; input should be 'image' or 'text'"),
     ],
 )
 def test_a_broken_suite_is_told_in_one_sentence(path, value, said):
@@ -112,7 +115,7 @@ def test_a_missing_or_unreadable_suite_is_told_at_the_command_line(tmp_path, cap
     assert f"The suite {broken} cannot be read as JSON" in capsys.readouterr().err
     broken.write_text(json.dumps(["x"]))
     assert main(["evaluate", "run", "--suite", str(broken), "--out", str(tmp_path / "o")]) == 1
-    assert "must be an object" in capsys.readouterr().err
+    assert "input should be an object" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
@@ -138,6 +141,6 @@ def test_fewer_prompts_are_taken_from_every_category_and_keep_their_index():
 
 
 def test_without_class_v_star_stands_alone():
-    assert asked_text(Prompt("a {} on sand"), "ball", True) == "a V* on sand"
-    assert asked_text(Prompt("a {} on sand"), "ball") == "a V* ball on sand"
-    assert asked_text(Prompt("a {}", noun="star"), "ball", True) == "a V* star"
+    assert asked_text(Prompt("a {} on sand"), ["ball"], True) == "a V* on sand"
+    assert asked_text(Prompt("a {} on sand"), ["ball"]) == "a V* ball on sand"
+    assert asked_text(Prompt("a {}", noun="star"), ["ball"], True) == "a V* star"

@@ -12,11 +12,11 @@ from lib_persres.toybox.world import BACKGROUNDS, CLASSES, SKINS
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return toybox.read(tmp_path_factory.mktemp("toybox"), tuned=True, photos=1)
+    return toybox.read(tmp_path_factory.mktemp("toybox"), photos=1)
 
 
 def test_there_are_12_concepts_that_no_recipe_was_tuned_on(dataset):
-    untuned = [c for c in dataset.concepts if not c.truth.tuned]
+    untuned = [c for c in dataset.concepts if not c.tuned]
     tuned = {c.name for c in dataset.concepts} - {c.name for c in untuned}
     assert len(untuned) == 12 and tuned == {"rex", "mira", "nell", "pip"}
     assert {c.macro_class for c in untuned} == set(CLASSES)
@@ -56,7 +56,7 @@ def test_what_is_expected_is_what_the_prompt_says(dataset):
 def test_photos_are_drawn_once_and_always_the_same(tmp_path):
     first = toybox.read(tmp_path / "a", photos=1)
     again = toybox.read(tmp_path / "b", photos=1)
-    assert len(first.concepts) == 12
+    assert len(first.concepts) == 16
     files = [concept.images[0] for concept in first.concepts]
     assert [f.read_bytes() for f in files] == [c.images[0].read_bytes() for c in again.concepts]
     times = [file.stat().st_mtime_ns for file in files]
@@ -77,5 +77,5 @@ def test_pairs_are_of_two_classes(dataset):
     assert len(dataset.pairs) >= 5
     for pair in dataset.pairs:
         first, second = (c.macro_class for c in pair.concepts)
-        assert first != second
+        assert first != second and not any(c.tuned for c in pair.concepts)
         assert pair.prompts[0].with_identifier(first, second).count("V1*") == 1

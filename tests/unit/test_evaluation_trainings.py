@@ -4,7 +4,7 @@ import numpy as np
 from evaluation_bench import TINY, Evaluation, tiny_suite
 from PIL import Image
 
-from lib_persres.evaluation import pieces
+from lib_persres.evaluation import piece as pieces
 from lib_persres.evaluation.datasets import toybox
 from lib_persres.evaluation.datasets.dataset import Concept
 from lib_persres.evaluation.workers import run_here
@@ -52,10 +52,10 @@ def test_a_training_that_keeps_the_class_gets_the_datasets_pictures_of_it(tmp_pa
 def test_pictures_are_drawn_with_the_learned_word(tmp_path):
     changes = {"steps": 3, **TINY, "targets": "embedding", "learning_rate": 0.5}
     run = Evaluation(tmp_path).perform(tmp_path / "run", run_here, suite(changes=changes))
-    folder = run.piece("rex", "residual")
+    folder = run.piece("rex", "residual").path
     residual = Residual.load(folder / "residual.safetensors")
     assert not residual.factors and residual.embeddings
-    base = run.piece("rex", "base") / "base"
+    base = run.piece("rex", "base").path / "base"
     drawn = sorted((folder / "residual").glob("*.png"))
     assert drawn and any(
         not np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(base / path.name))) for path in drawn

@@ -12,7 +12,7 @@ from benchmarks.figures import FIGURES, Goal
 from benchmarks.toybox_concepts import METHODS, draw, learn, prompts_for, score
 from lib_persres.branch import Branches
 from lib_persres.evaluation.scores.alignment import cosines
-from lib_persres.evaluation.scores.embedders import ClipEmbedder
+from lib_persres.evaluation.scores.clip import ClipEmbedder
 from lib_persres.lag import guidance_plan
 from lib_persres.residual import Residual
 from lib_persres.sampler import noise_for, sample

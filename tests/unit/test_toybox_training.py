@@ -358,6 +358,30 @@ def test_true_maps_are_separated_into_the_true_masks():
         assert min(ious) > 0.9
 
 
+def disc(x: float, y: float, radius: float) -> torch.Tensor:
+    rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    return ((columns - x).square() + (rows - y).square()).sqrt() < radius
+
+
+@pytest.mark.parametrize(
+    ("things", "peaks"),
+    [
+        ([(16, 16, 11)], [(16, 16), (20, 16)]),  # a large thing that is unsure of its centre
+        ([(16, 16, 11)], [(16, 16), (20, 16), (12, 18)]),
+        ([(9, 16, 5), (20, 16, 5)], [(9, 16), (20, 16)]),  # two that touch
+        ([(16, 16, 8), (16, 16, 0.5), (28, 28, 1)], [(16, 16), (28, 28)]),  # a speck is no thing
+    ],
+)
+def test_centres_nearer_than_two_things_could_be_are_one_thing(things, peaks):
+    here = torch.stack([disc(*thing) for thing in things]).any(0)
+    centres = torch.full((GRID, GRID), -9.0)
+    for number, (x, y) in enumerate(peaks):
+        centres[y, x] = 3.0 - number
+    separated = separate(torch.stack([here * 2.0 - 1, centres, torch.zeros(GRID, GRID), torch.zeros(GRID, GRID)]))
+    large = sum(radius > 3 for *_, radius in things)
+    assert len(separated) == large and separated.sum() >= 0.95 * here.sum()
+
+
 def test_a_judge_learns_resumes_and_sees(tmp_path):
     train_judge(tmp_path, count=12, steps=1, batch=4)
     judge = train_judge(tmp_path, count=12, steps=2, batch=4)
