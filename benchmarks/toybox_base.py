@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from lib_persres.toybox.training.reconstruction import reconstruction_errors
 from lib_persres.toybox.world import BACKGROUNDS, CLASSES, COLOURS, SIZE
 
 MAP_SCENES, PICTURES = 41, 42  # seeds of scenes that no training uses
+FIGURES = {"one": "toybox.base_all_right", **{kind: f"toybox.base_{kind}" for kind in ("pairs", "twins", "places")}}
+"""Kind of prompts -> figure."""
 _AND = "and"
 
 
@@ -105,44 +108,39 @@ def draw(sd, prompts: Sequence[str], *, steps: int = 50, batch: int = 32, fast: 
     return torch.cat(pictures)
 
 
-def composition(
-    sd, judge: Judge, *, count: int = 192, say: Callable[[str], None] = print, sheets: Path | None = None, **options
+def asked_of(kind: str, count: int) -> list[Asked]:
+    """The prompts of a kind: one, pairs, or half as many twins or places."""
+    makers = {"one": one_thing, "pairs": pairs, "twins": twins, "places": partial(pairs, placed=True)}
+    return makers[kind](count if kind in ("one", "pairs") else count // 2)
+
+
+def drawn_right(
+    sd, judge: Judge, kind: str, count: int, say: Callable[[str], None] = print, sheets: Path | None = None, **options
 ) -> dict[str, float]:
-    """Shares of pictures that show what their prompts ask for.
+    """The share of a kind's pictures that show what their prompts ask for.
 
     base_all_right: one thing, its class, colour and background, and nothing else. base_pairs, base_twins: both things
     in their colours and nothing else. base_places: of pairs with a word of place whose things are right, those that
-    lie as asked. sheets: a folder for a contact sheet of 64 pictures of each kind.
+    lie as asked. sheets: a folder for a contact sheet of 64 pictures.
     """
-    kinds = {
-        "one": one_thing(count),
-        "pairs": pairs(count),
-        "twins": twins(count // 2),
-        "places": pairs(count // 2, placed=True),
-    }
-    right, placed, behind = {}, [], []
-    for kind, asked in kinds.items():
-        pictures = draw(sd, [one.prompt for one in asked], **options)
-        seen = judge.see(pictures)
-        if sheets:
-            contact_sheet(pictures[:64], sheets / f"{kind}.png")
-        good = [one.things_right(s) for one, s in zip(asked, seen)]
-        backgrounds = [one.background == s.background for one, s in zip(asked, seen)]
-        behind += backgrounds
-        placed += [one.place_right(s) for one, s, ok in zip(asked, seen, good) if one.place and ok]
-        right[kind] = float(np.mean(np.array(good) & (np.array(backgrounds) | (kind != "one"))))
-        numbers = np.bincount([len(s.things) for s in seen], minlength=4)
-        classes = [sorted(t.cls for t in s.things) == sorted(cls for cls, _ in a.things) for a, s in zip(asked, seen)]
-        say(
-            f"{kind}: right {right[kind]:.3f}, classes {np.mean(classes):.3f}, background {np.mean(backgrounds):.3f}, "
-            f"pictures of 0, 1, 2… things {numbers.tolist()}"
-        )
-    return {
-        "toybox.base_all_right": right["one"],
-        "toybox.base_pairs": right["pairs"],
-        "toybox.base_twins": right["twins"],
-        "toybox.base_places": float(np.mean(placed)) if placed else 0.0,
-    }
+    asked = asked_of(kind, count)
+    pictures = draw(sd, [one.prompt for one in asked], **options)
+    seen = judge.see(pictures)
+    if sheets:
+        contact_sheet(pictures[:64], sheets / f"{kind}.png")
+    good = [one.things_right(s) for one, s in zip(asked, seen)]
+    backgrounds = [one.background == s.background for one, s in zip(asked, seen)]
+    placed = [one.place_right(s) for one, s, ok in zip(asked, seen, good) if one.place and ok]
+    numbers = np.bincount([len(s.things) for s in seen], minlength=4)
+    classes = [sorted(t.cls for t in s.things) == sorted(cls for cls, _ in a.things) for a, s in zip(asked, seen)]
+    say(
+        f"{kind}: things right {np.mean(good):.3f}, classes {np.mean(classes):.3f}, background "
+        f"{np.mean(backgrounds):.3f}, pictures of 0, 1, 2… things {numbers.tolist()}"
+    )
+    if kind == "one":
+        good = [things and behind for things, behind in zip(good, backgrounds)]
+    values = placed if kind == "places" else good
+    return {FIGURES[kind]: float(np.mean(values)) if values else 0.0}
 
 
 @torch.no_grad()
@@ -216,7 +214,9 @@ def main() -> None:
     parser.add_argument("--only-drawings", action="store_true")
     args = parser.parse_args()
     drawing = {"count": args.count, "steps": args.steps, "fast": args.fast, "sheets": args.sheets}
-    figures = composition(load(args.checkpoint, args.device), Judge.load(args.judge), **drawing)
+    sd, judge, figures = load(args.checkpoint, args.device), Judge.load(args.judge), {}
+    for kind in FIGURES:
+        figures |= drawn_right(sd, judge, kind, **drawing)
     if not args.only_drawings:
         sd = load(args.checkpoint, "cpu")
         figures |= map_ious(sd) | reconstruction(sd)

@@ -25,13 +25,26 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+SHEETS = Path("outputs/toybox")
+"""Where contact sheets of what was judged go."""
+COUNT = 192
+"""Pictures of one thing, and of pairs; half as many twins and places."""
+
+
 def base() -> dict[str, float]:
     """The judge's accuracy on fresh renderings, and what the base model draws of one thing, pairs, twins and places."""
-    judge = Judge.load()
-    accuracy = held_out_accuracy(judge, 1200)
+    accuracy = held_out_accuracy(Judge.load(), 1200)
     _say(f"judge: {accuracy}")
-    drawn = toybox_base.composition(load(CHECKPOINT, "cpu"), judge, say=_say)
-    return {"toybox.judge_accuracy": accuracy["one"], "toybox.judge_two": accuracy["two"], **drawn}
+    figures = {"toybox.judge_accuracy": accuracy["one"], "toybox.judge_two": accuracy["two"]}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(_one_kind, toybox_base.FIGURES):
+            figures |= found
+    return figures
+
+
+def _one_kind(kind: str) -> dict[str, float]:
+    torch.set_num_threads(1)
+    return toybox_base.drawn_right(load(CHECKPOINT, "cpu"), Judge.load(), kind, COUNT, _say, SHEETS)
 
 
 def maps() -> dict[str, float]:

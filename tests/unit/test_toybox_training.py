@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from benchmarks.toybox_base import (
+    FIGURES,
     Asked,
-    composition,
     contact_sheet,
+    drawn_right,
     map_ious,
     one_thing,
     pairs,
@@ -327,7 +328,9 @@ def test_the_same_command_goes_on_and_copies_are_cooled_down(base):
 
 def test_what_is_exported_loads_as_a_checkpoint_and_is_measured(base, tmp_path):
     sd = load(base[0] / "latest" / "toybox.safetensors", "cpu")
-    figures = composition(sd, Judge().eval(), count=2, steps=1, sheets=tmp_path, say=lambda text: None)
+    figures, judge = {}, Judge().eval()
+    for kind in FIGURES:
+        figures |= drawn_right(sd, judge, kind, 2, steps=1, sheets=tmp_path, say=lambda text: None)
     figures |= map_ious(sd, 1, say=lambda text: None) | reconstruction(sd, 2)
     wanted = "base_all_right base_pairs base_twins base_places map_iou map_iou_pairs psnr colour_error corner_error"
     assert set(figures) == {f"toybox.{name}" for name in wanted.split()}
