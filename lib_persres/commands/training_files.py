@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..names import SUFFIX
-from ..training.recipe import Recipe
+from ..training.recipe import Recipe, alike
 from ..writing import put_new
 from .common import note, size_text
 from .lock import only_one
@@ -71,7 +71,8 @@ class TrainingFiles:
         if metadata is None or metadata.steps != recipe.steps:
             return False
         own = {**recipe.to_dict(), "resolution": metadata.recipe.get("resolution")}
-        return (metadata.concept, metadata.macro_class, metadata.recipe) == (concept, macro_class, own)
+        named = (metadata.concept, metadata.macro_class) == (concept, macro_class)
+        return named and alike(metadata.recipe, own)
 
     def check_room(self, file: int, state: int) -> None:
         """Before the work. file, state: bytes."""

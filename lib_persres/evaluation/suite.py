@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..concepts import check_unconditional
 from ..errors import PersresError
-from ..lag import check_unconditional
 from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
 
@@ -86,7 +86,7 @@ class Method(_Part):
     """A column of a report. training: None is the base model. concepts: only the first so many; None: all.
 
     noun: the macro class in the prompts. strength: of the residual, the tag's. unconditional: what the unconditional
-    row does under LAG, see `lag.UNCONDITIONAL`.
+    row does under LAG, see `concepts.UNCONDITIONAL`.
     """
 
     name: FolderName

@@ -11,6 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from ..errors import PersresError
 from ..filling import fill
+from ..masks import MASKS
 from ..names import refuse_controls
 from ..targets import EMBEDDING, LAYERED, canonical, parts_of, together
 
@@ -73,8 +74,8 @@ class Stage:
 
     None of the papers has these: decay, the learning rate falls linearly to 0. t_power, timesteps are drawn with
     density ∝ t^t_power: above 0 high noise counts more, where layouts are decided. localized, so many of the batch's
-    rows learn under LAG, where the concept's median mask is. keep, so many rows more have the empty prompt, with which
-    the residual is to predict what the base model does; their error counts keep_weight times.
+    rows learn under LAG, where the concept's mask is. keep, so many rows more have the empty prompt, with which the
+    residual is to predict what the base model does; their error counts keep_weight times.
     """
 
     targets: str = "proj_out"
@@ -136,7 +137,8 @@ class Recipe:
     template: the fixed prompt; {identifier} and {macro_class} are filled in. crops, flips: further views of each
     image (see `images.crop_views`); flips would teach an asymmetric concept its mirror image. resolution: side of the
     views in pixels; None is the model's own. form: one of FORMS. start: one of STARTS. class_images: so many pictures
-    of the class the model draws for a stage with `prior` where none are given.
+    of the class the model draws for a stage with `prior` where none are given. mask: LAG's, for localized rows: a name
+    of `masks.MASKS`.
     """
 
     name: str
@@ -149,10 +151,11 @@ class Recipe:
     form: str = "low-rank"
     start: str = "identifier"
     class_images: int = 64
+    mask: str = "median"
 
     def __post_init__(self):
         _check_kinds(self, "A recipe")
-        for name, known in (("form", FORMS), ("start", STARTS)):
+        for name, known in (("form", FORMS), ("start", STARTS), ("mask", MASKS)):
             if getattr(self, name) not in known:
                 raise PersresError(f"A recipe's {name} can be {', '.join(known)}, not {getattr(self, name)!r}.")
         check_template(self.template)
@@ -240,6 +243,14 @@ class Recipe:
         in_stage = {name: values.pop(name) for name in list(values) if name in Stage.__dataclass_fields__}
         stages = tuple(replace(s, **in_stage) for i, s in enumerate(self.stages) if i + 1 != out)
         return replace(self, stages=stages, **values)
+
+
+def alike(one: dict, other: dict) -> bool:
+    """Whether two dicts are of the same recipe; what one that was written earlier lacks has its default."""
+    try:
+        return Recipe.from_dict(one) == Recipe.from_dict(other)
+    except PersresError:
+        return one == other
 
 
 def check_template(template: str) -> None:

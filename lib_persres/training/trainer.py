@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from .maps import MapComparison
 from .objective import draw_timesteps, noised
 from .precision import check_precision
 from .prior import ClassPictures
-from .recipe import Recipe, Stage
+from .recipe import Recipe, Stage, alike
 from .state import reason
 from .step import Gradients, Rows
 from .texts import CLASS, EMPTY, encode, prompts_of
@@ -122,7 +123,8 @@ class Trainer:
             shape = tuple(self._latents.mean.shape[1:])
             self._pictures = ClassPictures(recipe.class_images, shape, seed, host.device)
         if recipe.form == "low-rank":
-            self._learned = LowRank(host.unet, recipe.targets, recipe.rank, self._generator, host.device)
+            start = recipe.targets, recipe.rank, self._generator
+            self._learned = LowRank(host.unet, *start, host.device, recipe.mask)
         else:
             self._learned = FORMS[recipe.form](host.unet, recipe.targets, recipe.rank, host.device)
         self._alphas = host.alphas_cumprod.to(host.device)
@@ -208,7 +210,7 @@ class Trainer:
             stack.enter_context(self._learned.attached())
             maps = None
             if stage.compares_maps:
-                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.indicator.shape[-1], stage)
+                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.length, stage)
                 stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
             self._stage_exit = stack.pop_all()
         groups = [{"params": weights, "lr": stage.learning_rate}] if weights else []
@@ -354,7 +356,9 @@ class Trainer:
             state = torch.serialization.load(path, map_location="cpu", weights_only=True)
             if state["version"] != STATE_VERSION:
                 raise PersresError(f"it is of version {state['version']}, and this extension knows {STATE_VERSION}")
-            theirs, ours = state["facts"], self._facts.to_strings()
+            theirs, ours = dict(state["facts"]), self._facts.to_strings()
+            if alike(json.loads(theirs["recipe"]), self._facts.recipe):
+                theirs["recipe"] = ours["recipe"]
             free = ("created", "library_version")
             changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
             if changed:

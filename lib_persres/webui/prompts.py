@@ -143,7 +143,7 @@ class Tokens:
 
         words: as in `write_identifiers`. The vectors of a word have ids of their own here, below zero.
         """
-        key = (text, index, *words, *((c.identifier, c.macro_class, c.placeholder) for c in concepts))
+        key = (text, index, *words, *((c.identifier, c.macro_class) for c in concepts))
         if key not in self._found:
             chunks = self.model.process_texts([text])[0][0]
             ids: list[int] = []
@@ -158,15 +158,8 @@ class Tokens:
                 (numbers.of(word) if word else self._ids(c.identifier, numbers), self._ids(c.macro_class, numbers))
                 for c, word in zip(concepts, words, strict=True)
             ]
-            concept = concepts[index]
-            self._found[key] = find_concept_tokens(
-                ids,
-                *spelled[index],
-                macro_class=concept.macro_class,
-                concept=concept.tag.text,
-                placeholder=concept.placeholder,
-                others=[pair for i, pair in enumerate(spelled) if i != index],
-            )
+            others = [pair for i, pair in enumerate(spelled) if i != index]
+            self._found[key] = find_concept_tokens(ids, *spelled[index], others=others)
         return self._found[key]
 
     def _ids(self, text: str, numbers: _Numbers) -> list[int]:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the UNet's batch. part: which part (AND) of the image's prompt; None is the unconditional row."""
-
-    image: int
-    part: int | None
+from ..plan import Row
 
 
 class Rows:
@@ -23,15 +16,21 @@ class Rows:
     context. Images with the same prompt have the same context; they come in order, which tells them apart.
     """
 
-    def __init__(self, parts: Sequence[int], cond: torch.Tensor, uncond: torch.Tensor):
-        """parts: how many parts each image has. cond: (Σ parts, n, d). uncond: (images, m, d)."""
+    def __init__(
+        self, parts: Sequence[int], cond: torch.Tensor, uncond: torch.Tensor, vectors: torch.Tensor | None = None
+    ):
+        """parts: how many parts each image has. cond: (Σ parts, n, d). uncond: (images, m, d). vectors: (Σ parts, v),
+        what SDXL's UNet is given beside cond."""
         self.rows = [Row(image, part) for image, count in enumerate(parts) for part in range(count)]
         self.rows += [Row(image, None) for image in range(len(parts))]
-        self.contexts = [*cond, *uncond]
+        self.contexts, self.vectors = [*cond, *uncond], vectors
         self._left = list(range(len(self.rows)))
 
     def identify(self, context: torch.Tensor) -> list[Row | None]:
-        """The rows of a call with this context (b, n, d); None for one that the evaluation did not announce."""
+        """The rows of a call with this context (b, n, d); None for one that the evaluation did not announce.
+
+        This waits for the device, once, and so belongs before the call.
+        """
         same = self._same(context).tolist()
         found: list[int | None] = []
         for matches in same:
@@ -43,6 +42,24 @@ class Rows:
             for place, index in zip(unknown, self._left[: len(unknown)]):
                 found[place] = self._take([index])
         return [None if index is None else self.rows[index] for index in found]
+
+    def instead(self, wanted: Sequence[Row], rows: Sequence[Row | None], args, kwargs) -> tuple[tuple, dict]:
+        """The UNet's arguments for the rows `wanted`, conditional ones, made of those of a call with `rows`, which has
+        their images."""
+        images = [row.image if row is not None else None for row in rows]
+        places = [images.index(row.image) for row in wanted]
+        numbers = [self.rows.index(row) for row in wanted]
+
+        def taken(value):
+            return value[places] if isinstance(value, torch.Tensor) and len(value) == len(rows) else value
+
+        given = context_of(args, kwargs)
+        args, kwargs = tuple(map(taken, args)), {name: taken(value) for name, value in kwargs.items()}
+        context = torch.stack([self.contexts[number] for number in numbers]).to(given)
+        kwargs = {**dict(zip(("context", "y"), args[2:])), **kwargs, "context": context}
+        if kwargs.get("y") is not None and self.vectors is not None:
+            kwargs["y"] = self.vectors[numbers].to(kwargs["y"])
+        return args[:2], kwargs
 
     def _same(self, context: torch.Tensor) -> torch.Tensor:
         """(b, rows): whether they agree as far as both go, since the WebUI pads or cuts the shorter or longer."""
@@ -61,3 +78,8 @@ class Rows:
         if index in self._left:
             self._left.remove(index)
         return index
+
+
+def context_of(args, kwargs) -> torch.Tensor | None:
+    """That of a UNet's arguments: x, timesteps, context, y."""
+    return kwargs.get("context", args[2] if len(args) > 2 else None)

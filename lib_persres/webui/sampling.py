@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..branch import Branches
-from ..concept_tokens import absence
+from ..concepts import Use, decide, wants_lag
 from ..errors import PersresError
 from ..finite import BASE, TEXT
-from ..lag import MASKS
+from ..masks import MASKS
 from ..overlay import MaskRecorder
+from ..plan import Plans, Row
 from .files import Loaded
-from .plans import Plans
 from .prompts import Concept, Texts, Tokens
-from .rows import Row, Rows
+from .rows import Rows, context_of
 from .settings import Settings
 from .vocabulary import word_of
 
@@ -45,16 +45,12 @@ class Stage:
         tag = concept.tag
         return self.settings.strength * (tag.hr if self.hires and tag.hr is not None else tag.strength)
 
-    def strength_at(self, concept: Concept, done: float) -> float:
-        """done: the part of this pass's evaluations that lies behind."""
-        return self.strength(concept) if concept.tag.start <= done < concept.tag.end else 0.0
-
     def word(self, concept: Concept) -> str:
         """The word of our own in the place of the concept's identifier; "" where that stands itself."""
         return self._words.get(concept, "")
 
     def wants_lag(self, concept: Concept) -> bool:
-        return self.settings.lag if concept.tag.lag is None else concept.tag.lag
+        return wants_lag(concept.tag, self.settings.lag)
 
 
 class Sampling:
@@ -83,8 +79,6 @@ class Sampling:
     def _reset(self) -> None:
         self._rows: Rows | None = None
         self._plans: Plans | None = None
-        self._vectors: torch.Tensor | None = None
-        self._sizes: dict[str, tuple[int, int]] = {}
 
     def close(self) -> None:
         """Remove every hook. May be called twice, at any time."""
@@ -113,49 +107,45 @@ class Sampling:
         (images, m, d): the rows' contexts. step of total: how far this pass is, in evaluations. vectors: (Σ parts, m),
         what SDXL's UNet is given beside cond.
         """
-        self._keep_masks()
         self._reset()
         unet = model.model.diffusion_model
         if unet is not self._unet or stage is not self._stage:
             self._attach(unet, stage)
+        if not self._attached:
+            return
         if self._tokens is None or self._tokens.model is not model.cond_stage_model:
             self._tokens = Tokens(model.cond_stage_model)
-        parts = [len(each) for each in texts]
-        self._rows, self._vectors = Rows(parts, cond, uncond), vectors
-        settings = stage.settings
-        mirror, mask = settings.unconditional == "mirror", MASKS[settings.mask]
-        self._plans = Plans(parts, len(self._attached), mirror, mask, self._remember_size)
-        self._step = step
         done = step / total if total else 0.0
-        for image, concepts in enumerate(stage.images):
-            for index, concept in enumerate(concepts):
-                if concept.loaded in self._attached:
-                    self._weigh(image, index, concept, texts[image], done)
+        self._branches.begin(step, done)
+        self._rows = Rows([len(each) for each in texts], cond, uncond, vectors)
+        uses = [self._uses(image, parts, step, done) for image, parts in enumerate(texts)]
+        self._plans = Plans(uses, stage.settings.unconditional)
 
-    def _weigh(self, image: int, index: int, concept: Concept, parts: Sequence[Texts], done: float) -> None:
-        stage, k = self._stage, self._attached.index(concept.loaded)
-        self._plans.strength[image, k] = stage.strength_at(concept, done)
-        concepts = [c for c in stage.images[image] if c.loaded is not None]
-        place = concepts.index(concept)
-        words = [stage.word(c) for c in concepts]
-        found = {text: self._tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule}
-        named = any(tokens.indices for tokens in found.values())
-        asked = any(tokens.identifier_found for tokens in found.values())
-        lag = stage.wants_lag(concept)
-        if lag and (problem := concept.loaded.residual.lag_problem(concept.tag.text)):
-            self.problem(problem)
-            lag = False
-        # a text without the concept is a problem only where no other text of the prompt has it
-        problems = [tokens.problem for tokens in found.values() if tokens.indices or not named]
-        if lag and any(problems):
-            self.problem(next(filter(None, problems)))
-        elif not asked and concept.identifier:
-            self.problem(absence(concept.tag.text, concept.placeholder))
-        if lag and concept.identifier and not asked:
-            self._plans.strength[image, k] = 0.0  # nothing asks for it: the base model
-        self._plans.gated[image, k] = lag and named
-        for number, part in enumerate(parts):
-            self._plans.indices[image, number, k] = found[part.at(self._step)].indices
+    def _uses(self, image: int, parts: Sequence[Texts], step: int, done: float) -> list[Use]:
+        """What each attached residual does in an image now."""
+        stage = self._stage
+        concepts = [concept for concept in stage.images[image] if concept.loaded is not None]
+        words = [stage.word(concept) for concept in concepts]
+        uses = dict.fromkeys(self._attached, Use(0.0, False, ((),) * len(parts)))
+        for place, concept in enumerate(concepts):
+            if concept.loaded not in uses:
+                continue
+            found = {
+                text: self._tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule
+            }
+            uses[concept.loaded] = use = decide(
+                concept.tag,
+                concept.loaded.residual.metadata,
+                list(found.values()),
+                lag=stage.settings.lag,
+                strength=stage.strength(concept),
+                done=done,
+                now=[found[part.at(step)] for part in parts],
+                placeholder=concept.placeholder,
+            )
+            for sentence in use.sentences:
+                self.problem(sentence)
+        return [uses[loaded] for loaded in self._attached]
 
     # -- the UNet's hooks
 
@@ -172,10 +162,12 @@ class Sampling:
         self.attached(reasons)
         wanted = [loaded for loaded, reason in reasons.items() if reason is None]
         self._unet, self._stage, self._attached = unet, stage, wanted
-        self.recorder = MaskRecorder() if stage.settings.show_masks else None
+        settings = stage.settings
+        self.recorder = MaskRecorder(len(stage.images)) if settings.show_masks else None
         if not wanted:
             return
-        self._branches = Branches(unet, [loaded.residual for loaded in wanted]).attach()
+        residuals = [loaded.residual for loaded in wanted]
+        self._branches = Branches(unet, residuals, MASKS[settings.mask](), self.recorder).attach()
         self._handles = [
             unet.register_forward_pre_hook(self._enter, with_kwargs=True),
             unet.register_forward_hook(self._leave, always_call=True),
@@ -183,32 +175,22 @@ class Sampling:
 
     def _enter(self, module, args, kwargs) -> None:
         self._branches.plan = None
-        context = kwargs.get("context", args[2] if len(args) > 2 else None)
+        context = context_of(args, kwargs)
         self._asked = self._asked or (args, kwargs)
-        if self._rows is not None and context is not None:
-            rows = self._rows.identify(context)
-            if late := self._plans.late(rows):
-                self._make_masks(module, late, rows, args, kwargs)
-            self._branches.plan = self._plans.plan(rows, _tokens(context), context.device)
+        if self._rows is None or context is None:
+            return
+        rows = self._rows.identify(context)
+        if missing := self._plans.missing(rows):
+            # for their masks alone: the picture does not hang on how the WebUI cuts an evaluation into calls
+            own_args, own_kwargs = self._rows.instead(missing, rows, args, kwargs)
+            self._plan(missing, own_kwargs["context"])
+            module.forward(*own_args, **own_kwargs)
+        self._plan(rows, context)
 
-    def _make_masks(self, module, late: Sequence[Row], rows: Sequence[Row | None], args, kwargs) -> None:
-        """Ask the UNet for these rows first, for their masks alone: the picture does not hang on how the WebUI cuts an
-        evaluation into calls."""
-        images = [row.image if row is not None else None for row in rows]
-        places = [images.index(row.image) for row in late]
-        numbers = [self._rows.rows.index(row) for row in late]
-
-        def taken(value):
-            return value[places] if isinstance(value, torch.Tensor) and len(value) == len(rows) else value
-
-        args, kwargs = [taken(value) for value in args], {name: taken(value) for name, value in kwargs.items()}
-        given = args[2] if len(args) > 2 else kwargs["context"]
-        context = torch.stack([self._rows.contexts[number] for number in numbers]).to(given)
-        args, kwargs = args[:2], {**dict(zip(("context", "y"), args[2:])), **kwargs, "context": context}
-        if kwargs.get("y") is not None and self._vectors is not None:
-            kwargs["y"] = self._vectors[numbers].to(kwargs["y"])
-        self._branches.plan = self._plans.plan(late, _tokens(context), context.device)
-        module.forward(*args, **kwargs)
+    def _plan(self, rows: Sequence[Row | None], context: torch.Tensor) -> None:
+        # an extension may mark prompts with one more vector in front, which it takes off in the UNet
+        tokens = context.shape[1] - (context.shape[1] % 77 == 1)
+        self._branches.plan = self._plans.plan(rows, tokens, context.device)
 
     def _leave(self, module, args, output) -> None:
         if self._branches is not None:
@@ -223,7 +205,7 @@ class Sampling:
             return None
         (args, kwargs), unet = self._asked, self._unet
         self.close()
-        x, context = args[0], kwargs.get("context", args[2] if len(args) > 2 else None)
+        x, context = args[0], context_of(args, kwargs)
         if not torch.isfinite(context).all():
             return TEXT
         x = x if torch.isfinite(x).all() else torch.randn_like(x)
@@ -239,26 +221,8 @@ class Sampling:
 
     # -- what LAG did, for the overlays
 
-    def _remember_size(self, block: str, masks, maps, size: tuple[int, int]) -> None:
-        self._sizes[block] = size
-
-    def _keep_masks(self) -> None:
-        """Add the masks of the evaluation that ended to the recorder."""
-        if self.recorder is None or not self._sizes:
-            return
-        for block, size in self._sizes.items():
-            masks = self._plans.masks[block]
-            like = torch.zeros_like(next(iter(masks.values())))
-            images = torch.stack([masks.get(image, like) for image in range(len(self._plans.parts))])
-            self.recorder(block, images, images, size)
-
     def take_masks(self) -> tuple[MaskRecorder | None, list[Loaded]]:
         """The masks of the last pass, None where there are none, and the residuals of their K concepts."""
-        self._keep_masks()
-        self._sizes = {}
+        if self.recorder is not None:
+            self.recorder.end()
         return (self.recorder if self.recorder and self.recorder.calls else None), list(self._attached)
-
-
-def _tokens(context: torch.Tensor) -> int:
-    # an extension may mark prompts with one more vector in front, which it takes off in the UNet
-    return context.shape[1] - (context.shape[1] % 77 == 1)

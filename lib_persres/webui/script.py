@@ -7,15 +7,16 @@ from modules import images, scripts, shared
 from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
+from ..concepts import UNCONDITIONAL
 from ..errors import PersresError
-from ..lag import MASKS
+from ..masks import MASKS
 from .files import Shelf
 from .infotext import ENABLED, LABELS, Field, read_settings
 from .job import Job
 from .options import LAG
 from .refusal import Refused
 from .section import chosen
-from .settings import TITLE, UNCONDITIONAL, Settings
+from .settings import TITLE, Settings
 from .xyz import apply_axes
 
 

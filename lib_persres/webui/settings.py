@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from ..concepts import UNCONDITIONAL
 from ..errors import PersresError
-from ..lag import MASKS
+from ..masks import MASKS
 from .options import DEFAULTS, LAG
 from .values import is_number, name_of, shown
 
 TITLE = "Personalized Residuals"
-UNCONDITIONAL = ("mirror", "base")
 MAX_STRENGTH = 100.0
 
 
@@ -20,7 +20,7 @@ class Settings:
     """What the accordion says, in the order of its inputs.
 
     enabled: False leaves the tags to themselves: plain sampling, unless a tag says lag=on. lag: LAG for tags that
-    do not say `lag=`. mask: a name of `lag.MASKS`. unconditional: what the unconditional rows take, their image's
+    do not say `lag=`. mask: a name of `masks.MASKS`. unconditional: what the unconditional rows take, their image's
     masks ("mirror") or the base model ("base"). strength: multiplies every tag's. show_masks: add overlays of the
     masks to the results.
     """

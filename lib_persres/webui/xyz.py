@@ -12,7 +12,7 @@ from dataclasses import replace
 from modules import scripts, shared
 
 from ..errors import PersresError
-from ..lag import MASKS
+from ..masks import MASKS
 from ..prompt import NETWORK
 from .files import Shelf
 from .refusal import Refused

@@ -5,7 +5,9 @@ import torch
 from longhand import random_residual, run
 
 from lib_persres.branch import Branches
-from lib_persres.lag import Plan, guidance_plan
+from lib_persres.concepts import Use
+from lib_persres.masks import PerBlock
+from lib_persres.plan import Plans, guidance_rows
 
 KINDS = {
     "conv": {"linear": False},
@@ -23,29 +25,43 @@ def residuals_for(unet, count):
     return [random_residual(unet, rank, seed) for seed, rank in enumerate(RANKS[:count])]
 
 
-def indicator(tokens, count, n=longhand.TOKENS):
-    out = torch.zeros(len(tokens), count, n)
-    for image, concepts in enumerate(tokens):
-        for index in range(count):
-            out[image, index, list(concepts[index])] = 1
-    return out
+def lag_uses(count, gated=True, strengths=STRENGTHS):
+    """gated: of each concept, or of all."""
+    gated = [gated] * count if isinstance(gated, bool) else gated
+    return [
+        [Use(strength, here, (tokens,)) for strength, here, tokens in zip(row, gated, found)]
+        for row, found in zip(strengths, TOKENS)
+    ]
 
 
-def lag_plan(count, **options):
-    strength = torch.tensor(STRENGTHS)[:, :count]
-    gated = torch.ones(2, count, dtype=torch.bool)
-    return guidance_plan(strength, gated, indicator(TOKENS, count), **options)
+def lag_plan(count, unconditional="mirror", guided=True, tokens=longhand.TOKENS, **uses):
+    plans = Plans(lag_uses(count, **uses), unconditional)
+    return plans.plan(guidance_rows(2, guided), tokens)
+
+
+def strong_plan(strengths):
+    """Plain sampling with each row's strengths."""
+    uses = [[Use(strength, False) for strength in row] for row in strengths]
+    return Plans(uses).plan(guidance_rows(len(uses), guided=False), longhand.TOKENS)
 
 
 def plain_plan(rows, strength=1.0, count=1):
-    return Plan(torch.full((rows, count), strength), torch.zeros(rows, count, dtype=torch.bool))
+    return strong_plan([[strength] * count] * rows)
 
 
-def output(unet, arguments, residuals=(), plan=None):
+def ones():
+    return PerBlock(torch.ones_like)
+
+
+def zeros():
+    return PerBlock(torch.zeros_like)
+
+
+def output(unet, arguments, residuals=(), plan=None, mask=None):
     with torch.no_grad():
         if not residuals:
             return run(unet, *arguments)
-        with Branches(unet, residuals) as branches:
+        with Branches(unet, residuals, mask) as branches:
             branches.plan = plan
             return run(unet, *arguments)
 

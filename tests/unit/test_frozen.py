@@ -4,12 +4,12 @@ import longhand
 import pytest
 import torch
 import torch.nn.functional as F
+from branch_calls import plain_plan
 from rounding import NETWORK, assert_near
 from torch import nn
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
-from lib_persres.lag import Plan
 from lib_persres.residual import Factors, Residual
 from lib_persres.training import functions
 from lib_persres.training.frozen import checkpointed, forward_as, frozen, lean, weights_in
@@ -34,7 +34,7 @@ def gradients(unet, residual):
     x, t, context = longhand.inputs(2, seed=3)
     factors = {n: Factors(*(nn.Parameter(p.clone()) for p in (f.down, f.up))) for n, f in residual.factors.items()}
     with Branches(unet, [Residual(factors)]) as branches:
-        branches.plan = Plan(torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.bool))
+        branches.plan = plain_plan(2)
         eps = unet(x, t, context)
         eps.square().sum().backward()
     return eps.detach(), torch.cat([p.grad.flatten() for f in factors.values() for p in (f.down, f.up)])
@@ -160,7 +160,7 @@ def _forward_alone(unet, residual):
     x, t, context = longhand.inputs(2, seed=3)
     factors = {n: Factors(*(nn.Parameter(p.clone()) for p in (f.down, f.up))) for n, f in residual.factors.items()}
     with Branches(unet, [Residual(factors)]) as branches:
-        branches.plan = Plan(torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.bool))
+        branches.plan = plain_plan(2)
         unet(x, t, context)
 
 

@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("ldm")
 
 import longhand
+from branch_calls import ones, zeros
 from rounding import PICTURE
 from standalone_models import tiny_text, tiny_vae
 
@@ -144,8 +145,8 @@ def test_a_tag_says_whether_its_concept_is_localized(make):
 
 
 def test_a_mask_of_ones_is_plain_sampling_and_of_zeros_the_base(make, monkeypatch):
-    monkeypatch.setitem(module.MASKS, "ones", torch.ones_like)
-    monkeypatch.setitem(module.MASKS, "zeros", torch.zeros_like)
+    monkeypatch.setitem(module.MASKS, "ones", ones)
+    monkeypatch.setitem(module.MASKS, "zeros", zeros)
     assert same(make(TAG + PROMPT, lag=True, mask="ones"), make(TAG + PROMPT))
     assert same(make(TAG + PROMPT, lag=True, mask="zeros"), make(SEEN))
 
@@ -169,13 +170,13 @@ def test_start_and_end_are_parts_of_the_sampling(make, sd, monkeypatch):
 
     class Recording(module.Branches):
         def __setattr__(self, name, value):
-            if name == "plan" and value is not None:
-                calls.append(value.strength[0].tolist())
+            if name == "plan":
+                calls.append(None if value is None else value.strength[0].tolist())
             super().__setattr__(name, value)
 
     monkeypatch.setattr(module, "Branches", Recording)
     make("<persres:rex:0.5:start=0.2:end=0.6><persres:mia:start=0.6>" + PROMPT, steps=5)
-    assert calls == [[0.0, 0.0], [0.5, 0.0], [0.5, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    assert calls == [None, [0.5, 0.0], [0.5, 0.0], [0.0, 1.0], [0.0, 1.0]]
 
 
 def test_a_tag_that_never_acts_is_the_base_image_and_one_for_the_whole_time_is_the_plain_one(make):
@@ -191,29 +192,29 @@ def test_a_tag_that_never_acts_is_the_base_image_and_one_for_the_whole_time_is_t
 def test_the_concepts_tokens_are_where_they_are_in_the_context(make, sd):
     result = make(TAG + PROMPT, lag=True)
     ids = sd.encode_prompts([result.text])[1][0]
-    (tokens,) = result.tokens
-    spelled = sd.text.tokenizer.token_strings([ids[i] for i in tokens.indices])
+    ((indices,),) = (use.indices for use in result.uses)
+    spelled = sd.text.tokenizer.token_strings([ids[i] for i in indices])
     assert spelled == ["olis</w>", "dog</w>"]
 
 
 def test_lag_uses_just_those_tokens_of_the_conditional_rows(make, monkeypatch):
     plans = []
-    original = module.guidance_plan
 
-    def spy(strength, gated, indicator, **options):
-        plans.append(original(strength, gated, indicator, **options))
-        return plans[-1]
+    class Spy(module.Plans):
+        def plan(self, *arguments):
+            plans.append(super().plan(*arguments))
+            return plans[-1]
 
-    monkeypatch.setattr(module, "guidance_plan", spy)
+    monkeypatch.setattr(module, "Plans", Spy)
     result = make("<persres:rex><persres:mia>a V1* dog and a V2* cat", seeds=(1, 2), lag=True)
-    (plan,) = plans
-    assert plan.indicator.shape == (4, 2, 77) and not plan.indicator[2:].any()
-    for image in range(2):
-        for index in range(2):
-            assert plan.indicator[image, index].nonzero().flatten().tolist() == list(
-                result.tokens[index].indices
-            )
-    assert [len(t.indices) for t in result.tokens] == [2, 2]
+    assert len(plans) == STEPS
+    for plan in plans:
+        assert plan.places == (0, 1) and plan.indicator.shape == (2, 2, 77)
+        for image in range(2):
+            for index in range(2):
+                marked = plan.indicator[image, index].nonzero().flatten()
+                assert (tuple(marked.tolist()),) == result.uses[index].indices
+    assert [len(use.indices[0]) for use in result.uses] == [2, 2]
 
 
 def test_lag_without_v_in_the_prompt_is_the_base_image_and_a_problem_sentence(make):

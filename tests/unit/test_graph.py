@@ -5,13 +5,12 @@ import contextlib
 import longhand
 import pytest
 import torch
+from pretended_card import CARD, Outside
 from rounding import assert_learned_alike
 from standalone_models import UNET
 from test_trainer import RECIPE, make, steps, weights
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib_persres.concept_tokens import ConceptTokens
-from lib_persres.lag import Plan
 from lib_persres.standalone.modules import build_unet
 from lib_persres.training import graph
 from lib_persres.training.frozen import frozen, lean
@@ -22,26 +21,8 @@ from lib_persres.training.step import Gradients, Rows
 from lib_persres.training.texts import Texts
 from lib_persres.training.whole import FORMS
 
-CARD = torch.device("meta")
-"""In place of CUDA: it computes nothing, but no other device's numbers meet its own, and to read one is an error."""
 
-
-class Outside(TorchDispatchMode):
-    """The operations that make or take tensors which are not on the card: a graph can hold none of them."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        tensors = [t for t in (*args, out) if isinstance(t, torch.Tensor)]
-        if any(tensor.device != CARD for tensor in tensors):
-            self.seen.append(str(function))
-        return out
-
-
-def computed(stage: Stage, form: str, monkeypatch) -> list[str]:
+def computed(stage: Stage, form: str) -> list[str]:
     """What a step of a stage does outside of the card, from its second pass on."""
     with CARD:
         unet = build_unet(UNET)
@@ -56,20 +37,10 @@ def computed(stage: Stage, form: str, monkeypatch) -> list[str]:
     weights = learned.weights(stage.targets)
     x, t, _ = (tensor.to(CARD) for tensor in longhand.inputs(rows.count))
 
-    def plan(part):  # a plan is made once, and reads its tensors: made elsewhere
-        localized = torch.arange(rows.count)[:, None] >= rows.count - stage.localized
-        made = Plan(torch.ones(rows.count, 1), localized, torch.zeros(rows.count, 1, longhand.TOKENS))
-        for name in ("strength", "gated", "indicator"):
-            setattr(made, name, getattr(made, name).to(CARD))
-        return made
-
-    monkeypatch.setattr(gradients, "_plan", plan)
     with frozen(unet), lean(unet), texts.fixed_in(unet), learned.attached(), contextlib.ExitStack() as stack:
         if maps:
             stack.enter_context(maps.attached())
-        gradients(slice(0, rows.count), x, t, x)
-        kept = plan(None)
-        monkeypatch.setattr(gradients, "_plan", lambda part: kept)
+        gradients(slice(0, rows.count), x, t, x)  # the plan is made, and brought over
         with Outside() as outside:
             gradients(slice(0, rows.count), x, t, x)
     assert all(weight.grad.device == CARD for weight in weights)
@@ -84,8 +55,8 @@ def computed(stage: Stage, form: str, monkeypatch) -> list[str]:
         ("orthogonal", Stage("attn1+attn2", "2", 1, 2)),
     ],
 )
-def test_a_step_stays_on_the_card(form, stage, monkeypatch):
-    assert computed(stage, form, monkeypatch) == []
+def test_a_step_stays_on_the_card(form, stage):
+    assert computed(stage, form) == []
 
 
 # -- where it cannot be recorded, and where it can

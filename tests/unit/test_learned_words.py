@@ -14,10 +14,10 @@ from standalone_models import TEXT, tiny_text, tiny_vae
 from lib_persres.errors import PersresError
 from lib_persres.prompt import Tag
 from lib_persres.residual import Factors, Metadata, Residual
-from lib_persres.standalone import preview
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.standalone.generate import generate
 from lib_persres.standalone.words import Words
+from lib_persres.training import preview
 
 WIDTH = TEXT["hidden_size"]
 PROMPT, SEEN = "a photo of a V* dog on a beach", "a photo of a olis dog on a beach"
@@ -107,8 +107,8 @@ def test_several_vectors_follow_one_another_and_all_are_the_concepts_tokens(sd):
     with row(sd, "olis", one), row(sd, "phol", two):
         expected = sd.encode_prompts(["a photo of a olis phol dog on a beach"])[0]
     assert torch.equal(found, expected)
-    (tokens,) = draw(sd, "<persres:rex>" + PROMPT, {"rex": residual}).tokens
-    assert tokens.indices == (5, 6, 7)  # a photo of a, then two vectors and the class
+    (use,) = draw(sd, "<persres:rex>" + PROMPT, {"rex": residual}).uses
+    assert use.indices == ((5, 6, 7),)  # a photo of a, then two vectors and the class
 
 
 def test_two_concepts_with_one_identifier_keep_their_vectors(sd):
@@ -118,7 +118,7 @@ def test_two_concepts_with_one_identifier_keep_their_vectors(sd):
         expected = sd.encode_prompts(["a olis dog and a phol dog"])[0]
     assert torch.equal(found, expected)
     made = draw(sd, "<persres:rex><persres:tom>a V1* dog and a V2* dog", {"rex": rex, "tom": tom})
-    assert [found.indices for found in made.tokens] == [(2, 3), (6, 7)]
+    assert [use.indices for use in made.uses] == [((2, 3),), ((6, 7),)]
 
 
 def test_a_learned_and_a_plain_concept_with_one_identifier(sd):
@@ -164,7 +164,7 @@ def test_lag_confines_the_factors_and_finds_the_learned_word(sd):
     random = longhand.random_residual(sd.unet, 2, 0)
     rex = learned(1, factors=random.factors)
     lag, plain = (draw(sd, "<persres:rex>" + PROMPT, {"rex": rex}, lag=on) for on in (True, False))
-    assert lag.tokens[0].indices == (5, 6) and lag.masks is not None and not lag.problems
+    assert lag.uses[0].indices == ((5, 6),) and lag.masks is not None and not lag.problems
     assert (lag.images - plain.images).abs().max() > 4 * PICTURE
     zeros = {path: Factors(f.down, f.up * 0) for path, f in random.factors.items()}
     without = draw(sd, "<persres:rex>" + PROMPT, {"rex": learned(1, factors=zeros)}, lag=True)

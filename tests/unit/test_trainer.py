@@ -1,5 +1,7 @@
 """A training in parts: in micro-batches, in several `with`, and in several processes."""
 
+import json
+
 import longhand
 import pytest
 import torch
@@ -95,6 +97,20 @@ def test_the_state_of_another_training_is_refused_and_nothing_is_taken_from_it(s
     with pytest.raises(PersresError, match="the photos"):
         make(sd, photos[:1]).load_state(watched[1] / "2.state")
     assert other.done == 0 and torch.equal(weights(other), before)
+
+
+def test_a_state_whose_recipe_lacks_what_later_ones_have_is_continued(sd, photos, whole, watched, tmp_path):
+    state = torch.load(watched[1] / "2.state", weights_only=True)
+    recipe = json.loads(state["facts"]["recipe"])
+    del recipe["mask"], recipe["stages"][0]["map_form"]
+    torch.save({**state, "facts": {**state["facts"], "recipe": json.dumps(recipe)}}, tmp_path / "state")
+    again = make(sd, photos)
+    again.load_state(tmp_path / "state")
+    assert again.done == 2 and steps(again, 4) == whole[1][2:]
+    recipe["crops"] += 1
+    torch.save({**state, "facts": {**state["facts"], "recipe": json.dumps(recipe)}}, tmp_path / "state")
+    with pytest.raises(PersresError, match="another training.*recipe"):
+        make(sd, photos).load_state(tmp_path / "state")
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"nonsense"])

@@ -1,11 +1,11 @@
 import longhand
 import pytest
 import torch
+from branch_calls import plain_plan
 from rounding import NETWORK
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
-from lib_persres.lag import Plan
 from lib_persres.residual import Residual
 from lib_persres.training.latents import Latents, encode_photos
 from lib_persres.training.loop import train
@@ -121,7 +121,7 @@ def loss_of(sd, residual, photos):
     z = latents.draw(32, generator)
     t = torch.randint(1000, (32,), generator=generator)
     noise = torch.randn(z.shape, generator=generator)
-    plan = Plan(torch.ones(32, 1), torch.zeros(32, 1, dtype=torch.bool))
+    plan = plain_plan(32)
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         branches.plan = plan
         z_t = noised(z, t, noise, sd.alphas_cumprod)

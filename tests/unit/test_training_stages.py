@@ -5,11 +5,13 @@ from dataclasses import replace
 import longhand
 import pytest
 import torch
+from branch_calls import plain_plan
 from rounding import NETWORK, assert_near
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
-from lib_persres.lag import Plan
+from lib_persres.lag import Lag
+from lib_persres.masks import MASKS, Mask, PerBlock
 from lib_persres.training import trainer
 from lib_persres.training.loop import train
 from lib_persres.training.objective import draw_timesteps
@@ -29,7 +31,7 @@ def changes(residual, sd, prompt):
     context = sd.encode_prompts([prompt])[0].expand(8, -1, -1)
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         base = sd.unet(x, t, context)
-        branches.plan = Plan(torch.ones(8, 1), torch.zeros(8, 1, dtype=torch.bool))
+        branches.plan = plain_plan(8)
         return ((sd.unet(x, t, context) - base) ** 2).mean().item()
 
 
@@ -94,33 +96,46 @@ def test_a_residual_that_keeps_is_quieter_without_its_prompt(sd, photos):
 
 
 def test_the_last_rows_of_the_batch_learn_under_lag_and_the_kept_ones_everywhere(sd, photos, monkeypatch):
-    seen = []
-    original = Plan.gates
-
-    def gates(self, block, maps, size=None):
-        seen.append((maps, original(self, block, maps, size)))
-        return seen[-1][1]
-
-    monkeypatch.setattr(Plan, "gates", gates)
+    maps, seen = [], []
+    original, shown = Lag.gates, PerBlock.see
+    monkeypatch.setattr(PerBlock, "see", lambda self, view, found: maps.append(found) or shown(self, view, found))
+    monkeypatch.setattr(Lag, "gates", lambda self, block: seen.append(original(self, block)) or seen[-1])
     learn(sd, photos, steps=1, batch=3, keep=2, localized=2)
     assert len(seen) == len(longhand.transformers(sd.unet))
-    for maps, gate in seen:
+    for found, gate in zip(maps, seen, strict=True):
         assert gate.shape[:2] == (5, 1)
-        assert torch.equal(gate[1:3], (maps > maps.median(-1, keepdim=True).values)[1:3].float())
+        assert torch.equal(gate[1:3], (found > found.median(-1, keepdim=True).values).float())
         assert bool((gate[[0, 3, 4]] == 1).all())
-    seen.clear()
+    seen.clear(), maps.clear()
     learn(sd, photos, steps=1, batch=3, keep=2)
-    assert all(maps is None and bool((gate == 1).all()) for maps, gate in seen)
+    assert not maps and all(bool((gate == 1).all()) for gate in seen)
 
 
 def test_each_step_of_a_localized_stage_has_masks_of_its_own(sd, photos, monkeypatch):
     gates = []
-    original = Plan.gates
-    monkeypatch.setattr(Plan, "gates", lambda self, *args: gates.append(original(self, *args)) or gates[-1])
+    original = Lag.gates
+    monkeypatch.setattr(Lag, "gates", lambda self, block: gates.append(original(self, block)) or gates[-1])
     learn(sd, photos, steps=3, localized=2)
     assert all(0.4 < gate.mean() <= 0.5 for gate in gates)
     blocks = len(longhand.transformers(sd.unet))
     assert any(not torch.equal(a, b) for a, b in zip(gates[:blocks], gates[blocks : 2 * blocks]))
+
+
+def test_a_recipe_names_its_mask(sd, photos, monkeypatch):
+    class Nowhere(Mask):
+        def gate(self, view):
+            assert view.step == 0 and view.done is None  # each row has a noise level of its own
+            return torch.zeros(view.shape)
+
+    monkeypatch.setitem(MASKS, "nowhere", Nowhere)
+    recipe = Recipe("test", "a test's", (Stage(rank="2", steps=1, batch=2, localized=2),), mask="nowhere")
+    made = trainer.Trainer(sd, photos, "rex", "dog", recipe, resolution=16, identifier="phol")
+    before = [tensor.clone() for tensor in made._tensors().values()]
+    with made:
+        made.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, made._tensors().values(), strict=True))
+    with pytest.raises(PersresError, match="mask can be median, .*nowhere, not 'everywhere'"):
+        replace(recipe, mask="everywhere")
 
 
 def test_a_localized_stage_goes_by_the_identifier_alone_where_the_template_leaves_the_class_out(sd, photos):
@@ -128,7 +143,7 @@ def test_a_localized_stage_goes_by_the_identifier_alone_where_the_template_leave
     found = {}
     for name, recipe in (("alone", chosen), ("both", replace(chosen, template="a {identifier} {macro_class}"))):
         trainer_ = trainer.Trainer(sd, photos, "rex", "dog", recipe, resolution=16, identifier="phol")
-        found[name] = trainer_._texts.indicator.sum().item()
+        found[name] = len(trainer_._texts.tokens.indices)
     assert 1 <= found["alone"] < found["both"]
     learn(sd, photos, template="a photo of a {identifier}", steps=1, localized=1)
 

@@ -5,13 +5,14 @@ import copy
 import longhand
 import pytest
 import torch
+from branch_calls import plain_plan
 from rounding import NETWORK, PRODUCT, assert_near, relative
 from test_trainer import steps
 from torch.func import functional_call
 
 from lib_persres.branch import Branches
+from lib_persres.concepts import cannot_confine
 from lib_persres.errors import PersresError
-from lib_persres.lag import Plan
 from lib_persres.residual import Residual
 from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
@@ -86,7 +87,7 @@ def test_a_file_of_full_rank_draws_what_was_learned(sd, photos, form, rule):
     residual.check(sd.unet)
     x, t, context = longhand.inputs(2)
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
-        branches.plan = Plan(torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.bool))
+        branches.plan = plain_plan(2)
         drawn = sd.unet(x, t, context)
     assert_near(drawn, changed(sd.unet, trainer._learned)(x, t, context), 2 * NETWORK)  # its factors round, too
     assert relative(drawn, sd.unet(x, t, context)) > 1e-3
@@ -179,4 +180,4 @@ def test_a_residual_of_the_whole_unet_survives_its_file(sd, photos, tmp_path):
     loaded = Residual.load(path)
     loaded.check(sd.unet)
     assert loaded.metadata.truncation == trainer.residual().metadata.truncation
-    assert "whole UNet" in loaded.lag_problem("rex")
+    assert "whole UNet" in cannot_confine("rex", loaded.metadata)

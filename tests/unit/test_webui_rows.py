@@ -2,7 +2,8 @@
 
 import torch
 
-from lib_persres.webui.rows import Row, Rows
+from lib_persres.plan import Row
+from lib_persres.webui.rows import Rows, context_of
 
 
 def contexts(*seeds, tokens=77):
@@ -58,3 +59,25 @@ def test_a_call_beyond_the_announced_ones():
 def test_half_precision_contexts_are_known():
     cond, uncond = contexts(1), contexts(9)
     assert Rows([1], cond, uncond).identify(torch.cat([uncond, cond]).half()) == [U0, C0]
+
+
+# -- other rows instead
+
+
+def test_a_call_can_be_made_for_other_rows_of_its_images_whatever_form_its_arguments_have():
+    cond, uncond, vectors = contexts(1, 2, 3, 4), contexts(9, 9), torch.arange(8.0).view(4, 2)
+    rows = Rows([2, 2], cond, uncond, vectors)
+    # one call has the first part of the second image, and the first image's unconditional row
+    here, wanted = [Row(1, 0), Row(0, None)], [Row(0, 1), Row(1, 1)]
+    x, t, y, context = torch.rand(2, 4, 8, 8), torch.tensor([7, 8]), torch.rand(2, 2).half(), cond[[2, 0]].half()
+    control = [torch.rand(1)]
+    for args, kwargs in (
+        ((x, t), {"context": context, "y": y, "control": control}),
+        ((x, t, context), {"y": y, "control": control}),
+        ((x, t, context, y), {"control": control}),
+    ):
+        assert context_of(args, kwargs) is context
+        (own_x, own_t), own = rows.instead(wanted, here, args, kwargs)
+        assert torch.equal(own_x, x[[1, 0]]) and own_t.tolist() == [8, 7]
+        assert torch.equal(own["context"], cond[[1, 3]].half()) and own["control"] is control
+        assert torch.equal(own["y"], vectors[[1, 3]].half())

@@ -11,7 +11,7 @@ from PIL import Image
 from training_bench import direct, same, saved
 
 from lib_persres.residual import Residual
-from lib_persres.standalone.preview import draw
+from lib_persres.training.preview import draw
 from lib_persres.webui.training import run as run_module
 
 

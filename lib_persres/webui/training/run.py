@@ -13,12 +13,12 @@ from PIL import Image
 from ...errors import PersresError, first_line
 from ...metadata import Metadata
 from ...residual import Residual, file_hash
-from ...standalone.preview import draw
 from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
 from ...training.host import Host
 from ...training.names import free_identifier
-from ...training.recipe import Recipe
+from ...training.preview import draw
+from ...training.recipe import Recipe, alike
 from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
 from ...writing import write_whole
@@ -366,8 +366,10 @@ def _is_own(job: Job, path: Path, metadata: Metadata) -> bool:
         if job.record.file == str(path) and job.record.stamp == [status.st_mtime_ns, status.st_size]:
             return True
         theirs = Residual.read_metadata(path)
-        same = ("concept", "identifier", "macro_class", "base_hash", "recipe", "seed", "image_hashes")
-        return all(getattr(theirs, name) == getattr(metadata, name) for name in same)
+        same = ("concept", "identifier", "macro_class", "base_hash", "seed", "image_hashes")
+        return all(getattr(theirs, name) == getattr(metadata, name) for name in same) and alike(
+            theirs.recipe, metadata.recipe
+        )
     return False
 
 

@@ -10,13 +10,14 @@ from PIL import Image
 
 from ..branch import Branches
 from ..concept_tokens import find_concept_tokens
+from ..concepts import decide
 from ..errors import PersresError
 from ..finite import is_finite
-from ..lag import guidance_plan
 from ..learned_words import check_width, learned_vectors, vectors_for
-from ..prompt import parse_tags, substitute
+from ..plan import Plans, guidance_rows
+from ..prompt import Tag, parse_tags, substitute
 from ..residual import Residual
-from ..sampler import noise_for, sample
+from ..sampler import ddim_timesteps, noise_for, sample
 
 STEPS = 20
 GUIDANCE = 6.0
@@ -43,21 +44,23 @@ def draw(
     found = find_concept_tokens(
         ids[0].tolist(), host.encode_text(metadata.identifier), host.encode_text(metadata.macro_class)
     )
-    device = host.device
     count = len(lag)
-    indicator = torch.zeros(count, 1, contexts.shape[1], device=device)
-    indicator[..., list(found.indices)] = 1
     # the images of one batch: a gate that is open, or the mask
-    gated = torch.tensor([[each and bool(found.indices)] for each in lag], device=device)
-    # as in a generation: LAG leaves out what it could confine and the prompt does not ask for
-    absent = not found.identifier_found and residual.lag_problem("") is None
-    strength = torch.tensor([[0.0 if each and absent else 1.0] for each in lag], device=device)
-    plan = guidance_plan(strength, gated, indicator)
+    tag = Tag(metadata.concept, text=metadata.concept)
+    uses = [[decide(tag, metadata, [found], lag=each)] for each in lag]
+    plan = Plans(uses).plan(guidance_rows(count), contexts.shape[1], host.device)
     factor = getattr(getattr(host, "vae", None), "factor", 8)
     noise = noise_for([seed], (4, side // factor, side // factor)).repeat(count, 1, 1, 1)
+    total = len(ddim_timesteps(STEPS, len(host.alphas_cumprod)))
     with Branches(host.unet, [residual]) as branches:
-        branches.plan = plan
-        latents = sample(host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, progress=progress)
+
+        def before_step(index: int, t: int) -> None:
+            branches.begin(index, index / total)
+            branches.plan = plan
+
+        latents = sample(
+            host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, before_step=before_step, progress=progress
+        )
     with torch.no_grad():
         images = host.decode_latents(latents)
     if not is_finite(images):
