@@ -47,7 +47,7 @@ def test_a_half_that_overflows_is_told_from_a_damaged_checkpoint(sd, photos):
 def test_a_loss_that_is_lost_after_steps_of_learning_blames_the_rate(sd, photos):
     with make(sd, photos) as trainer:
         trainer.step()
-        for weight in trainer._weights:
+        for weight in trainer.tensors().values():
             weight.data.fill_(1e30)
         with pytest.raises(PersresError, match=r"no longer finite at step 2 of the stage: lower the learning rate"):
             trainer.step()
