@@ -34,7 +34,7 @@ def _kind(option: Option) -> dict:
     text = f"{option.label[0].lower()}{option.label[1:]}: {'; '.join(filter(None, (option.help, option.more)))}"
     values = {"default": None, "help": text}
     if option.scope == RUN:
-        values = {"default": option.default, "help": f"{text} (default: {_shown(option)})"}
+        values = {"default": option.default, "help": f"{text} (default: {shown_default(option)})"}
     if option.kind is bool:
         return {**values, "action": argparse.BooleanOptionalAction}
     if option.choices:
@@ -46,7 +46,7 @@ def _kind(option: Option) -> dict:
     return {**values, "type": kind, "metavar": option.metavar}
 
 
-def _shown(option: Option) -> str:
+def shown_default(option: Option) -> str:
     if option.kind is bool:
         return "yes" if option.default else "no"
     return option.empty or str(option.default) or "automatic"

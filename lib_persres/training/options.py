@@ -170,7 +170,7 @@ class OfRecipe:
         "a photo of a {identifier} {macro_class}",
         "Template",
         "{identifier} stands for V*, {macro_class} for the class",
-        high=300,
+        high=1000,
     )
     crops: int = option(4, "Random crops of each image", "beside its centre", low=0, high=100)
     flips: bool = option(False, "Mirror images, too", "wrong for a thing with a left and a right side")

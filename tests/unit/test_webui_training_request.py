@@ -9,7 +9,7 @@ from standalone_models import tiny_unet
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.options import TARGETS
+from lib_persres.training.options import STAGE_OPTIONS, TARGETS
 from lib_persres.training.recipe import Recipe
 from lib_persres.training.recipes import RECIPES
 from lib_persres.webui.training import photos
@@ -184,7 +184,7 @@ def test_a_file_of_an_unknown_or_bent_recipe_is_refused():
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if len(recipe.stages) > 1])
 def test_values_that_each_stage_has_of_its_own_are_refused_by_name(name):
     assert Request.from_dict({**GOOD, "recipe": name, "rank": "4", "crops": 1}).recipe_for(name).rank == "4"
-    said = f"{name} has {len(RECIPES[name].stages)} stages .*: leave out steps, targets.$"
+    said = f"{name} has {len(RECIPES[name].stages)} stages .*: leave out targets, steps.$"
     with pytest.raises(PersresError, match=said):
         Request.from_dict({**GOOD, "recipe": name, "steps": 5, "targets": "kv"})
 
