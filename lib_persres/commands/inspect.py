@@ -72,8 +72,8 @@ def run(args) -> int:
     if args.recipes or args.options:
         from . import option_table, recipe_table
 
-        table = recipe_table if args.recipes else option_table
-        print(table.as_json() if args.json else table.as_text())
+        listed = recipe_table if args.recipes else option_table
+        print(listed.as_json() if args.json else listed.as_text())
         return 0
     status, shown = 0, 0
     for name in args.files:

@@ -26,6 +26,6 @@ def as_text() -> str:
 
 
 def _facts(option: Option) -> dict:
-    what = ": ".join(filter(None, (option.label, option.help)))
+    what = f"{option.label}: {'; '.join(filter(None, (option.help, option.more)))}"
     facts = {"option": option.name, "flag": flag(option), "scope": option.scope, "what": what}
     return {**facts, "allowed": option.allowed, "default": option.default}

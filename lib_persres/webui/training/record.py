@@ -17,7 +17,7 @@ NEEDED = ("request", "images", "class_images", "state")
 
 @dataclass
 class Record:
-    """version: of what is kept; a value that is added has a default where it is missing, so that it needs no new one."""
+    """version: of what is kept; a value that is added later has a default where it is missing, and needs no new one."""
 
     request: dict
     images: list[str]
