@@ -12,8 +12,9 @@ import time
 import torch
 
 from lib_persres.branch import Branches
+from lib_persres.concepts import Use
 from lib_persres.evaluation.drawing import peak_bytes
-from lib_persres.lag import Plan, guidance_plan
+from lib_persres.plan import Plan, Plans, guidance_rows
 from lib_persres.residual import Residual
 from lib_persres.standalone.modules import build_unet
 from lib_persres.unet import find_blocks
@@ -52,40 +53,30 @@ def random_residual(unet: torch.nn.Module) -> Residual:
 
 def plans(device: str = "cpu") -> dict[str, Plan | None]:
     """One image's conditional and unconditional row: the base model, plain sampling, LAG on two tokens."""
-    strength = torch.ones(1, 1, device=device)
-    indicator = torch.zeros(1, 1, TOKENS, device=device)
-    indicator[..., 5:7] = 1
-    gated = torch.ones(1, 1, dtype=torch.bool, device=device)
-    return {
-        "base": None,
-        "plain": guidance_plan(strength, ~gated, None),
-        "lag": guidance_plan(strength, gated, indicator),
-    }
+    rows = guidance_rows(1)
+    plain, lag = (Plans([[Use(1.0, gated, ((5, 6),))]]).plan(rows, TOKENS, device) for gated in (False, True))
+    return {"base": None, "plain": plain, "lag": lag}
 
 
-class _TimedBranches(Branches):
-    """Branches that add up the time spent inside their hooks."""
+class _Clock:
+    """Adds up the time spent inside the hooks that are on a UNet now."""
 
-    inside = 0.0
+    def __init__(self, unet: torch.nn.Module):
+        self.inside = 0.0
+        for module in unet.modules():
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for number, hook in hooks.items():
+                    hooks[number] = self._timed(hook)
 
-    def _timed(self, function):
+    def _timed(self, hook):
         def run(*args):
             started = time.perf_counter()
             try:
-                return function(*args)
+                return hook(*args)
             finally:
                 self.inside += time.perf_counter() - started
 
         return run
-
-    def _see(self, *args):
-        return self._timed(super()._see)(*args)
-
-    def _enter(self, block):
-        return self._timed(super()._enter(block))
-
-    def _add(self, target):
-        return self._timed(super()._add(target))
 
 
 @torch.no_grad()
@@ -111,14 +102,15 @@ def cost_sd1(rounds: int = 3, size: ModelSize = SD1) -> dict[str, tuple[float, s
     x, context = _inputs(size, device, dtype)
     times: dict[str, list[float]] = {name: [] for name in ("base", "plain", "lag")}
     inside: dict[str, list[float]] = {name: [] for name in times}
-    with _TimedBranches(unet, [random_residual(unet)]) as branches:
+    with Branches(unet, [random_residual(unet)]) as branches:
+        clock = _Clock(unet)
         for index in range((40 if cuda else rounds) + 1):
             for name, plan in plans(device).items():
-                branches.plan, branches.inside = plan, 0.0
+                branches.plan, clock.inside = plan, 0.0
                 seconds = _step(unet, x, context)
                 if index:  # the first round warms up
                     times[name].append(seconds)
-                    inside[name].append(branches.inside)
+                    inside[name].append(clock.inside)
     del unet, branches
     base = statistics.median(times["base"])
     found = {}

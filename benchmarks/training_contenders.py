@@ -23,9 +23,10 @@ from PIL import Image
 from torch import nn
 
 from lib_persres.branch import Branches
+from lib_persres.concepts import Use
 from lib_persres.errors import PersresError
 from lib_persres.evaluation.drawing import peak_bytes
-from lib_persres.lag import Plan
+from lib_persres.plan import Plans, guidance_rows
 from lib_persres.residual import Factors, Residual
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.standalone.modules import AutoencoderKL, TextEncoder, build_unet
@@ -137,8 +138,8 @@ class Plain(Persres):
     def step(self) -> None:
         z_t, t, noise = self.draw(self.mean, self.std)
         self.optimizer.zero_grad()
-        ones = torch.ones(self.batch, 1, device=self.device)
-        self.branches.plan = Plan(ones, torch.zeros_like(ones, dtype=torch.bool))
+        plans = Plans([[Use(1.0, False)]] * self.batch)
+        self.branches.plan = plans.plan(guidance_rows(self.batch, guided=False), 0, self.device)
         eps = self.host.unet(z_t, timesteps=t, context=self.condition)
         loss = (eps.float() - noise).square().mean()
         loss.backward()

@@ -33,16 +33,16 @@ def token_maps(q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, heads: i
 
 
 class Taps:
-    """Hooks that see q and k of the blocks' cross-attentions as the model computes them.
+    """Hooks that see q and k of the blocks' attentions, "attn1" or "attn2", as the model computes them.
 
     `see(block, layer, q, k, heads)` is called for each layer in turn with the outputs of its to_q and to_k, graph
     included. Every attention implementation calls the two as modules, so it works under all of them.
     """
 
-    def __init__(self, blocks: Iterable[Block], see: Callable):
+    def __init__(self, blocks: Iterable[Block], see: Callable, which: str = "attn2"):
         self._handles = []
         for block in blocks:
-            for layer, attention in enumerate(block.attentions):
+            for layer, attention in enumerate(block.attentions if which == "attn2" else block.self_attentions):
                 self._tap(block, layer, attention, see)
 
     def remove(self) -> None:

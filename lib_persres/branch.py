@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import Taps, concept_maps
 from .errors import PersresError
-from .lag import Plan
+from .lag import Lag, Listener
+from .masks import Mask
+from .plan import Plan
 from .targets import EVERY
-from .unet import Block, Target, find_targets
+from .unet import Target, find_blocks, find_targets
 
 
 class HasFactors(Protocol):
@@ -35,23 +36,29 @@ class Branches:
 
     They act only while `plan` is set: with plan None every hook returns at once and the model is the base model.
     Use as a context manager, or call attach and detach; attach detaches first, detach may be called twice.
+
+    mask: LAG's, of this sampling alone; None: the paper's median. listener: see `lag.Listener`.
     """
 
-    def __init__(self, unet: nn.Module, residuals: Sequence[HasFactors]):
+    def __init__(
+        self,
+        unet: nn.Module,
+        residuals: Sequence[HasFactors],
+        mask: Mask | None = None,
+        listener: Listener | None = None,
+    ):
         self.residuals = list(residuals)
         changed = {path for residual in self.residuals for path in residual.factors}
         self.targets = [target for target in find_targets(unet, EVERY) if target.path in changed]
-        self._plan: Plan | None = None
-        self._taps: Taps | None = None
+        gated = [target.block.name for target in self.targets if target.gated]
+        self._lag = Lag(find_blocks(unet), gated, mask, listener)
         self._handles: list = []
         self._cast: dict = {}
-        self._maps: dict[str, list[torch.Tensor]] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
 
     @property
     def plan(self) -> Plan | None:
         """How the branches act in the UNet's next calls; None: not at all."""
-        return self._plan
+        return self._lag.plan
 
     @plan.setter
     def plan(self, plan: Plan | None) -> None:
@@ -59,8 +66,11 @@ class Branches:
             raise PersresError(
                 f"The plan is for {plan.strength.shape[1]} concepts, but {len(self.residuals)} are attached."
             )
-        # strength 0 everywhere is the base model, and no arithmetic can show otherwise
-        self._plan = None if plan is not None and plan.idle else plan
+        self._lag.plan = plan
+
+    def begin(self, step: int, done: float | None) -> None:
+        """An evaluation of the denoiser begins, see `masks.Mask.begin`: what its calls share is forgotten."""
+        self._lag.begin(step, done)
 
     def __enter__(self) -> Branches:
         return self.attach()
@@ -70,56 +80,26 @@ class Branches:
 
     def attach(self) -> Branches:
         self.detach()
-        masked = [target.block for target in self.targets if target.gated]
-        for block in masked:
-            self._handles.append(block.module.register_forward_pre_hook(self._enter(block)))
         for target in self.targets:
             self._handles.append(target.module.register_forward_hook(self._add(target)))
         # last, so that the maps are of q and k as they are with what the residuals add
-        self._taps = Taps(masked, self._see)
+        self._lag.attach()
         return self
 
     def detach(self) -> None:
         """Remove every hook and forget the plan, the masks and the cast factors."""
-        if self._taps is not None:
-            self._taps.remove()
+        self._lag.detach()
         while self._handles:
             self._handles.pop().remove()
-        self._plan = self._taps = None
-        for kept in (self._cast, self._maps, self._sizes):
-            kept.clear()
-
-    def _see(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
-        plan = self._plan
-        if plan is None or not plan.localized or not plan.makes_maps:
-            return
-        if plan.indicator.shape[-1] != k.shape[1]:
-            raise PersresError(
-                f"The plan marks tokens in a context of {plan.indicator.shape[-1]}, but {block.name} sees {k.shape[1]}."
-            )
-        q, k, indicator = (plan.of_map_rows(tensor) for tensor in (q, k, plan.indicator))
-        with torch.no_grad():  # a mask has no gradient
-            self._maps.setdefault(block.name, []).append(concept_maps(q, k, indicator, heads))
-
-    def _enter(self, block: Block):
-        def hook(module, args):
-            if self._plan is not None:
-                if len(args[0]) != len(self._plan.strength):
-                    raise PersresError(
-                        f"The plan is for {len(self._plan.strength)} rows, but the UNet was called with {len(args[0])}."
-                    )
-                self._maps.pop(block.name, None)  # of a forward that ended in an exception
-                self._sizes[block.name] = tuple(args[0].shape[-2:])
-
-        return hook
+        self._cast.clear()
 
     def _add(self, target: Target):
         def hook(module, args, output):
-            plan = self._plan
+            plan = self.plan
             if plan is None:
                 return None
             x = args[0]
-            gates = self._gates(target.block) if target.gated else plan.strength[..., None]
+            gates = self._lag.gates(target.block) if target.gated else plan.strength[..., None]
             if len(x) != len(gates):
                 gates = _of_tiles(gates, len(x), target)
             down, up, owner = self._factors(target.path, x)
@@ -130,13 +110,6 @@ class Branches:
             return _add_conv(_reduce(x, down, target.module), output, up, gate)
 
         return hook
-
-    def _gates(self, block: Block) -> torch.Tensor:
-        layers = self._maps.pop(block.name, None)
-        maps = None
-        if layers is not None:
-            maps = layers[0] if len(layers) == 1 else torch.stack(layers).mean(0)
-        return self._plan.gates(block.name, maps, self._sizes[block.name])
 
     def _factors(self, path: str, x: torch.Tensor):
         """down (Σr, m_in), up (m, Σr) and each row's concept (Σr,), in x's dtype and on its device."""

@@ -1,6 +1,6 @@
-"""Which tokens of a prompt are a concept's, and what a user is told where they are not as they should be.
+"""Which tokens of a prompt are a concept's.
 
-Text and numbers go in and come out: nothing here knows a tokenizer, a model or the WebUI.
+Numbers go in and come out: nothing here knows a tokenizer, a model or the WebUI.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ class ConceptTokens:
     """The concept tokens C: `indices` into the flat list of context ids, ascending."""
 
     indices: tuple[int, ...]
-    problem: str | None = None
-    """A sentence for the user, None when all is right."""
     identifier_found: bool = True
     class_found: bool = True
     """Whether at least one identifier has its macro class."""
@@ -26,6 +24,8 @@ class ConceptTokens:
     """Those of `indices` that are an identifier's; the others are a macro class's."""
     adjacent: bool = True
     """False if some macro class was taken from a few tokens further on ("V* red dog")."""
+    shared: bool = False
+    """Another concept has the same identifier and class, so that no token is known to be this one's."""
 
 
 def find_concept_tokens(
@@ -33,9 +33,6 @@ def find_concept_tokens(
     identifier_ids: Sequence[int],
     class_ids: Sequence[int],
     *,
-    macro_class: str = "",
-    concept: str = "",
-    placeholder: str = "V*",
     others: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
     reach: int = 4,
     special_ids: Collection[int] = SPECIAL_IDS,
@@ -47,31 +44,20 @@ def find_concept_tokens(
     chunk ends. Where the class does not follow at once, its first occurrence that begins within the next
     `reach` tokens is taken ("V* red dog"; then `adjacent` is False), but never one behind another identifier.
     An identifier without any class counts by itself. `others` are the (identifier ids, class ids) of the
-    prompt's other concepts. `macro_class`, `concept` (as its tag) and `placeholder` are the words for the sentence
-    in `problem`: what the user wrote.
+    prompt's other concepts.
     """
     if not identifier_ids:
-        problem = f"The file of {concept or placeholder} names no identifier, so LAG cannot see where it is."
-        return ConceptTokens((), problem, identifier_found=False, class_found=False)
+        return ConceptTokens((), identifier_found=False, class_found=False)
     others = [pair for pair in others if pair[0]]
     places = [index for index, token in enumerate(ids) if token not in special_ids]
     tokens = [ids[index] for index in places]
     own = list(identifier_ids)
     noun = list(class_ids)
-    name = f"{placeholder} of {concept}" if concept else placeholder
-    advice = f'write "{placeholder} {macro_class}"' if macro_class else f'write "{placeholder}" and its class'
 
     starts = _occurrences(tokens, own)
     rivals = [list(theirs_noun) for theirs, theirs_noun in others if list(theirs) == own]
     if noun in rivals:
-        return ConceptTokens(
-            (),
-            f'{name} is the same word before the same class, "{macro_class}", as another concept, so LAG cannot tell '
-            "the two apart and both act everywhere; train one of them with another identifier.",
-            identifier_found=bool(starts),
-            class_found=False,
-            adjacent=False,
-        )
+        return ConceptTokens((), identifier_found=bool(starts), class_found=False, adjacent=False, shared=True)
     borders = sorted({*starts, *(at for theirs, _ in others for at in _occurrences(tokens, list(theirs)))})
     found: set[int] = set()
     identifiers: set[int] = set()
@@ -94,15 +80,8 @@ def find_concept_tokens(
             adjacent = adjacent and gap == 0
             found.update(range(after + gap, after + gap + len(noun)))
 
-    problem = None
-    if not identifier_found:
-        problem = f"{name} is not in the prompt, so LAG leaves the residual out; {advice}."
-    elif noun and not class_found:
-        word = f'"{macro_class}"' if macro_class else "its class"
-        problem = f"{name} is not followed by {word}, so LAG sees only the identifier; {advice}."
     return ConceptTokens(
         tuple(sorted(places[at] for at in found | identifiers)),
-        problem,
         identifier_found=identifier_found,
         class_found=class_found,
         adjacent=class_found and adjacent,
@@ -121,8 +100,3 @@ def _occurrences(tokens: Sequence[int], wanted: list[int]) -> list[int]:
         else:
             at += 1
     return starts
-
-
-def absence(tag: str, placeholder: str) -> str:
-    """The sentence of a concept that acts everywhere though no text has its word."""
-    return f"{tag} acts, but its {placeholder} is not in the prompt: nothing asks for the concept."

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import PersresError
-from .prompt import Substituted, Use, short
+from .prompt import Occurrence, Substituted, short
 
 _PIECES = re.compile(r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:")
 STEP = 1.1
@@ -119,8 +119,8 @@ def _number(weight: str, piece: str) -> float:
         raise PersresError(f"The prompt's emphasis {piece} has no number: write it as (word:1.3).") from None
 
 
-def _joined(texts: list[tuple[int, str]], weights: list[float], uses: list[Use]) -> list[Part]:
-    found: list[tuple[list[str], list[Use], float]] = []
+def _joined(texts: list[tuple[int, str]], weights: list[float], uses: list[Occurrence]) -> list[Part]:
+    found: list[tuple[list[str], list[Occurrence], float]] = []
     waiting, length = list(reversed(uses)), 0
     for (start, text), weight in zip(texts, weights):
         if not found or found[-1][2] != weight:
@@ -130,7 +130,7 @@ def _joined(texts: list[tuple[int, str]], weights: list[float], uses: list[Use])
             use = waiting.pop()
             if use.start >= start and use.end <= start + len(text):  # an identifier has no brackets in it
                 shift = length - start
-                found[-1][1].append(Use(use.concept, use.start + shift, use.end + shift))
+                found[-1][1].append(Occurrence(use.concept, use.start + shift, use.end + shift))
         found[-1][0].append(text)
         length += len(text)
     return [Part(Substituted("".join(pieces), own), weight) for pieces, own, weight in found]

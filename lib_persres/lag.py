@@ -1,150 +1,176 @@
-"""Localized attention-guided (LAG) sampling: masks from concept maps, and which row of a batch takes which."""
+"""Localized attention-guided (LAG) sampling: from what the attentions compute to the gates of each row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
+from .attention import Taps, concept_maps
 from .errors import PersresError
+from .masks import MASKS, Mask, View
+from .plan import Plan, Row
+from .unet import Block
 
 
-def median_mask(maps: torch.Tensor) -> torch.Tensor:
-    """M_i = A_{i,C} > median(A_{i,C}) over the pixels (the paper's binarize). maps, masks: (..., hw)."""
-    return (maps > maps.median(dim=-1, keepdim=True).values).to(maps.dtype)
+class Listener(Protocol):
+    """Is told of masks as they are made; it must not wait for the device there."""
+
+    def begin(self) -> None:
+        """An evaluation begins."""
+
+    def see(self, view: View, masks: torch.Tensor, maps: torch.Tensor | None) -> None:
+        """masks, maps: (S, K, hw); maps None where the mask did not ask for them."""
 
 
-UNCONDITIONAL = ("mirror", "base")
+class Lag:
+    """A mask at work on a UNet: it is shown what it asks for, and what it makes goes to the rows that take it.
 
-
-def check_unconditional(value: str) -> None:
-    if value not in UNCONDITIONAL:
-        raise PersresError(f"Unconditional rows can be {' or '.join(UNCONDITIONAL)}, not {value!r}.")
-
-
-MASKS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"median": median_mask}
-
-
-@dataclass
-class Plan:
-    """How the branches act in one call of the UNet with b rows and K concepts.
-
-    strength: (b, K), s_k of each row; 0 leaves the row to the base model.
-    gated: (b, K), True where LAG confines the concept, False for plain sampling (M ≡ 1). It says nothing to targets
-    that LAG does not gate (see `unet.Target.gated`): they take the strength alone.
-    indicator: (b, K, n), the concept's tokens C in each row's context; only the map rows' entries are read.
-    map_rows: (b,), True for rows whose own maps make masks (the conditional rows).
-    group: (b,), rows of one image share a number: a row whose text does not name a concept, as the unconditional
-    one's, takes its group's mask of it, the union of the masks of the group's map rows (several where prompts are
-    composed). So whatever the rows, masks of ones are plain sampling.
-    mask: from concept maps (rows, K, hw) to gates of the same shape in [0, 1].
-    recorder: sees each block's (name, masks (images, K, hw), maps (map rows, K, hw), (h, w)).
-    memory: the groups' masks, block -> group -> (K, hw), for the calls of one evaluation to share where a group's
-    rows come in several; a map row's mask is united with what its group has there. Each evaluation has a fresh
-    one. None: this call has all rows, and the plan may serve any number of evaluations.
+    blocks: all of the UNet's. gated: the names of those where something is to be gated. plan: of the next calls.
     """
 
-    strength: torch.Tensor
-    gated: torch.Tensor
-    indicator: torch.Tensor | None = None
-    map_rows: torch.Tensor | None = None
-    group: torch.Tensor | None = None
-    mask: Callable[[torch.Tensor], torch.Tensor] = median_mask
-    recorder: Callable | None = None
-    memory: dict[str, dict[int, torch.Tensor]] | None = None
+    def __init__(
+        self, blocks: Sequence[Block], gated: Sequence[str], mask: Mask | None = None, listener: Listener | None = None
+    ):
+        self.plan: Plan | None = None
+        self.mask = MASKS["median"]() if mask is None else mask
+        self._listener = listener
+        self._gated = set(gated)
+        asked = {block: set(self.mask.asks(block, block.name in self._gated)) for block in blocks} if gated else {}
+        self._asked = {block: names for block, names in asked.items() if names or block.name in self._gated}
+        self._at: tuple[int, float | None] = (0, None)
+        self._handles: list = []
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._layers: dict[str, list[torch.Tensor]] = {}
+        """Block -> the maps of its layers, until its gate is made."""
+        self._masks: dict[str, dict[Row, torch.Tensor]] = {}
+        """Block -> row -> (K, hw), of this evaluation."""
 
-    def __post_init__(self):
-        rows = self.strength.shape[0]
-        self.idle = not bool(self.strength.any())
-        self.localized = bool(self.gated.any()) and not self.idle
-        self._sources: list[int] = []
-        if not self.localized:
-            return
-        if self.indicator is None:
-            raise PersresError("LAG needs to know the concept's tokens: give the plan an indicator of them.")
-        if self.map_rows is None:
-            self.map_rows = torch.ones(rows, dtype=torch.bool)
-        if self.group is None:
-            self.group = torch.arange(rows)
-        for name in ("gated", "indicator", "map_rows", "group"):
-            if getattr(self, name).shape[0] != rows:
-                raise PersresError(f"The plan's {name} is for {getattr(self, name).shape[0]} rows, not for {rows}.")
-        # plain numbers, so that no hook has to wait for the device
-        self._groups: list[int] = self.group.tolist()
-        self._masked: list[bool] = self.gated.any(1).tolist()
-        self._sources = self.map_rows.nonzero().flatten().tolist()
-        self._named = (self.indicator != 0).any(-1)
+    def attach(self) -> None:
+        for block, names in self._asked.items():
+            self._handles.append(block.module.register_forward_pre_hook(self._enter(block)))
+            if block.name not in self._gated:
+                self._handles.append(block.proj_out.register_forward_pre_hook(self._leave(block)))
+            if "attn1" in names:
+                self._handles.append(Taps([block], self._see_self, "attn1"))
+            if "attn2" in names:
+                self._handles.append(Taps([block], self._see))
+
+    def detach(self) -> None:
+        """Remove every hook and forget the plan and the masks."""
+        while self._handles:
+            self._handles.pop().remove()
+        self.plan = None
+        for kept in (self._sizes, self._layers, self._masks):
+            kept.clear()
+
+    def begin(self, step: int, done: float | None) -> None:
+        """An evaluation of the denoiser begins, see `Mask.begin`; its rows may come in several calls."""
+        self._at = step, done
+        self._masks.clear()
+        self.mask.begin(step, done)
+        if self._listener is not None:
+            self._listener.begin()
+
+    def gates(self, block: Block) -> torch.Tensor:
+        """G of each row and concept: (b, K, hw) under LAG, else (b, K, 1); strengths included."""
+        plan = self.plan
+        if not plan.localized:
+            return plan.strength[..., None]
+        known = self._masks.setdefault(block.name, {})
+        own: dict[int, torch.Tensor] = {}
+        if plan.makers:
+            maps, view = self._show(block), self._view(block)
+            if maps is None and "attn2" in self._asked[block]:
+                raise PersresError(
+                    f"LAG saw no cross-attention in {block.name}: something replaced it. Switch LAG off."
+                )
+            masks = self.mask.gate(view)
+            own = dict(zip(plan.places, masks))
+            known.update(zip(plan.makers, masks))
+            if self._listener is not None:
+                self._listener.see(view, masks, maps)
+        try:
+            rows = [_taken(takes, own.get(place), known) for place, takes in enumerate(plan.takes)]
+        except KeyError as error:
+            raise PersresError(
+                f"LAG has no mask for {block.name}: unconditional rows came before the conditional."
+            ) from error
+        anything = next(mask for mask in rows if mask is not None)
+        gate = torch.stack([anything if mask is None else mask for mask in rows])
+        return torch.where(plan.gated[..., None], gate, 1.0) * plan.strength[..., None]
+
+    # -- what the mask sees
 
     @property
-    def makes_maps(self) -> bool:
-        return bool(self._sources)
+    def _watches(self) -> bool:
+        return self.plan is not None and bool(self.plan.makers)
 
-    def of_map_rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The map rows of a (b, …) tensor; a view where they follow one another, as they usually do."""
-        first, count = self._sources[0], len(self._sources)
-        if self._sources == list(range(first, first + count)):
-            return tensor[first : first + count]
-        return tensor[self._sources]
+    def _view(self, block: Block) -> View:
+        plan, (step, done) = self.plan, self._at
+        return View(block.name, self._sizes[block.name], plan.makers, plan.active, plan.strength.device, step, done)
 
-    def gates(self, block: str, maps: torch.Tensor | None, size: tuple[int, int] | None = None) -> torch.Tensor:
-        """G of each row and concept: (b, K, hw) under LAG, else (b, K, 1); strengths included.
+    def _enter(self, block: Block):
+        def hook(module, args):
+            if self.plan is not None:
+                if len(args[0]) != len(self.plan.strength):
+                    raise PersresError(
+                        f"The plan is for {len(self.plan.strength)} rows, but the UNet was called with {len(args[0])}."
+                    )
+                self._layers.pop(block.name, None)  # of a forward that ended in an exception
+                self._sizes[block.name] = tuple(args[0].shape[-2:])
 
-        maps: (map rows, K, hw), the block's concept maps, or None where the call has no map row.
-        """
-        if not self.localized:
-            return self.strength[..., None]
-        own = {}
-        known = {} if self.memory is None else self.memory.setdefault(block, {})
-        if maps is not None:
-            own = dict(zip(self._sources, self.mask(maps)))
-            for row, mask in own.items():
-                group = self._groups[row]
-                known[group] = torch.maximum(known[group], mask) if group in known else mask
-            if self.recorder is not None:
-                here = sorted({self._groups[row] for row in own})
-                self.recorder(block, torch.stack([known[group] for group in here]), maps, size)
-        elif self.makes_maps:
-            raise PersresError(f"LAG saw no cross-attention in {block}: something replaced it. Switch LAG off.")
-        rows = []
-        for row, (group, masked) in enumerate(zip(self._groups, self._masked)):
-            mask = known.get(group)
-            if row in own and mask is not own[row]:
-                mask = torch.where(self._named[row][:, None], own[row], mask)
-            if mask is None and masked:
-                raise PersresError(f"LAG has no mask for {block}: unconditional rows came before the conditional.")
-            rows.append(mask)
-        like = next(mask for mask in rows if mask is not None)
-        gate = torch.stack([torch.ones_like(like) if mask is None else mask for mask in rows])
-        return torch.where(self.gated[..., None], gate, 1.0) * self.strength[..., None]
+        return hook
+
+    def _leave(self, block: Block):
+        def hook(module, args):
+            self._show(block)  # gives a map, which a hook must not
+
+        return hook
+
+    def _see(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
+        if not self._watches:
+            return
+        tokens = self.plan.indicator.shape[-1]
+        if tokens != k.shape[1]:
+            raise PersresError(f"The plan marks tokens in a context of {tokens}, but {block.name} sees {k.shape[1]}.")
+        q, k = (self.plan.of_makers(tensor) for tensor in (q, k))
+        with torch.no_grad():  # a mask has no gradient
+            self._layers.setdefault(block.name, []).append(concept_maps(q, k, self.plan.indicator, heads))
+
+    def _see_self(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
+        if self._watches and len(q) == len(self.plan.strength):
+            q, k = (self.plan.of_makers(tensor).detach() for tensor in (q, k))
+            with torch.no_grad():
+                self.mask.see_self(self._view(block), layer, q, k, heads)
+
+    def _show(self, block: Block) -> torch.Tensor | None:
+        """Show the mask the block's map, all layers of which were seen, and give it back; None where there is none."""
+        layers = self._layers.pop(block.name, None)
+        if layers is None:
+            return None
+        maps = layers[0] if len(layers) == 1 else torch.stack(layers).mean(0)
+        self.mask.see(self._view(block), maps)
+        return maps
 
 
-def guidance_plan(
-    strength: torch.Tensor,
-    gated: torch.Tensor,
-    indicator: torch.Tensor | None,
-    *,
-    unconditional: str | None = "mirror",
-    mask: Callable[[torch.Tensor], torch.Tensor] = median_mask,
-    recorder: Callable | None = None,
-    memory: dict[str, dict[int, torch.Tensor]] | None = None,
-) -> Plan:
-    """The plan of a classifier-free guidance call: rows [cond of each image, uncond of each image].
+def _taken(
+    takes: Sequence[tuple[Row, ...] | None], own: torch.Tensor | None, known: dict[Row, torch.Tensor]
+) -> torch.Tensor | None:
+    """A row's masks (K, hw): its own, or the union of other rows'; None where it takes none."""
+    kinds = {rows for rows in takes if rows != ()}
+    if not kinds:
+        return None
+    found = {rows: own if rows is None else _union([known[row] for row in rows]) for rows in kinds}
+    if len(kinds) == 1:
+        return found[kinds.pop()]
+    anything = next(iter(found.values()))
+    return torch.stack([found.get(rows, anything)[k] for k, rows in enumerate(takes)])
 
-    strength, gated: (images, K). indicator: (images, K, n).
-    unconditional: "mirror", the unconditional row takes its image's strength and mask, so that M ≡ 1 is plain
-    sampling; "base", it is the base model's; None, the call has conditional rows only.
-    """
-    images = strength.shape[0]
-    if unconditional is not None:
-        check_unconditional(unconditional)
-    map_rows = torch.ones(images, dtype=torch.bool, device=strength.device)
-    group = torch.arange(images, device=strength.device)
-    if unconditional is not None:
-        strength = torch.cat([strength, strength if unconditional == "mirror" else torch.zeros_like(strength)])
-        gated = torch.cat([gated, gated])
-        map_rows = torch.cat([map_rows, ~map_rows])
-        group = torch.cat([group, group])
-        if indicator is not None:
-            indicator = torch.cat([indicator, torch.zeros_like(indicator)])
-    return Plan(strength, gated, indicator, map_rows, group, mask, recorder, memory)
+
+def _union(masks: list[torch.Tensor]) -> torch.Tensor:
+    union = masks[0]
+    for mask in masks[1:]:
+        union = torch.maximum(union, mask)
+    return union

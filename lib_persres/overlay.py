@@ -8,30 +8,58 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .errors import PersresError
+from .masks import View
 
 _COLOURS = ((255, 40, 40), (40, 140, 255), (60, 210, 60), (255, 190, 0))
 
 
 class MaskRecorder:
-    """A plan's recorder: sums the masks and the concept maps of each block over the steps.
+    """A listener of `lag.Lag`: sums each image's masks and concept maps over the evaluations of a sampling.
 
-    `masks` is empty where no concept ever acted.
+    calls: block -> the number of evaluations. masks, maps: block -> (images, K, h, w), zero for an image of which none
+    were made; where an image's rows make several, their union counts. They are empty where no concept ever acted.
+    `end` takes in the last evaluation.
     """
 
-    def __init__(self):
+    def __init__(self, images: int):
+        self.images = images
         self.calls: dict[str, int] = {}
         self.masks: dict[str, torch.Tensor] = {}
         self.maps: dict[str, torch.Tensor] = {}
+        self._now: dict[str, tuple[tuple[int, int], dict[str, dict[int, torch.Tensor]]]] = {}
+        """Block -> its size, and for masks and maps image -> (K, hw), where the UNet computes."""
 
-    def __call__(self, block: str, masks: torch.Tensor, maps: torch.Tensor, size: tuple[int, int]) -> None:
-        """masks (images, K, hw), maps (map rows, K, hw)."""
-        masks, maps = (t.detach().float().unflatten(-1, size).cpu() for t in (masks, maps))
-        if block in self.calls:
-            self.calls[block] += 1
-            self.masks[block] += masks
-            self.maps[block] += maps
-        else:
-            self.calls[block], self.masks[block], self.maps[block] = 1, masks, maps
+    def begin(self) -> None:
+        self.end()
+
+    def see(self, view: View, masks: torch.Tensor, maps: torch.Tensor | None) -> None:
+        _, kinds = self._now.setdefault(view.block, (view.size, {"masks": {}, "maps": {}}))
+        for name, tensor in (("masks", masks), ("maps", maps)):
+            for row, part in zip(view.rows, tensor if tensor is not None else ()):
+                before = kinds[name].get(row.image)
+                kinds[name][row.image] = part if before is None else torch.maximum(before, part)
+
+    def end(self) -> None:
+        """Add what an evaluation had to the sums; this waits for the device."""
+        for block, (size, kinds) in self._now.items():
+            self.calls[block] = self.calls.get(block, 0) + 1
+            for name, parts in kinds.items():
+                if parts:
+                    nothing = torch.zeros_like(next(iter(parts.values())))
+                    images = torch.stack([parts.get(image, nothing) for image in range(self.images)])
+                    images = images.detach().float().unflatten(-1, size).cpu()
+                    sums = getattr(self, name)
+                    sums[block] = sums[block] + images if block in sums else images
+        self._now = {}
+
+    def of(self, image: int) -> MaskRecorder:
+        """What was recorded of one image."""
+        one = MaskRecorder(1)
+        one.calls = dict(self.calls)
+        one.masks, one.maps = (
+            {block: sums[image : image + 1] for block, sums in both.items()} for both in (self.masks, self.maps)
+        )
+        return one
 
     def mean(self, what: str = "masks", blocks: list[str] | None = None, size: tuple[int, int] | None = None):
         """The mean over steps and blocks, (images, K, h, w), at the largest block's size or at `size`.

@@ -47,7 +47,7 @@ class Tag:
 
 
 @dataclass(frozen=True)
-class Use:
+class Occurrence:
     """`text[start:end]` is the identifier of concept number `concept` (counted from 0)."""
 
     concept: int
@@ -62,7 +62,7 @@ class Substituted:
     """A prompt in which the identifiers stand, and where they stand, in the text's order."""
 
     text: str
-    uses: list[Use]
+    uses: list[Occurrence]
 
 
 # -- tags ----------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def substitute(
     if len(identifiers) != len(macro_classes):
         raise ValueError(f"{len(identifiers)} identifiers, but {len(macro_classes)} macro classes")
     pieces: list[str] = []
-    uses: dict[int, Use] = {}
+    uses: dict[int, Occurrence] = {}
     tags: list[tuple[int, int]] = []
     length = done = 0
     for start, end, number in _placeholders(prompt):
@@ -222,7 +222,7 @@ def substitute(
                 written = ""
             else:
                 written = identifiers[concept]
-                uses[length] = Use(concept, length, length + len(written))
+                uses[length] = Occurrence(concept, length, length + len(written))
         pieces += before, written
         length += len(written)
         done = end
@@ -231,7 +231,7 @@ def substitute(
     for start, end in _typed(text, identifiers):
         before = bisect.bisect(tags, (start, len(text))) - 1
         if start not in uses and not (before >= 0 and start < tags[before][1]):
-            uses[start] = Use(_owner(text, start, end, identifiers, macro_classes), start, end, typed=True)
+            uses[start] = Occurrence(_owner(text, start, end, identifiers, macro_classes), start, end, typed=True)
     return Substituted(text, [uses[start] for start in sorted(uses)])
 
 

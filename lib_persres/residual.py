@@ -163,15 +163,6 @@ class Residual:
                 f"{where} was trained for another model (it has nothing for this UNet's {lacking}): {advice}."
             )
 
-    def lag_problem(self, name: str) -> str | None:
-        """A sentence where LAG can confine nothing of it; None where it can."""
-        parts = parts_of(self.metadata.targets)
-        if "proj_out" in parts:
-            return None
-        if EVERY in parts:  # proj_out, too, but that is little of it
-            return f"LAG cannot confine {name}, which changes the whole UNet: it acts everywhere."
-        return f"LAG cannot confine {name}, which changes {' and '.join(parts)}, not proj_out: it acts everywhere."
-
     def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
         """Write the file, or raise PersresError and leave an older one of that name as it is.
 

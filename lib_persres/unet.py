@@ -18,14 +18,15 @@ from .targets import EMBEDDING, EVERY, LAYERED, parts_of
 class Block:
     """A spatial transformer i of the UNet.
 
-    name: its path in the UNet. proj_out: 1×1 Conv2d or Linear, m_in -> m_out. attentions: its cross-attentions
-    (`attn2`), one for each layer of depth.
+    name: its path in the UNet. proj_out: 1×1 Conv2d or Linear, m_in -> m_out. attentions, self_attentions: its
+    cross-attentions (`attn2`) and self-attentions (`attn1`), one for each layer of depth.
     """
 
     name: str
     module: nn.Module
     proj_out: nn.Module
     attentions: tuple[nn.Module, ...]
+    self_attentions: tuple[nn.Module, ...] = ()
 
     @property
     def width(self) -> int:
@@ -69,10 +70,11 @@ def find_blocks(unet: nn.Module) -> list[Block]:
     blocks = []
     for name, module in unet.named_modules():
         if all(hasattr(module, part) for part in ("proj_in", "transformer_blocks", "proj_out")):
-            attentions = tuple(
-                layer.attn2 for layer in module.transformer_blocks if getattr(layer, "attn2", None) is not None
+            cross, own = (
+                tuple(a for layer in module.transformer_blocks if (a := getattr(layer, which, None)) is not None)
+                for which in ("attn2", "attn1")
             )
-            blocks.append(Block(name, module, module.proj_out, attentions))
+            blocks.append(Block(name, module, module.proj_out, cross, own))
     if not blocks:
         raise PersresError(
             f"{type(unet).__name__} has no transformer blocks with a proj_out, so it cannot carry a residual: "

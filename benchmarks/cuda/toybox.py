@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from lib_persres.branch import Branches
-from lib_persres.lag import Plan
+from lib_persres.concepts import Use
+from lib_persres.plan import Plans, guidance_rows
 from lib_persres.residual import Factors, Residual
 from lib_persres.standalone.checkpoint import StableDiffusion, load
 from lib_persres.standalone.generate import generate
@@ -48,16 +49,14 @@ def gradients(
         x = x.contiguous(memory_format=torch.channels_last)
     t = torch.tensor([200, 700], device=sd.device)
     context, _ = sd.encode_prompts([f"a photo of a olis {CONCEPT.cls}", f"a olis {CONCEPT.cls} in snow"])
-    indicator = torch.zeros(2, 1, context.shape[1], device=sd.device)
-    indicator[..., 2:6] = 1
-    ones = torch.ones(2, 1, device=sd.device)
+    plans = Plans([[Use(1.0, gated, ((2, 3, 4, 5),))] for gated in (True, False)])
     learning = {
         name: Factors(*(torch.nn.Parameter(part.to(sd.device)) for part in (f.down, f.up)))
         for name, f in residual(sd).factors.items()
     }
     scale = 1024.0 if precision == "float16" else 1.0
     with Branches(sd.unet, [Residual(learning)]) as branches:
-        branches.plan = Plan(ones, torch.tensor([[True], [False]], device=sd.device), indicator)
+        branches.plan = plans.plan(guidance_rows(2, guided=False), context.shape[1], sd.device)
         eps = sd.unet(x, timesteps=t, context=context).float()
         (scale * (eps - noise).square().mean()).backward()
     weights = [weight for f in learning.values() for weight in (f.down, f.up)]

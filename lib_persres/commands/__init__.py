@@ -24,6 +24,9 @@ a first tour, with the small Toybox model that comes along:
 `python -m lib_persres COMMAND --help` explains a command and its options.
 """
 NAMES = {"clip": "--no-deps clip-anytorch", "ray": "ray"}
+NAMES |= dict.fromkeys(
+    ("adjustText", "jinja2", "matplotlib", "pandas", "pydantic", "scipy"), '"lib-persres[evaluation]"'
+)
 
 
 def build_parser() -> Parser:
@@ -96,7 +99,7 @@ def _install(package: str) -> str:
             "The package ldm is not installed: run pip install --no-deps stable-diffusion-sdkit, which is right only "
             "with --no-deps."
         )
-    if package in ("clip", "ray"):
+    if package in NAMES:
         return f"The package {package} is not installed: run pip install {NAMES[package]}."
     return (
         f'The package {package} is not installed: run pip install "lib-persres[standalone]", and '

@@ -72,7 +72,7 @@ def _add_run(actions) -> None:
         type=file_name,
         required=True,
         metavar="NAME",
-        help="paper, toybox, toybox-quick, toybox-recipes, toybox-choices, or a suite's JSON file",
+        help="paper, toybox, toybox-quick, toybox-demo, toybox-recipes, toybox-choices, or a suite's JSON file",
     )
     what.add_argument("--out", required=True, metavar="DIR", type=as_path, help="the run's folder")
     what.add_argument("--dataset", choices=KINDS, default="toybox", help="its layout (default: toybox)")
@@ -120,8 +120,9 @@ def _add_embedders(parser) -> None:
 
 
 def run(args) -> int:
+    from ..evaluation.planning import Source
+    from ..evaluation.run import perform
     from ..evaluation.run_folder import RunFolder
-    from ..evaluation.runner import Source, perform
     from ..evaluation.suite import Suite
 
     suite = Suite.read(args.suite)
@@ -189,7 +190,8 @@ def make_scorer(args, kind: str):
     if clip or args.dino:
         import torch
 
-        from ..evaluation.scores.embedders import ClipEmbedder, DinoEmbedder
+        from ..evaluation.scores.clip import ClipEmbedder
+        from ..evaluation.scores.dino import DinoEmbedder
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return Scorer(
@@ -202,8 +204,8 @@ def make_scorer(args, kind: str):
 
 
 def score(args) -> int:
+    from ..evaluation.run import rescore
     from ..evaluation.run_folder import RunFolder
-    from ..evaluation.runner import rescore
 
     folder = RunFolder(args.folder.resolve())
     rescore(folder, make_scorer(args, folder.load()["dataset"]["kind"]), note)

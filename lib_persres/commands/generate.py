@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from .. import __version__
-from ..errors import PersresError
+from ..concepts import UNCONDITIONAL, wants_lag
 from ..progress import progress_bar
 from ..prompt import NEGATIVE, Tag, parse_tags
 from .common import (
@@ -106,7 +106,7 @@ def add_parser(commands) -> None:
     tinkering.add_argument("--mask", type=words, default="median", help="how LAG makes its masks (default: median)")
     tinkering.add_argument(
         "--unconditional",
-        choices=("mirror", "base"),
+        choices=UNCONDITIONAL,
         default="mirror",
         help="what LAG does to the unconditional half: the same (mirror, the default), or nothing (base)",
     )
@@ -121,14 +121,13 @@ def run(args) -> int:
     checkpoint = checkpoint_path(args.checkpoint)
     given, tags = parse_tags(args.prompt)
     tags = list({tag.name: tag for tag in tags}.values())
-    from ..lag import MASKS
+    from ..masks import check_mask
     from ..residual_folder import ResidualFolder
 
     wanted = [seed for part in args.seeds for seed in part]
     at_once = min(args.batch, len(wanted))
     _check_pixels(at_once, args.width or 1, args.height or 1)
-    if args.mask not in MASKS:
-        raise PersresError(f"There is no mask {args.mask!r}; the masks are: {', '.join(MASKS)}.")
+    check_mask(args.mask)
     advice = "train a concept first or name another with --residuals"
     files = ResidualFolder(lambda: Path(args.residuals), lambda: len(tags), anywhere=True, advice=advice)
     residuals = {tag.name: files.load(tag.name) for tag in tags}
@@ -188,7 +187,7 @@ def run(args) -> int:
                 progress=progress,
                 tell=tell,
             )
-            overlays = _overlays(result, _gated(tags, args.lag)) if args.masks else []
+            overlays = _overlays(result) if args.masks else []
             for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
                 own = {"Seed": seed, "Persres problems": " ".join(result.problems) or None}
                 written = folder.save(image, seed, infotext(args.prompt, args.negative, {**settings, **own}))
@@ -200,7 +199,7 @@ def run(args) -> int:
         if bar is not None:
             bar.close()
     if args.masks and not overlays:
-        why = _why_no_masks(tags, _gated(tags, args.lag), result.tokens, args.steps)
+        why = _why_no_masks(tags, result.uses, args)
         note(f"warning: There are no masks to show, since {why}.")
     return 0
 
@@ -212,6 +211,7 @@ def _check_pixels(pictures: int, width: int, height: int) -> None:
 def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, object]:
     """What every picture's metadata say; the seed and the problems are filled in for each."""
     concepts = [f"{tag.name}: {tag.strength} ({residuals[tag.name].short_hash})" for tag in tags]
+    confined = any(wants_lag(tag, args.lag) for tag in tags)
     return {
         "Steps": args.steps,
         "Sampler": "DDIM",
@@ -222,29 +222,26 @@ def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, obje
         "Model": sd.path.stem,
         "RNG": "CPU",
         "Persres": ", ".join(concepts) or None,
-        "Persres LAG": f"{args.mask}/{args.unconditional}" if any(_gated(tags, args.lag)) else None,
+        "Persres LAG": f"{args.mask}/{args.unconditional}" if confined else None,
         "Persres problems": None,
         "Version": f"persres {__version__}",
     }
 
 
-def _gated(tags: list[Tag], lag: bool) -> list[bool]:
-    return [lag if tag.lag is None else tag.lag for tag in tags]
-
-
-def _why_no_masks(tags: list[Tag], gated: list[bool], tokens, steps: int) -> str:
+def _why_no_masks(tags: list[Tag], uses, args) -> str:
     """Of the first concept that LAG should have confined."""
     if not tags:
         return "the prompt has no concept's tag, and LAG confines concepts"
-    if not any(gated):
+    wanted = [(tag, use) for tag, use in zip(tags, uses) if wants_lag(tag, args.lag)]
+    if not wanted:
         return "no concept was drawn with LAG: add --lag"
-    tag, found = next((tag, found) for tag, found, wanted in zip(tags, tokens, gated) if wanted)
-    if not found.indices:
+    tag, use = wanted[0]
+    if not any(use.indices):
         return f"{tag.text} has no place in the prompt: write V* where it is to be"
     if tag.strength == 0:
         return f"{tag.text} acts at strength 0: give it one such as 1.0"
     if tag.start > 0 or tag.end < 1:
-        return f"none of the {steps} steps lies between the start= and the end= of {tag.text}"
+        return f"none of the {args.steps} steps lies between the start= and the end= of {tag.text}"
     return f"LAG cannot confine {tag.text}"
 
 
@@ -256,12 +253,12 @@ def _images(images) -> list:
     return [Image.fromarray(picture) for picture in pixels]
 
 
-def _overlays(result, gated: list[bool]) -> list:
+def _overlays(result) -> list:
     """The pictures with the mean masks of the concepts that LAG confined; none without LAG."""
     from ..overlay import overlay
 
-    seen = [i for i, (wanted, found) in enumerate(zip(gated, result.tokens)) if wanted and found.indices]
-    if result.masks is None or not result.masks.masks or not seen:
+    confined = [index for index, use in enumerate(result.uses) if use.gated]
+    if result.masks is None or not result.masks.masks or not confined:
         return []
-    masks = result.masks.mean("masks")[:, seen]
+    masks = result.masks.mean("masks")[:, confined]
     return [overlay(image, mask) for image, mask in zip(_images(result.images), masks)]

@@ -246,8 +246,8 @@ def _tell(residual, written: Path, seconds: float) -> None:
 
 def _add_picture(sd, residual, files: TrainingFiles, prompt: str, resolution: int, number: int) -> None:
     """Draw the concept into its file, which is there already: whatever happens here does not cost it."""
-    from ..standalone.preview import draw
     from ..thumbnail import thumbnail
+    from ..training.preview import draw
 
     note("Drawing a picture for the file (Ctrl-C leaves it out)")
     try:

@@ -5,8 +5,6 @@ Chosen once, before any piece, and kept in the run's folder, so that a run that 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,12 +14,9 @@ import torch.nn.functional as F
 from ..errors import PersresError
 from ..names import check_class
 from .datasets.dataset import Concept, read_text
-from .run_folder import RunFolder, write_json
-from .scores.embedders import ClipEmbedder
+from .run_folder import RunFolder, digest, read_json, write_json
+from .scores.clip import ClipEmbedder
 from .suite import Nouns
-
-AT_A_TIME = 4096
-"""Nouns whose embeddings are held at a time: WordNet has 117,000."""
 
 
 def nearest_classes(
@@ -33,46 +28,36 @@ def nearest_classes(
     told: Callable[[str], None] = lambda line: None,
 ) -> dict[str, str]:
     """Concept -> noun, for these concepts and those of the run that have one. file: of nouns, before the suite's."""
-    known = _read(run)
-    lacking = [concept for concept in concepts if concept.name not in known.get("concepts", {})]
-    if lacking:
+    known = read_json(run.classes_file, {"concepts": {}})
+    if lacking := [concept for concept in concepts if concept.name not in known["concepts"]]:
         words = _words(nouns, file)
-        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
-        if known and known["nouns"]["hash"] != digest:
+        used = {"count": len(words), "hash": digest(words), "other": nouns.other}
+        if known.get("nouns", used)["hash"] != used["hash"]:
             raise PersresError(
                 f"{run.classes_file} was made with other nouns: give those, or another folder with --out."
             )
         if clip is None:
             raise PersresError("The suite chooses macro classes by CLIP: say with --clip where ViT-B/32 is.")
         told(f"choosing the nearest of {len(words)} nouns for {len(lacking)} concepts")
-        chosen = known.get("concepts", {}) | nearest(words, lacking, clip, nouns.other)
-        known = {"nouns": {"count": len(words), "hash": digest, "other": nouns.other}, "concepts": chosen}
+        known = {"nouns": used, "concepts": known["concepts"] | nearest(words, lacking, clip, nouns.other)}
         write_json(run.classes_file, known)
-    return {name: facts["nearest"] for name, facts in known.get("concepts", {}).items()}
+    return {name: facts["nearest"] for name, facts in known["concepts"].items()}
 
 
 def nearest(words: Sequence[str], concepts: Sequence[Concept], clip: ClipEmbedder, other: bool) -> dict[str, dict]:
     """Concept -> {"given", "nearest", "similarity"}: the largest cosine of a bare noun (as in the paper, without a
     sentence around it) with the mean of the photos' embeddings. other: never the given class.
     """
-    photos = [clip.images([photo.image for photo in concept.load()]) for concept in concepts]
-    means = F.normalize(torch.stack([F.normalize(each, dim=1).mean(0) for each in photos]), dim=1)
-    best: list[tuple[float, str]] = [(-2.0, "")] * len(concepts)
-    for start in range(0, len(words), AT_A_TIME):
-        part = words[start : start + AT_A_TIME]
-        similar = F.normalize(clip.texts(part), dim=1) @ means.T
-        for index, concept in enumerate(concepts):
-            own = similar[:, index].clone()
-            if other:
-                own[[word.casefold() == concept.macro_class.casefold() for word in part]] = -2
-            at = int(own.argmax())
-            if own[at] > best[index][0]:
-                best[index] = float(own[at]), part[at]
-    out = {}
-    for concept, (similarity, word) in zip(concepts, best):
-        if not word:
+    texts, out = F.normalize(clip.texts(words), dim=1), {}
+    for concept in concepts:
+        photos = F.normalize(clip.images([photo.image for photo in concept.load()]), dim=1)
+        similar = texts @ F.normalize(photos.mean(0), dim=0)
+        same = [other and word.casefold() == concept.macro_class.casefold() for word in words]
+        if all(same):
             raise PersresError(f"The nouns hold no other than the class of {concept.name}, {concept.macro_class!r}.")
-        out[concept.name] = {"given": concept.macro_class, "nearest": word, "similarity": round(similarity, 6)}
+        at = int(torch.where(torch.tensor(same), -2.0, similar).argmax())
+        found = {"nearest": words[at], "similarity": round(float(similar[at]), 6)}
+        out[concept.name] = {"given": concept.macro_class, **found}
     return out
 
 
@@ -84,21 +69,20 @@ def read_nouns(path: Path) -> list[str]:
     if path.name == "index.noun":
         lines = [line.split(" ", 1)[0] for line in lines if not line.startswith(" ")]
     words = (line.partition("#")[0].replace("_", " ").strip() for line in lines)
-    found = [word for word in dict.fromkeys(words) if word and _usable(word)]
-    if not found:
+    if not (found := [word for word in dict.fromkeys(words) if word and _usable(word)]):
         raise PersresError(f"{path} holds no noun: give a file with one noun a line.")
     return found
 
 
 def _words(nouns: Nouns, file: Path | None) -> list[str]:
-    if file is not None:
-        return read_nouns(file)
-    if nouns.source is None:
+    if file is None and nouns.source is None:
         raise PersresError(
             "The suite chooses macro classes from a list of nouns: give it with --nouns, a file with one noun a line "
             "(the paper: all nouns of WordNet, its index.noun)."
         )
-    return read_nouns(Path(nouns.source)) if isinstance(nouns.source, str) else [check_class(w) for w in nouns.source]
+    if file is None and not isinstance(nouns.source, str):
+        return [check_class(word) for word in nouns.source]
+    return read_nouns(file or Path(nouns.source))
 
 
 def _usable(word: str) -> bool:
@@ -106,12 +90,3 @@ def _usable(word: str) -> bool:
         return check_class(word) == word
     except PersresError:
         return False
-
-
-def _read(run: RunFolder) -> dict:
-    if not run.classes_file.exists():
-        return {}
-    try:
-        return json.loads(run.classes_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PersresError(f"{run.classes_file} is damaged: {error}.") from error

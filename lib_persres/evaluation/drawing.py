@@ -1,28 +1,23 @@
-"""A method's pictures drawn into a folder, some at a time, each from its own noise; and what that took."""
+"""Methods' pictures drawn into a piece's folder, some at a time, each from its own noise; and what that took."""
 
 from __future__ import annotations
 
 import re
-import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..residual import Residual
 from ..standalone.checkpoint import StableDiffusion
-from ..standalone.generate_each import Generated, generate_each
+from ..standalone.generate_each import generate_each
 from ..training.sizes import default_resolution
-from .jobs import Job
-from .methods import Method
 from .protocol import noise_seed
-from .run_folder import Log, picture_name, write_arrays, write_picture
+from .run_folder import PieceFolder, picture_name
 from .scores.masked import to_images
-
-Find = Callable[[str], Residual]
+from .suite import Method, Sampling
 
 
 @dataclass(frozen=True)
@@ -42,32 +37,28 @@ class Asked:
 def with_identifiers(text: str, *identifiers: str) -> str:
     """The prompt as the base model reads it: the tokens that V* (V1*, V2*) become, without a residual.
 
-    So pictures from the same noise can be compared (as in `toybox_concepts.draw`).
+    So pictures from the same noise can be compared.
     """
     return re.sub(r"V(\d?)\*", lambda found: identifiers[int(found[1] or 1) - 1], text)
 
 
 class Drawing:
-    def __init__(self, job: Job, sd: StableDiffusion, log: Log):
-        self.job, self.sd, self.log = job, sd, log
+    """batch: pictures at a time. masks: keep LAG's of the first concept."""
+
+    def __init__(self, folder: PieceFolder, sd: StableDiffusion, sampling: Sampling, batch: int, masks: bool):
+        self.folder, self.sd, self.sampling, self.batch, self.masks = folder, sd, sampling, batch, masks
         self.side = default_resolution(sd.unet.params)
         if sd.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(sd.device)
 
-    def fill(self, method: Method, folder: Path, asked: Sequence[Asked], find: Find | None, masks: bool) -> None:
-        """Draw what is not there yet, with DDIM and eta 0. masks: keep LAG's of the first concept."""
-        kept = folder / "masks.npz"
-        missing = [one for one in asked if not (folder / f"{one.name}.png").exists()]
-        for start in range(0, len(missing), self.job.batch):
-            self._draw(method, folder, missing[start : start + self.job.batch], find, masks)
-        parts = sorted((folder / "masks").glob("*.npz"))
-        if parts and not kept.exists():
-            write_arrays(kept, {path.stem: np.load(path)["mask"] for path in parts})
-        shutil.rmtree(folder / "masks", ignore_errors=True)
+    def fill(self, method: Method, asked: Sequence[Asked], find: Callable[[str], Residual] | None) -> None:
+        """Draw what is asked, with DDIM and eta 0."""
+        for start in range(0, len(asked), self.batch):
+            self._draw(method, asked[start : start + self.batch], find)
+        self.folder.gather_masks(method.name)
 
-    def _draw(self, method: Method, folder: Path, asked: Sequence[Asked], find: Find | None, masks: bool) -> None:
-        started = time.monotonic()
-        sampling = self.job.sampling
+    def _draw(self, method: Method, asked: Sequence[Asked], find: Callable[[str], Residual] | None) -> None:
+        started, problems = time.monotonic(), []
         made = generate_each(
             self.sd,
             [one.text for one in asked],
@@ -75,19 +66,18 @@ class Drawing:
             seeds=[noise_seed(one.prompt, one.image) for one in asked],
             width=self.side,
             height=self.side,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
+            steps=self.sampling.steps,
+            guidance=self.sampling.guidance,
             lag=method.lag,
             unconditional=method.unconditional,
         )
-        problems = []
         for one, picture in zip(asked, made):
-            mask = _mask(picture) if masks else None
-            if mask is not None:  # before the picture, whose presence says that all is there
-                write_arrays(folder / "masks" / f"{one.name}.npz", {"mask": mask})
-            write_picture(folder / f"{one.name}.png", to_images(picture.images)[0])
+            (image,), mask = to_images(picture.images), None
+            if self.masks and picture.masks and picture.masks.masks:
+                mask = picture.masks.mean("masks")[0, 0].half().numpy()
+            self.folder.write_picture(method.name, one.name, image, mask)
             problems += [] if one.quiet else picture.problems
-        self.log.add(
+        self.folder.log.add(
             "drawn",
             method=method.name,
             pictures=[(one.prompt, one.image) for one in asked],
@@ -97,20 +87,13 @@ class Drawing:
 
     def facts(self) -> dict:
         """What the pictures took, for piece.json."""
-        drawn = self.log.events("drawn")
+        drawn = self.folder.log.events("drawn")
         return {
             "sample_seconds": round(sum(row["seconds"] for row in drawn), 2),
             "pictures": sum(len(row["pictures"]) for row in drawn),
             "peak_bytes": peak_bytes(self.sd.device),
             "problems": list(dict.fromkeys(text for row in drawn for text in row["problems"])),
         }
-
-
-def _mask(made: Generated) -> np.ndarray | None:
-    """The first concept's mean mask at the latents' size, (h,w) in half precision; None without LAG."""
-    if made.masks is None or not made.masks.masks:
-        return None
-    return made.masks.mean("masks")[0, 0].half().numpy()
 
 
 def peak_bytes(device: torch.device) -> int | None:
@@ -121,7 +104,5 @@ def peak_bytes(device: torch.device) -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    import sys
-
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

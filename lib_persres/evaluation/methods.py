@@ -52,7 +52,7 @@ class Method:
     """A column of a report. training: None is the base model. concepts: only the first so many; None: all.
 
     noun: the macro class in the prompts, GIVEN or NEAREST. strength: of the residual, the tag's. unconditional: what
-    the unconditional row does under LAG, see `lag.UNCONDITIONAL`.
+    the unconditional row does under LAG, see `concepts.UNCONDITIONAL`.
     """
 
     name: str

@@ -1,114 +1,95 @@
-"""What a run has to do: which concepts and pairs, by which methods, in which pieces."""
+"""What a run has to do: which subjects, by which methods, in which pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import PersresError
-from .datasets.dataset import Concept, Dataset, Pair
-from .methods import Method
-from .pair_pieces import PairPiece
-from .pieces import Piece
-from .run_folder import RunFolder
-from .suite import Suite
+from .datasets import open_dataset
+from .datasets.dataset import Concept, Dataset, Prompt
+from .protocol import identifier_numbers, prompts_of
+from .suite import Method, Suite
 
 
-def concepts_of(
-    suite: Suite, dataset: Dataset, only: Collection[str] = ()
-) -> list[tuple[Concept, tuple[Method, ...]]]:
-    """The suite's concepts, each with the methods that it is drawn by. only: of these names."""
-    chosen = [
-        (concept, suite.methods_of(index))
-        for index, concept in enumerate(dataset.concepts[: suite.concepts])
-        if suite.methods_of(index)
-    ]
-    names = [concept.name for concept, _ in chosen]
-    if wrong := [name for name in only if name not in names]:
-        raise PersresError(f"The suite {suite.name} has no concept {wrong[0]!r} here; it has: {', '.join(names)}.")
-    return [(concept, methods) for concept, methods in chosen if not only or concept.name in only]
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset lies, as run.json keeps it."""
+
+    kind: str
+    root: Path
+    macro_class: str | None = None
+    prompts: Path | None = None
+
+    def open(self, pairs: bool) -> Dataset:
+        return open_dataset(self.kind, self.root, self.macro_class, self.prompts, pairs)
+
+    def to_dict(self, name: str, run: Path) -> dict:
+        """A root within the run's folder is told from there, so that the folder can be moved."""
+        root, base = self.root.resolve(), run.resolve()
+        inside = root.is_relative_to(base)
+        facts = {"kind": self.kind, "root": root.relative_to(base).as_posix() if inside else str(root), "name": name}
+        if self.macro_class:
+            facts["class"] = self.macro_class
+        if self.prompts:
+            facts["prompts"] = str(self.prompts.resolve())
+        return facts
+
+    @classmethod
+    def from_dict(cls, facts: dict, run: Path) -> Source:
+        prompts = facts.get("prompts")
+        return cls(facts["kind"], run / facts["root"], facts.get("class"), Path(prompts) if prompts else None)
 
 
-def pairs_of(suite: Suite, dataset: Dataset) -> list[Pair]:
-    """The suite's pairs, with its prompts and the dataset's own concepts in them."""
-    if suite.pairs is None:
-        return []
-    out = []
-    for pair in dataset.pairs[: suite.pairs.count]:
-        first, second = (dataset.concept(concept.name) for concept in pair.concepts)
-        out.append(replace(pair, concepts=(first, second), prompts=pair.prompts[: suite.pairs.prompts]))
-    return out
+@dataclass(frozen=True)
+class Subject:
+    """What pictures show: a concept, or a pair of them; and its prompts by their place in the dataset.
+
+    identifiers: the concepts' numbers (see `protocol`). nearest: the noun, where a method asks for the nearest.
+    """
+
+    name: str
+    concepts: tuple[Concept, ...]
+    prompts: Mapping[int, Prompt]
+    identifiers: tuple[int, ...] = (0,)
+    nearest: str | None = None
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.concepts) > 1
 
 
-def methods_of_pairs(
-    suite: Suite, pairs: list[Pair], concepts: list[tuple[Concept, tuple[Method, ...]]]
-) -> list[tuple[Pair, tuple[Method, ...]]]:
-    """The pairs whose two concepts are among these, each with the methods that both have."""
-    has = {concept.name: {method.name for method in methods} for concept, methods in concepts}
-    out = []
-    for pair in pairs:
-        shared = set(suite.pairs.methods).intersection(*(has.get(concept.name, set()) for concept in pair.concepts))
-        if methods := tuple(method for method in suite.methods if method.name in shared):
-            out.append((pair, methods))
-    return out
-
-
-def _by_piece(methods: tuple[Method, ...]) -> dict[str, tuple[Method, ...]]:
-    names = dict.fromkeys(method.piece for method in methods)
-    return {name: tuple(method for method in methods if method.piece == name) for name in names}
+Plan = list[tuple[Subject, tuple[Method, ...]]]
+"""Subjects, each with the methods that it is drawn by; the pairs come last."""
 
 
 def plan(
-    run: RunFolder,
-    suite: Suite,
-    concepts: list[tuple[Concept, tuple[Method, ...]]],
-    checkpoint: Path,
-    *,
-    nearest: Mapping[str, str] = MappingProxyType({}),
-    identifiers: Mapping[str, int] = MappingProxyType({}),
-    **options,
-) -> list[Piece]:
-    """A piece for each concept and training. nearest, identifiers: of the concepts. options: those of `Job`."""
-    return [
-        Piece(
-            root=run.root,
-            concept=concept,
-            training=own[0].training,
-            methods=own,
-            sampling=suite.sampling,
-            checkpoint=checkpoint,
-            nearest=nearest.get(concept.name),
-            identifier=identifiers.get(concept.name, 0),
-            **options,
-        )
-        for concept, methods in concepts
-        for own in _by_piece(methods).values()
-    ]
-
-
-def plan_pairs(
-    run: RunFolder,
-    suite: Suite,
-    pairs: list[tuple[Pair, tuple[Method, ...]]],
-    checkpoint: Path,
-    *,
-    identifiers: Mapping[str, int],
-    **options,
-) -> list[PairPiece]:
-    """A piece for each pair and training: they wait for the trainings of both concepts."""
-    return [
-        PairPiece(
-            root=run.root,
-            pair=pair,
-            training=training,
-            methods=own,
-            sampling=suite.sampling,
-            checkpoint=checkpoint,
-            identifiers=tuple(identifiers.get(concept.name, 0) for concept in pair.concepts),
-            **options,
-        )
-        for pair, methods in pairs
-        for training, own in _by_piece(methods).items()
-    ]
+    suite: Suite, dataset: Dataset, only: Collection[str] = (), nearest: Mapping[str, str] = MappingProxyType({})
+) -> Plan:
+    """only: the concepts of these names, and the pairs among them. nearest: the concepts' nouns."""
+    concepts = [concept for concept in dataset.concepts if not concept.tuned][: suite.concepts.main]
+    if suite.concepts.names is not None:
+        concepts = list(map(dataset.concept, suite.concepts.names))
+    names = [concept.name for concept in concepts]
+    if wrong := [name for name in only if name not in names]:
+        raise PersresError(f"The suite {suite.name} has no concept {wrong[0]!r} here; it has: {', '.join(names)}.")
+    pairs = dataset.pairs[: suite.pairs.count] if suite.pairs else ()
+    numbers = identifier_numbers(pairs)
+    made: Plan = []
+    for index, concept in enumerate(concepts):
+        methods = tuple(method for method in suite.methods if method.concepts is None or index < method.concepts)
+        if methods and (not only or concept.name in only):
+            prompts = prompts_of(concept, suite.sampling.prompts)
+            number = numbers.get(concept.name, 0)
+            made.append((Subject(concept.name, (concept,), prompts, (number,), nearest.get(concept.name)), methods))
+    drawn = {subject.name: methods for subject, methods in made}
+    for pair in pairs:
+        has = [drawn.get(concept.name, ()) for concept in pair.concepts]
+        if methods := tuple(method for method in suite.pair_methods if all(method in own for own in has)):
+            prompts = dict(enumerate(pair.prompts[: suite.pairs.prompts]))
+            both = tuple(dataset.concept(concept.name) for concept in pair.concepts)
+            identifiers = tuple(numbers.get(concept.name, 0) for concept in both)
+            made.append((Subject(pair.name, both, prompts, identifiers), methods))
+    return made

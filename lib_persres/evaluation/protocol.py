@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..identifiers import choose_identifier
-from ..toybox.world import BACKGROUNDS
-from .datasets.dataset import Concept, Pair, Prompt
-from .datasets.toybox import Truth
+from .datasets.dataset import WITHOUT, Concept, Pair, Prompt
 
-WITHOUT = "without V*"
-"""The category of the prompts that ask for no concept: what a residual changes in their pictures is drift."""
-PLACES = ("on the beach", "in a forest")
 MOST_IMAGES = 10_000
 
 
@@ -27,22 +22,15 @@ def prompts_of(concept: Concept, count: int | None = None) -> dict[int, Prompt]:
             order.append((seen.setdefault(category, 0), index))
             seen[category] += 1
         chosen = sorted(index for _, index in sorted(order)[:count])
-    own = {index: concept.prompts[index] for index in chosen}
-    return own | {len(concept.prompts) + i: prompt for i, prompt in enumerate(_without(concept))}
+    quiet = [Prompt(f"a photo of a {concept.macro_class} {place}", WITHOUT) for place in concept.places]
+    return {index: concept.prompts[index] for index in chosen} | dict(enumerate(quiet, len(concept.prompts)))
 
 
-def _without(concept: Concept) -> list[Prompt]:
-    places: tuple[str, ...] = PLACES
-    if isinstance(concept.truth, Truth):  # its world knows other places
-        places = tuple(words for name, words in BACKGROUNDS.items() if name != concept.truth.background)[:2]
-    return [Prompt(f"a photo of a {concept.macro_class} {place}", WITHOUT) for place in places]
-
-
-def asked_text(prompt: Prompt, macro_class: str, without_class: bool = False) -> str:
+def asked_text(prompt: Prompt, macro_classes: Sequence[str], without_class: bool = False) -> str:
     """The prompt with V*. Without the class V* stands alone; an object in the style of V* keeps its own noun."""
     if without_class and prompt.noun is None:
         return prompt.fill("V*")
-    return prompt.with_identifier(macro_class)
+    return prompt.with_identifier(*macro_classes)
 
 
 def noise_seed(prompt: int, image: int) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import PersresError, first_line
-from .jobs import Job
+from .piece import Piece
 from .workers import Report, tried
 
 LOCAL = "local"
 RETRIES = 10
 
 
-def run_ray(pieces: Iterable[Job], address: str, report: Report, workers: int | None = None) -> None:
+def run_ray(pieces: Iterable[Piece], address: str, report: Report, workers: int | None = None) -> None:
     """address: of a running cluster, "auto", or "local" for a Ray of this machine alone (with `workers` cores).
 
     A piece takes one core, or one GPU where the cluster has some.

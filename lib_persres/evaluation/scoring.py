@@ -1,40 +1,37 @@
-"""The scores of a concept: a row for each picture, from the pictures on disk and the references alone."""
+"""The scores of a subject: a row for each picture, from the pictures on disk and the references alone."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
-import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import PersresError
+from ..residual import file_hash
+from ..toybox import truth
 from ..toybox.judge import Judge
-from .datasets.dataset import Concept, Prompt
-from .datasets.toybox import Truth
-from .methods import BASE, Method
-from .protocol import WITHOUT, prompts_of
-from .run_folder import RunFolder, picture_name
-from .scores import toybox
-from .scores.alignment import image_alignment_of_each, text_alignment_of_each
-from .scores.embedders import ClipEmbedder, DinoEmbedder
-from .scores.masked import (
-    auc,
-    background_copied,
-    background_distance,
-    drift,
-    iou,
-    object_alignment,
-    to_pictures,
-)
-from .suite import Suite
+from ..toybox.sight import Sight, look, masks
+from .datasets.dataset import TOGETHER, WITHOUT
+from .planning import Subject
+from .run_folder import RunFolder, digest, picture_name
+from .scores import masked
+from .scores.alignment import image_alignment, text_alignment
+from .scores.clip import ClipEmbedder
+from .scores.dino import DinoEmbedder
+from .scores.weights import digest_of
+from .suite import BASE, Method
 
 CHUNK = 64
 """Pictures held at a time."""
+ORDER = ("first", "second")
+"""How the two concepts of a pair are called in the columns."""
+
+Keys = Sequence[tuple[int, int]]
+"""(prompt, image) each."""
 
 
 @dataclass(frozen=True)
@@ -59,150 +56,172 @@ class Scorer:
         finally:
             torch.set_num_threads(before)
 
-    def embedders(self) -> Iterator[tuple[str, object]]:
-        for name, embedder in (("clip", self.clip), ("dino", self.dino)):
-            if embedder is not None:
-                yield name, embedder
+    @property
+    def embedders(self) -> dict[str, ClipEmbedder | DinoEmbedder]:
+        both = {"clip": self.clip, "dino": self.dino}
+        return {name: embedder for name, embedder in both.items() if embedder is not None}
+
+    @cached_property
+    def digest(self) -> dict[str, str]:
+        used = {name: embedder.digest for name, embedder in self.embedders.items()}
+        return used | ({"judge": digest_of(self.judge)} if self.judge else {})
 
 
-def score_concept(
-    run: RunFolder, suite: Suite, concept: Concept, methods: Sequence[Method], scorer: Scorer
-) -> list[dict]:
-    """The rows of every method's pictures. PersresError where one is missing."""
-    return _Scoring(run, suite, concept, methods, scorer).rows()
+def score_subject(
+    run: RunFolder, images: int, subject: Subject, methods: Sequence[Method], scorer: Scorer, anew: bool = False
+) -> bool:
+    """Write the rows of every method's pictures; whether any was made. PersresError where a picture is missing.
+
+    images: of each prompt. A method's rows are kept where its pictures and all that they are scored by are the same;
+    rows of methods that are not named stay.
+    """
+    scoring = _Scoring(run, images, subject, methods, scorer)
+    known, made = run.made(subject.name), {method.name: scoring.made_of(method) for method in methods}
+    rows: dict[str, list[dict]] = {name: [] for name in made}
+    for row in run.rows(subject.name):
+        rows.setdefault(row["method"], []).append(row)
+    changed = [m for m in methods if anew or known.get(m.name) != made[m.name] or not rows[m.name]]
+    for method in changed:
+        rows[method.name] = scoring.rows(method)
+    if changed:
+        scoring.compare(rows)
+        run.write_scores(subject.name, [row for own in rows.values() for row in own], known | made)
+    return bool(changed)
 
 
 class _Scoring:
-    def __init__(self, run: RunFolder, suite: Suite, concept: Concept, methods: Sequence[Method], scorer: Scorer):
-        self.run, self.concept, self.methods, self.scorer = run, concept, methods, scorer
-        self.prompts = prompts_of(concept, suite.sampling.prompts)
-        self.truth = concept.truth if scorer.judge is not None and isinstance(concept.truth, Truth) else None
-        every = [(index, image) for index in self.prompts for image in range(suite.sampling.images)]
-        self.asked = [key for key in every if self.prompts[key[0]].category != WITHOUT]
-        self.other = [key for key in every if self.prompts[key[0]].category == WITHOUT]
-        self.base = next((method for method in methods if method.piece == BASE), None)
-        photos = [photo.image for photo in concept.load()]
-        self.references = {name: embedder.images(photos) for name, embedder in scorer.embedders()}
-        if self.truth:
-            shown = to_pictures(photos)
-            self.shown = shown, toybox.masks(toybox.look(scorer.judge, shown), shown)
+    def __init__(self, run: RunFolder, images: int, subject: Subject, methods: Sequence[Method], scorer: Scorer):
+        self.subject, self.methods, self.scorer = subject, methods, scorer
+        self.folders = {method.name: run.piece(subject.name, method.piece) for method in methods}
+        every = [(index, image) for index in subject.prompts for image in range(images)]
+        self.quiet = [key for key in every if subject.prompts[key[0]].category == WITHOUT]
+        self.asked = [key for key in every if key not in self.quiet]
+        self.chunks = [self.asked[start : start + CHUNK] for start in range(0, len(self.asked), CHUNK)]
+        self.base = None if subject.is_pair else next((method for method in methods if method.piece == BASE), None)
+        self.truths = [concept.truth for concept in subject.concepts]
+        self.classes = [concept.macro_class for concept in subject.concepts]
+        self.judge = scorer.judge if all(self.truths) else None
+        self.seen: dict[str, list[list[Sight]]] = {}
 
-    def folder(self, method: Method) -> Path:
-        return self.run.piece(self.concept.name, method.piece) / method.name
+    def others(self, method: Method) -> bool:
+        """Whether its pictures are compared with the base model's."""
+        return self.base is not None and method is not self.base
 
-    def images(self, method: Method, keys: Sequence[tuple[int, int]]) -> list[Image.Image]:
-        out = []
-        for key in keys:
-            out.append(opened(self.folder(method) / f"{picture_name(*key)}.png"))
-        return out
+    def made_of(self, method: Method) -> str:
+        """A digest of all that the method's rows depend on but the other methods' pictures."""
+        texts = [[index, prompt.text, prompt.noun, prompt.category] for index, prompt in self.subject.prompts.items()]
+        photos = [file_hash(file) for concept in self.subject.concepts for file in concept.images]
+        pictures = [self.folders[m.name].digest(m.name) for m in (method, self.base) if m]
+        facts = [self.classes, list(map(repr, self.truths)), len(self.asked), method.lag, self.scorer.digest]
+        return digest([texts, photos, pictures, facts])
 
-    def rows(self) -> list[dict]:
-        rows: list[dict] = []
-        sights = {m.name: self._look(m) for m in self.methods} if self.truth else {}
-        things = self._things(sights)
-        for method in self.methods:
-            seen = sights.get(method.name)
-            for start in range(0, len(self.asked), CHUNK):
-                part = slice(start, start + CHUNK)
-                judged = (seen[part], things[part]) if self.truth else None
-                rows += self._asked(method, self.asked[part], judged)
-            if self.base and method is not self.base:
-                rows += self._drift(method)
-        return rows
+    # -- pictures, and what is seen in them
 
-    def _look(self, method: Method) -> list[toybox.Sight]:
-        parts = (self.asked[start : start + CHUNK] for start in range(0, len(self.asked), CHUNK))
-        return [
-            sight for keys in parts for sight in toybox.look(self.scorer.judge, to_pictures(self.images(method, keys)))
-        ]
+    def images(self, method: Method, keys: Keys) -> list[Image.Image]:
+        return [self.folders[method.name].open(method.name, picture_name(*key)) for key in keys]
 
-    def _things(self, sights: dict[str, list[toybox.Sight]]) -> torch.Tensor | None:
-        """Where any method drew a thing, (n,H,W): the background is compared over the same pixels for all."""
-        if not sights:
-            return None
-        like = to_pictures(self.images(self.methods[0], self.asked[:1])).expand(len(self.asked), -1, -1, -1)
-        return torch.stack([toybox.masks(seen, like) for seen in sights.values()]).any(0)
+    def pictures(self, method: Method, keys: Keys) -> torch.Tensor:
+        return masked.to_pictures(self.images(method, keys))
 
-    def _asked(self, method: Method, keys, judged) -> list[dict]:
-        """judged: what the judge sees in these pictures, and where any method drew a thing; None without a judge."""
-        images = self.images(method, keys)
-        rows = [self._row(method, key) for key in keys]
-        # the given class, whatever noun a method was trained with or drew: all are compared with what was asked for
-        texts = [self.prompts[index].without_identifier(self.concept.macro_class) for index, _ in keys]
-        columns: dict[str, torch.Tensor] = {}
-        for name, embedder in self.scorer.embedders():
-            embedded = embedder.images(images)
-            if name == "clip":
-                columns["clip_text"] = text_alignment_of_each(embedded, embedder.texts(texts))
-            columns[f"{name}_image"] = image_alignment_of_each(embedded, self.references[name])
-        if judged:
-            self._see(method, keys, images, *judged, columns, rows)
-        for row, text, at in zip(rows, texts, range(len(rows))):
-            row["text"] = text
-            row |= {name: number(values[at]) for name, values in columns.items()}
-        return rows
+    def sights(self, method: Method) -> list[list[Sight]]:
+        """What the judge sees in each picture of each chunk; nothing without one."""
+        if method.name not in self.seen:
+            chunks = self.chunks if self.judge else []
+            self.seen[method.name] = [look(self.judge, self.pictures(method, keys)) for keys in chunks]
+        return self.seen[method.name] or [[] for _ in self.chunks]
 
-    def _see(self, method: Method, keys, images, seen, things, columns, rows) -> None:
-        """The scores that need the Toybox's judge: true answers, and everything with masks."""
-        pictures = to_pictures(images)
-        masks = toybox.masks(seen, pictures)
-        for name, embedder in self.scorer.embedders():
-            parts = pictures, masks, *self.shown
-            columns[f"object_{name}"] = object_alignment(embedder.images, *parts)
-            if name == "clip":
-                columns["background_copied"] = background_copied(embedder.images, *parts)
-        if self.base and method is not self.base:
-            columns["background_distance"] = background_distance(
-                pictures, to_pictures(self.images(self.base, keys)), things
-            )
-        if method.lag:
-            columns["mask_iou"], columns["mask_auc"] = self._against_truth(method, keys, seen)
-        for row, key, sight in zip(rows, keys, seen):
-            row |= toybox.score([sight], self.prompts[key[0]], self.truth)[0]
+    @cached_property
+    def photos(self) -> list[list[Image.Image]]:
+        """Each concept's."""
+        return [[photo.image for photo in concept.load()] for concept in self.subject.concepts]
 
-    def _against_truth(self, method: Method, keys, seen) -> tuple[torch.Tensor, torch.Tensor]:
-        """LAG's mask against the judge's of the thing called V*: `iou` and `auc`; nan where the mask was not kept or
-        nothing is seen."""
-        overlap, order = torch.full((2, len(keys)), torch.nan)
-        file = self.folder(method) / "masks.npz"
-        kept = np.load(file) if file.exists() else {}
-        for at, (key, sight) in enumerate(zip(keys, seen)):
-            subject = toybox.subject_of(sight, self.prompts[key[0]].expected, self.truth)
-            if subject is not None and picture_name(*key) in kept:
-                shown = torch.from_numpy(kept[picture_name(*key)]).float()[None], subject.mask[None]
-                overlap[at], order[at] = iou(*shown)[0], auc(*shown)[0]
-        return overlap, order
+    @cached_property
+    def references(self) -> dict[str, list[torch.Tensor]]:
+        """The embeddings of each concept's photos by CLIP and DINO."""
+        return {name: list(map(embedder.images, self.photos)) for name, embedder in self.scorer.embedders.items()}
 
-    def _drift(self, method: Method) -> list[dict]:
+    @cached_property
+    def shown(self) -> masked.Shown:
+        """The photos of a concept that is alone, and where they show it."""
+        pictures = masked.to_pictures(self.photos[0])
+        return pictures, masks(look(self.judge, pictures), pictures)
+
+    # -- rows
+
+    def rows(self, method: Method) -> list[dict]:
         rows = []
-        for key in self.other:
-            pictures, base = (to_pictures(self.images(m, [key])) for m in (method, self.base))
-            prompt: Prompt = self.prompts[key[0]]
-            rows.append(
-                {**self._row(method, key), "text": prompt.text, "drift": number(drift(pictures, base)[0])}
-            )
+        for keys, sights in zip(self.chunks, self.sights(method)):
+            images = self.images(method, keys)
+            columns = self.aligned(images, keys)
+            if sights and not self.subject.is_pair:
+                columns |= self.apart(method, keys, images, sights)
+            for at, key in enumerate(keys):
+                row = self.row(method, key) | {name: number(values[at]) for name, values in columns.items()}
+                if sights:
+                    row |= truth.score(sights[at], self.subject.prompts[key[0]].expected, *self.truths)
+                rows.append(row)
+        for key in self.quiet if self.others(method) else ():
+            drift = masked.drift(self.pictures(method, [key]), self.pictures(self.base, [key]))
+            rows.append(self.row(method, key) | {"drift": number(drift[0])})
         return rows
 
-    def _row(self, method: Method, key: tuple[int, int]) -> dict:
+    def row(self, method: Method, key: tuple[int, int]) -> dict:
+        concepts, prompt = self.subject.concepts, self.subject.prompts[key[0]]
         return {
             "method": method.name,
-            "concept": self.concept.name,
-            "group": self.concept.group,
-            "tuned": bool(getattr(self.concept.truth, "tuned", False)),
-            "category": self.prompts[key[0]].category,
+            "concept": self.subject.name,
+            "group": None if self.subject.is_pair else concepts[0].group,
+            "tuned": any(concept.tuned for concept in concepts),
+            "category": TOGETHER if self.subject.is_pair else prompt.category,
             "prompt": key[0],
-            "text": "",
+            # the given class, whatever noun a method was trained with or drew: all are compared with what was asked for
+            "text": prompt.text if prompt.category == WITHOUT else prompt.without_identifier(*self.classes),
             "image": key[1],
         }
 
+    def aligned(self, images: list[Image.Image], keys: Keys) -> dict[str, torch.Tensor]:
+        """With the prompts and with the photos; with a pair's, the mean of those with each concept, and these."""
+        columns = {}
+        for name, embedder in self.scorer.embedders.items():
+            embedded = embedder.images(images)
+            if name == "clip":
+                texts = [self.subject.prompts[index].without_identifier(*self.classes) for index, _ in keys]
+                columns["clip_text"] = text_alignment(embedded, embedder.texts(texts))
+            each = [image_alignment(embedded, own) for own in self.references[name]]
+            columns[f"{name}_image"] = sum(each) / len(each)
+            if self.subject.is_pair:
+                columns |= {f"{name}_image_{place}": values for place, values in zip(ORDER, each)}
+        return columns
 
-def opened(path: Path) -> Image.Image:
-    """A picture of the run."""
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise PersresError(f"The picture {path} cannot be scored: run the evaluation again first.") from error
+    def apart(self, method: Method, keys: Keys, images, sights: Sequence[Sight]) -> dict[str, torch.Tensor]:
+        """The object and the background apart, and LAG's masks against the judge's of the thing called V*."""
+        columns, pictures = {}, masked.to_pictures(images)
+        ours = (pictures, masks(sights, pictures)), self.shown
+        for name, embedder in self.scorer.embedders.items():
+            columns[f"object_{name}"] = masked.object_alignment(embedder.images, *ours)
+            if name == "clip":
+                columns["background_copied"] = masked.background_copied(embedder.images, *ours)
+        if method.lag:
+            kept = self.folders[method.name].masks(method.name)
+            columns["mask_iou"], columns["mask_auc"] = torch.full((2, len(keys)), torch.nan)
+            for at, (key, sight) in enumerate(zip(keys, sights)):
+                thing = truth.subject_of(sight, self.subject.prompts[key[0]].expected, *self.truths)
+                if thing is not None and picture_name(*key) in kept:
+                    share = torch.from_numpy(kept[picture_name(*key)]).float()
+                    columns["mask_iou"][at] = masked.iou(share, thing.mask)
+                    columns["mask_auc"][at] = masked.auc(share, thing.mask)
+        return columns
+
+    def compare(self, rows: Mapping[str, list[dict]]) -> None:
+        """Fill in what depends on all methods: the backgrounds, over the pixels where none of them drew a thing."""
+        for at, keys in enumerate(self.chunks if self.judge and self.base else ()):
+            base = self.pictures(self.base, keys)
+            things = torch.stack([masks(self.sights(method)[at], base) for method in self.methods]).any(0)
+            for method in filter(self.others, self.methods):
+                distance = masked.background_distance(self.pictures(method, keys), base, things)
+                found = {(row["prompt"], row["image"]): row for row in rows[method.name]}
+                for key, value in zip(keys, distance):
+                    found[key]["background_distance"] = number(value)
 
 
 def number(value: torch.Tensor) -> float | None:

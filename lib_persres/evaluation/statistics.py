@@ -7,10 +7,12 @@ its mean, and concepts are what is drawn anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 
 DRAWS = 10_000
 
@@ -25,12 +27,11 @@ class Interval:
     count: int
 
     @property
-    def clear(self) -> bool:
-        """Whether 0 lies outside."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+    def verdict(self) -> str:
+        """Of the statement that this difference is above 0: "reproduced" and "reversed" are clear of 0."""
+        if self.low > 0:
+            return "reproduced"
+        return "reversed" if self.high < 0 else "unclear"
 
 
 def bootstrap(values: Sequence[float], *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -45,75 +46,36 @@ def bootstrap(values: Sequence[float], *, level: float = 0.95, draws: int = DRAW
         raise ValueError("a value is not finite: leave concepts without this score out")
     if not 0 < level < 1:
         raise ValueError(f"the level {level} is not between 0 and 1")
+    mean = float(array.mean())
     if len(array) == 1:
-        return Interval(float(array[0]), math.nan, math.nan, 1)
-    rng = np.random.default_rng(seed)
-    means = array[rng.integers(len(array), size=(draws, len(array)))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(array.mean()), float(low), float(high), len(array))
+        return Interval(mean, math.nan, math.nan, 1)
+    options = {"confidence_level": level, "n_resamples": draws, "method": "percentile"}
+    found = stats.bootstrap((array,), np.mean, random_state=np.random.default_rng(seed), **options)
+    return Interval(mean, *map(float, found.confidence_interval), len(array))
 
 
-def paired_difference(a: Mapping[str, float], b: Mapping[str, float], **options) -> Interval:
-    """The mean of a - b over the concepts that both score; a, b: concept -> score."""
-    shared = [name for name in a if name in b and math.isfinite(a[name]) and math.isfinite(b[name])]
-    if not shared:
-        raise ValueError("the two have no concept in common")
-    return bootstrap([a[name] - b[name] for name in shared], **options)
+def means(rows: pd.DataFrame, score: str, **where) -> pd.DataFrame:
+    """The mean of `score` of each concept (index) by each method (columns), over the rows that match `where`.
 
-
-@dataclass(frozen=True)
-class Ordering:
-    """The statement "`higher` > `lower` in `score`", as measured."""
-
-    higher: str
-    lower: str
-    score: str
-    difference: Interval
-    source: str = ""
-    """The table or figure of the paper that states it."""
-
-    @classmethod
-    def test(
-        cls,
-        higher: str,
-        lower: str,
-        score: str,
-        scores: Mapping[str, Mapping[str, float]],
-        *,
-        source: str = "",
-        **options,
-    ) -> Ordering:
-        """scores: method -> concept -> value of the score; the concepts are paired."""
-        return cls(higher, lower, score, paired_difference(scores[higher], scores[lower], **options), source)
-
-    @property
-    def verdict(self) -> str:
-        """ "reproduced" and "reversed" are clear of 0; "unclear" is not."""
-        if not self.difference.clear:
-            return "unclear"
-        return "reproduced" if self.difference.mean > 0 else "reversed"
-
-    @property
-    def reproduced(self) -> bool:
-        return self.verdict == "reproduced"
-
-    def __str__(self) -> str:
-        return f"{self.higher} > {self.lower} in {self.score}: {self.difference}, {self.verdict}"
-
-
-def by_concept(rows: Sequence[Mapping], score: str, **where) -> dict[str, dict[str, float]]:
-    """method -> concept -> mean of `score` over the rows {"method", "concept", score, …} that match `where`.
-
-    A value of `where` may be a tuple of allowed ones. Rows without the score (missing, None, nan) do not count.
+    A value of `where` may be a list of allowed ones. Rows without the score do not count.
     """
-    sums: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        value = row.get(score)
-        if value is None or not math.isfinite(value):
-            continue
-        if all(row.get(key) in (want if isinstance(want, tuple) else (want,)) for key, want in where.items()):
-            sums.setdefault(row["method"], {}).setdefault(row["concept"], []).append(float(value))
-    return {
-        method: {concept: float(np.mean(values)) for concept, values in concepts.items()}
-        for method, concepts in sums.items()
-    }
+    if score not in rows:
+        return pd.DataFrame()
+    for name, wanted in where.items():
+        rows = rows[rows[name].isin(wanted if isinstance(wanted, (list, tuple)) else [wanted])]
+    values = pd.to_numeric(rows[score], errors="coerce").replace([math.inf, -math.inf], math.nan)
+    rows = rows.assign(value=values).dropna(subset="value")
+    return rows.pivot_table(values="value", index="concept", columns="method", aggfunc="mean", sort=False)
+
+
+def of_methods(table: pd.DataFrame) -> dict[str, Interval]:
+    """Each method's mean over its own concepts."""
+    return {method: bootstrap(table[method].dropna()) for method in table}
+
+
+def difference(table: pd.DataFrame, higher: str, lower: str, **options) -> Interval | None:
+    """The mean of higher - lower over the concepts that both have; None where they have none in common."""
+    if higher not in table or lower not in table:
+        return None
+    found = (table[higher] - table[lower]).dropna()
+    return bootstrap(found, **options) if len(found) else None

@@ -1,78 +1,222 @@
-"""A suite: which methods are compared, how they sample, and which orderings of the papers are to be seen."""
+"""A suite: which methods are compared, how they sample, and which orderings of the papers are to be seen.
+
+A suite is a JSON file. Of methods that share a training one has it in full, and the others name it.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..concepts import check_unconditional
 from ..errors import PersresError
-from ..lag import check_unconditional
-from .methods import BASE, GIVEN, NEAREST, Method, Training
+from ..training.recipe import Recipe
+from ..training.recipes import RECIPES
 
 FOLDER = Path(__file__).parent / "suites"
-SCORES = ("image", "text")
+BASE = "base"
+"""The name of the untrained model's pieces and method."""
+GIVEN, NEAREST = "given", "nearest"
+"""The macro class that the dataset gives, and the noun whose text is nearest to the photos in CLIP (Table 4)."""
 
 
-@dataclass(frozen=True)
-class Sampling:
+def _folder_name(name: str) -> str:
+    if not name or set(name) & set('/\\:*?"<>|') or name.startswith("."):
+        raise ValueError(f"{name!r} cannot be the name of a folder")
+    return name
+
+
+def _unconditional(value: str) -> str:
+    check_unconditional(value)
+    return value
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+Count = Annotated[int, Field(ge=1)]
+Noun = Annotated[Literal["given", "nearest"], Field(alias="class")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Training(_Part):
+    """How a concept is learned. changes: values for `Recipe.changed`.
+
+    without_class: neither the training's template nor the prompts of its pictures hold the macro class (Table 3).
+    noun: the macro class that it is trained with. photos: only the first so many; None: all.
+    """
+
+    name: FolderName
+    recipe: str
+    changes: dict[str, Any] = {}
+    seed: Annotated[int, Field(ge=0)] = 0
+    without_class: bool = False
+    noun: Noun = GIVEN
+    photos: Count | None = None
+
+    def made_recipe(self) -> Recipe:
+        if self.recipe not in RECIPES:
+            raise PersresError(f"names the recipe {self.recipe!r}; there are: {', '.join(RECIPES)}")
+        changes = dict(self.changes)
+        if self.without_class:
+            changes.setdefault("template", "a photo of a {identifier}")
+        try:
+            recipe = RECIPES[self.recipe].changed(**changes)
+            recipe.prompt("", "")
+        except (TypeError, PersresError) as error:
+            raise PersresError(f"cannot be done: {str(error).rstrip('.')}") from error
+        return recipe
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.name == BASE:
+            raise ValueError(f"a training cannot be called {BASE!r}, which is the model without one")
+        try:
+            self.made_recipe()
+        except PersresError as error:
+            raise ValueError(f"the training {self.name!r} {error}") from error
+        return self
+
+
+class Method(_Part):
+    """A column of a report. training: None is the base model. concepts: only the first so many; None: all.
+
+    noun: the macro class in the prompts. strength: of the residual, the tag's. unconditional: what the unconditional
+    row does under LAG, see `concepts.UNCONDITIONAL`.
+    """
+
+    name: FolderName
+    training: Training | None
+    lag: bool = False
+    about: str = ""
+    concepts: Count | None = None
+    noun: Noun = GIVEN
+    strength: float = 1.0
+    unconditional: Annotated[str, AfterValidator(_unconditional)] = "mirror"
+
+    @property
+    def piece(self) -> str:
+        """The name of the piece that makes its pictures: methods of one training share it."""
+        return self.training.name if self.training else BASE
+
+    @property
+    def without_class(self) -> bool:
+        return bool(self.training and self.training.without_class)
+
+    @property
+    def needs_nearest(self) -> bool:
+        return NEAREST in (self.noun, self.training.noun if self.training else GIVEN)
+
+
+class Sampling(_Part):
     """images: of each prompt. prompts: only so many of each concept's, spread over the categories; None: all."""
 
-    steps: int
+    steps: Annotated[int, Field(ge=1, le=1000)]
     guidance: float
-    images: int
-    prompts: int | None = None
+    images: Count
+    prompts: Count | None = None
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(_Part):
     """ "`higher` is above `lower` in `score`", as `source` states. categories: only of these prompts; None: all."""
 
     higher: str
     lower: str
-    score: str
-    categories: tuple[str, ...] | None
-    source: str
+    score: Literal["image", "text"]
+    categories: tuple[str, ...] | None = None
+    source: str = ""
+
+    def __str__(self) -> str:
+        where = f" on {', '.join(self.categories)}" if self.categories else ""
+        return f"{self.higher} > {self.lower} in {self.score}{where}"
 
 
-@dataclass(frozen=True)
-class Nouns:
+class Concepts(_Part):
+    """main: only the dataset's first so many untuned ones; None: all. names: these instead, tuned or not.
+
+    ablations: what a method's `"concepts": "ablations"` stands for.
+    """
+
+    main: Count | None = None
+    ablations: Count | None = None
+    names: tuple[str, ...] | None = None
+
+
+class Nouns(_Part):
     """What NEAREST is chosen from. source: the nouns, a file of them, or None where the command line names the file.
 
     other: never the macro class that the dataset gives.
     """
 
-    source: tuple[str, ...] | str | None
-    other: bool
+    source: Annotated[tuple[str, ...] | str | None, Field(alias="from")] = None
+    other: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Nouns:
+        if self.source is not None and not self.source:
+            raise ValueError("'from' must be a list of nouns, a file of them, or null")
+        return self
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Two concepts in one picture: the dataset's first `count` pairs with their first `prompts` prompts; None: all."""
+class Pairs(_Part):
+    """Two concepts in one picture: the dataset's first `count` pairs with their first `prompts` prompts; None: all.
 
-    count: int | None
-    prompts: int | None
-    methods: tuple[str, ...]
+    methods: None is all that every concept has and that draw with the given class.
+    """
+
+    count: Count | None = None
+    prompts: Count | None = None
+    methods: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Suite:
-    """concepts: only the first so many of the dataset; None: all. raw: the file's content."""
-
+class Suite(_Part):
     name: str
-    about: str
-    methods: tuple[Method, ...]
-    orderings: tuple[Claim, ...]
+    about: str = ""
     sampling: Sampling
-    concepts: int | None
-    nouns: Nouns | None
-    pairs: Pairs | None
-    raw: dict
+    methods: tuple[Method, ...]
+    orderings: tuple[Claim, ...] = ()
+    concepts: Concepts = Concepts()
+    nouns: Nouns | None = None
+    pairs: Pairs | None = None
 
-    def methods_of(self, index: int) -> tuple[Method, ...]:
-        """The methods that the index-th concept of the dataset is drawn by."""
-        return tuple(method for method in self.methods if method.concepts is None or index < method.concepts)
+    @property
+    def pair_methods(self) -> tuple[Method, ...]:
+        if self.pairs is None:
+            return ()
+        plain = [method for method in self.methods if not (method.needs_nearest or method.without_class)]
+        if self.pairs.methods is None:
+            return tuple(method for method in plain if method.concepts is None)
+        return tuple(method for method in plain if method.name in self.pairs.methods)
+
+    @model_validator(mode="after")
+    def _check(self) -> Suite:
+        names = [method.name for method in self.methods]
+        if not names:
+            raise ValueError("there are no methods")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two methods are called {twice[0]!r}")
+        trainings: dict[str, Training] = {}
+        for method in self.methods:
+            if method.training and trainings.setdefault(method.piece, method.training) != method.training:
+                raise ValueError(f"two trainings are called {method.piece!r}")
+            if method.needs_nearest and self.nouns is None:
+                raise ValueError(f"the method {method.name!r} needs 'nouns' to find its class among")
+            if method.needs_nearest and method.without_class:
+                raise ValueError(f"the method {method.name!r} has no class, so it cannot have the nearest")
+        drawing = [method.name for method in self.pair_methods]
+        if wrong := [name for name in (self.pairs and self.pairs.methods) or () if name not in drawing]:
+            raise ValueError(
+                f"'pairs' names the method {wrong[0]!r}, which is none of the suite's that draw with the given class"
+            )
+        for claim in self.orderings:
+            for name in (claim.higher, claim.lower):
+                if name not in names:
+                    raise ValueError(f"an ordering names the method {name!r}, which the suite has not")
+        return self
 
     @classmethod
     def read(cls, name: str) -> Suite:
@@ -88,22 +232,14 @@ class Suite:
 
     @classmethod
     def from_dict(cls, raw: dict, where: str = "The suite") -> Suite:
-        top = _Fields(raw, where)
-        methods = _methods(top)
-        made = cls(
-            name=top.take("name", str),
-            about=top.take("about", str, ""),
-            methods=methods,
-            orderings=tuple(map(_claim, top.parts("orderings", []))),
-            sampling=_sampling(top.part("sampling")),
-            concepts=top.part("concepts", {}).only("main"),
-            nouns=_nouns(top.part("nouns")) if "nouns" in raw else None,
-            pairs=_pairs(top.part("pairs"), methods) if "pairs" in raw else None,
-            raw=raw,
-        )
-        top.done()
-        _check(made, where)
-        return made
+        """PersresError names the first thing that is wrong."""
+        try:
+            return cls.model_validate_json(json.dumps(_whole(raw)))
+        except ValidationError as error:
+            raise PersresError(_sentence(error, raw, where)) from error
+
+    def to_dict(self) -> dict:
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def names() -> list[str]:
@@ -111,180 +247,36 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-class _Fields:
-    """A JSON object's values with their kinds; whatever is wrong is told with its place."""
-
-    def __init__(self, values, where: str):
-        if not isinstance(values, dict):
-            raise PersresError(f"{where} must be an object in braces, not {values!r:.40}.")
-        self.values, self.where, self.seen = values, where, set()
-
-    def take(self, name: str, kind, default=...):
-        self.seen.add(name)
-        if name not in self.values:
-            if default is ...:
-                raise PersresError(f"{self.where} lacks {name!r}.")
-            return default
-        value = self.values[name]
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if type(value) not in kinds:
-            wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-            raise PersresError(f"{self.where}: {name!r} is {value!r:.40}, but it must be of type {wanted}.")
-        return value
-
-    def count(self, name: str, default=..., low: int = 1):
-        value = self.take(name, int if default is ... else (int, type(None)), default)
-        if value is not None and value < low:
-            raise PersresError(f"{self.where}: {name!r} must be at least {low}, not {value}.")
-        return value
-
-    def only(self, name: str):
-        """The one count of a part that may be absent or null."""
-        value = self.count(name, None)
-        self.seen.add("ablations")  # a suite may name its own number, for its reader's sake
-        self.done()
-        return value
-
-    def part(self, name: str, default=...) -> _Fields:
-        return _Fields(self.take(name, dict, default), f"{self.where}, {name!r}")
-
-    def parts(self, name: str, default=...) -> list[_Fields]:
-        items = self.take(name, list, default)
-        return [_Fields(item, f"{self.where}, {name!r} number {i + 1}") for i, item in enumerate(items)]
-
-    def done(self) -> None:
-        if unknown := sorted(set(self.values) - self.seen):
-            raise PersresError(f"{self.where} has {unknown[0]!r}, which means nothing here.")
-
-
-def _methods(top: _Fields) -> tuple[Method, ...]:
-    ablations = top.part("concepts", {}).count("ablations", None)
-    known: dict[str, Training] = {}
-    out: list[Method] = []
-    for item in top.parts("methods"):
-        name = item.take("name", str)
-        item.where = f"{item.where} ({name})"
-        training = _training(item, known)
-        concepts = item.take("concepts", (int, str, type(None)), None)
-        if concepts == "ablations":
-            concepts = ablations
-        if isinstance(concepts, str) or (concepts is not None and concepts < 1):
-            raise PersresError(f"{item.where}: 'concepts' must be a number, \"ablations\" or null, not {concepts!r}.")
-        lag, about = item.take("lag", bool, False), item.take("about", str, "")
-        strength = float(item.take("strength", (int, float), 1.0))
-        if not math.isfinite(strength):
-            raise PersresError(f"{item.where}: 'strength' must be a finite number, not {strength}.")
-        unconditional = item.take("unconditional", str, "mirror")
-        try:
-            check_unconditional(unconditional)
-        except PersresError as error:
-            raise PersresError(f"{item.where}: {error}") from error
-        out.append(Method(name, training, lag, about, concepts, _noun(item), strength, unconditional))
-        item.done()
-    return tuple(out)
-
-
-def _training(item: _Fields, known: dict[str, Training]) -> Training | None:
-    """A training in full, the name of one that stands further above, or null for the base model."""
-    value = item.take("training", (dict, str, type(None)))
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if value not in known:
-            raise PersresError(f"{item.where}: no method above has the training {value!r}.")
-        return known[value]
-    part = item.part("training")
-    training = Training(
-        part.take("name", str),
-        part.take("recipe", str),
-        part.take("changes", dict, {}),
-        part.count("seed", 0, low=0),
-        part.take("without_class", bool, False),
-        _noun(part),
-        part.count("photos", None),
-    )
-    part.done()
-    if training.name in known and known[training.name] != training:
-        raise PersresError(f"{item.where}: two trainings are called {training.name!r}.")
+def _whole(raw):
+    """With the trainings and the numbers that methods name only; what is wrong stays as it is, to be told."""
     try:
-        training.made_recipe()
-    except PersresError as error:
-        raise PersresError(f"{item.where}: {error}") from error
-    return known.setdefault(training.name, training)
+        methods = [dict(method) for method in raw["methods"]]
+        full = [method["training"] for method in methods if isinstance(method.get("training"), dict)]
+        trainings = {training.get("name"): training for training in full[::-1]}
+        for method in methods:
+            if isinstance(method.get("training"), str):
+                method["training"] = trainings.get(method["training"], method["training"])
+            if method.get("concepts") == "ablations":
+                method["concepts"] = raw["concepts"]["ablations"]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return raw
+    return {**raw, "methods": methods}
 
 
-def _noun(part: _Fields) -> str:
-    value = part.take("class", str, GIVEN)
-    if value not in (GIVEN, NEAREST):
-        raise PersresError(f"{part.where}: 'class' must be {GIVEN!r} or {NEAREST!r}, not {value!r:.40}.")
-    return value
-
-
-def _nouns(part: _Fields) -> Nouns:
-    source = part.take("from", (list, str, type(None)), None)
-    if isinstance(source, list):
-        source = tuple(dict.fromkeys(map(str, source)))
-    made = Nouns(source, part.take("other", bool, False))
-    part.done()
-    if not source and source is not None:
-        raise PersresError(f"{part.where}: 'from' must be a list of nouns, a file of them, or null.")
-    return made
-
-
-def _pairs(part: _Fields, methods: tuple[Method, ...]) -> Pairs:
-    """Drawn by the methods that it names, or by all that every concept has; a pair is read with its own classes."""
-    plain = [m for m in methods if not (m.needs_nearest or (m.training and m.training.without_class))]
-    named = part.take("methods", list, [m.name for m in plain if m.concepts is None])
-    made = Pairs(part.count("count", None), part.count("prompts", None), tuple(dict.fromkeys(map(str, named))))
-    part.done()
-    if wrong := [name for name in made.methods if name not in {m.name for m in plain}]:
-        raise PersresError(
-            f"{part.where} names the method {wrong[0]!r}, which is none of the suite's that draw with the given class."
-        )
-    return made
-
-
-def _sampling(part: _Fields) -> Sampling:
-    guidance = part.take("guidance", (int, float))
-    made = Sampling(part.count("steps"), float(guidance), part.count("images"), part.count("prompts", None))
-    part.done()
-    if not 1 <= made.steps <= 1000:
-        raise PersresError(f"{part.where}: 'steps' must be from 1 to 1000, not {made.steps}.")
-    return made
-
-
-def _claim(item: _Fields) -> Claim:
-    categories = item.take("categories", (list, type(None)), None)
-    made = Claim(
-        item.take("higher", str),
-        item.take("lower", str),
-        item.take("score", str),
-        None if categories is None else tuple(map(str, categories)),
-        item.take("source", str, ""),
-    )
-    item.done()
-    if made.score not in SCORES:
-        raise PersresError(f"{item.where}: 'score' must be one of {', '.join(SCORES)}, not {made.score!r}.")
-    return made
-
-
-def _check(suite: Suite, where: str) -> None:
-    found = [method.name for method in suite.methods]
-    if not found:
-        raise PersresError(f"{where} has no methods.")
-    for name in [*found, *(method.piece for method in suite.methods)]:
-        if not name or set(name) & set('/\\:*?"<>|') or name.startswith("."):
-            raise PersresError(f"{where}: {name!r} cannot be the name of a folder.")
-    if twice := [name for name in found if found.count(name) > 1]:
-        raise PersresError(f"{where}: two methods are called {twice[0]!r}.")
-    if any(method.training and method.training.name == BASE for method in suite.methods):
-        raise PersresError(f"{where}: a training cannot be called {BASE!r}, which is the model without one.")
-    for method in suite.methods:
-        if method.needs_nearest and suite.nouns is None:
-            raise PersresError(f"{where}: the method {method.name!r} needs 'nouns' to find its class among.")
-        if method.needs_nearest and method.training and method.training.without_class:
-            raise PersresError(f"{where}: the method {method.name!r} has no class, so it cannot have the nearest.")
-    for claim in suite.orderings:
-        for name in (claim.higher, claim.lower):
-            if name not in found:
-                raise PersresError(f"{where}: an ordering names the method {name!r}, which the suite has not.")
+def _sentence(error: ValidationError, raw, where: str) -> str:
+    first = error.errors()[0]
+    kind, path, text = first["type"], [*first["loc"]], first["msg"].removeprefix("Value error, ").rstrip(".")
+    last = path.pop() if path and kind != "value_error" else "it"
+    for at, part in enumerate(path):
+        where += f", {part!r}" if isinstance(part, str) else f" number {part + 1}"
+        if at == 1 and path[0] == "methods" and isinstance(raw["methods"][part], dict):
+            where += f" ({raw['methods'][part].get('name')})"
+    if kind == "missing":
+        return f"{where} lacks {last!r}."
+    if kind == "extra_forbidden":
+        return f"{where} has {last!r}, which means nothing here."
+    if kind == "value_error":
+        return f"{where}: {text}."
+    if last == "training" and isinstance(first["input"], str):
+        return f"{where}: no method has the training {first['input']!r}."
+    return f"{where}: {last!r} is {first['input']!r:.40}; {text[0].lower()}{text[1:]}."

@@ -1,4 +1,4 @@
-"""Pieces done by processes of this machine: a queue, and a new worker for each that dies."""
+"""Pieces done by processes of this machine: each takes one after the other, and a new one comes for each that dies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 
 from ..errors import PersresError
-from .jobs import Job, work
+from .piece import Piece, Progress, work
 
 MOST_DEATHS = 3
 """Workers that may die of one piece before it is given up: it then needs more memory than there is."""
@@ -20,86 +21,72 @@ Report = Callable[[str, str | None], None]
 """(a piece's name, None or what went wrong)"""
 
 
-def run_here(pieces: Iterable[Job], report: Report) -> None:
+def run_here(pieces: Iterable[Piece], report: Report, progress: Progress | None = None) -> None:
     """One after the other, in this process."""
     for piece in pieces:
-        report(piece.name, tried(piece))
+        report(piece.name, tried(piece, progress))
 
 
-def run_local(pieces: Iterable[Job], count: int, report: Report) -> None:
+def run_local(pieces: Iterable[Piece], count: int, report: Report) -> None:
     """By `count` processes. A worker that dies costs its piece's unfinished step: another goes on with the piece."""
-    queue = deque(pieces)
-    deaths: dict[str, int] = {}
-    workers: list[_Worker] = []
+    workers, free = [_Worker() for _ in range(count)], SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def follow(piece: Piece) -> str | None:
+        worker = free.get()
+        try:
+            for _ in range(MOST_DEATHS):
+                try:
+                    return worker.do(piece)
+                except (EOFError, OSError):
+                    worker.kill()
+            return f"its worker died {MOST_DEATHS} times (is the memory full?)"
+        finally:
+            free.put(worker)
+
+    threads = ThreadPoolExecutor(count)
     try:
-        while queue or workers:
-            while queue and len(workers) < count:
-                workers.append(_Worker(queue.popleft()))
-            by_handle = {}
-            for worker in workers:
-                by_handle[worker.connection] = by_handle[worker.process.sentinel] = worker
-            for worker in {id(w): w for w in map(by_handle.get, wait(list(by_handle)))}.values():
-                piece, (answered, problem) = worker.piece, worker.answer()
-                if not answered:
-                    worker.stop()
-                    workers.remove(worker)
-                    deaths[piece.name] = deaths.get(piece.name, 0) + 1
-                    if deaths[piece.name] < MOST_DEATHS:
-                        queue.appendleft(piece)
-                        continue
-                    problem = f"its worker died {MOST_DEATHS} times (is the memory full?)"
-                    report(piece.name, problem)
-                    continue
-                report(piece.name, problem)
-                if queue:
-                    worker.give(queue.popleft())
-                else:
-                    worker.stop()
-                    workers.remove(worker)
+        names = {threads.submit(follow, piece): piece.name for piece in pieces}
+        for done in as_completed(names):
+            report(names[done], done.result())
     finally:
+        threads.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
-            worker.stop()
+            worker.kill(for_good=True)
 
 
 class _Worker:
-    """A process that does one piece after the other, and the piece that it has."""
+    """A process, begun when there is something to do."""
 
-    def __init__(self, piece: Job):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.give(piece)
+    process: multiprocessing.Process | None = None
+    over = False
 
-    def give(self, piece: Job) -> None:
-        self.piece = piece
-        try:
-            self.connection.send(piece)
-        except OSError:
-            pass  # it is dead already: `answer` will tell
+    def do(self, piece: Piece) -> str | None:
+        """What went wrong with the piece. EOFError or OSError where the process died."""
+        if self.over:
+            return "it was stopped."
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self.process.start()
+            theirs.close()
+        self.connection.send(piece)
+        return self.connection.recv()
 
-    def answer(self) -> tuple[bool, str | None]:
-        """(whether it answered, what went wrong with the piece)"""
-        try:
-            return (True, self.connection.recv()) if self.connection.poll() else (False, None)
-        except (EOFError, OSError):
-            return False, None
-
-    def stop(self) -> None:
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
+    def kill(self, for_good: bool = False) -> None:
+        self.over |= for_good
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.join()
 
 
 def _serve(connection: Connection) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     while True:
-        try:
-            piece = connection.recv()
-        except EOFError:
-            return
-        connection.send(tried(piece))
+        connection.send(tried(connection.recv()))
 
 
 def _follow_parent() -> None:
@@ -108,10 +95,10 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def tried(piece: Job) -> str | None:
+def tried(piece: Piece, progress: Progress | None = None) -> str | None:
     """Do it; what went wrong in one sentence, or a fault of ours with its traceback."""
     try:
-        work(piece)
+        work(piece, progress)
     except PersresError as error:
         return str(error)
     except Exception:

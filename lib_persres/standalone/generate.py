@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from ..branch import Branches
-from ..concept_tokens import ConceptTokens, absence, find_concept_tokens
+from ..concept_tokens import ConceptTokens, find_concept_tokens
+from ..concepts import Use, check_unconditional, decide
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
-from ..lag import MASKS, Plan, check_unconditional, guidance_plan
+from ..masks import MASKS, check_mask
 from ..overlay import MaskRecorder
+from ..plan import Plans, guidance_rows
 from ..prompt import NEGATIVE, Tag, parse_tags, placeholder_of
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
@@ -25,7 +27,7 @@ from .words import Words
 class Generated:
     """images: (b,3,H,W) in [0,1]. text: the prompt as the text encoder saw it. problems: sentences for the user.
 
-    masks: the recorder of LAG's masks, None without LAG. tokens: each concept's C in the context.
+    masks: the recorder of LAG's masks, None without LAG. uses: each concept's, as the sampling begins.
     """
 
     images: torch.Tensor
@@ -33,7 +35,7 @@ class Generated:
     seeds: list[int]
     problems: list[str] = field(default_factory=list)
     masks: MaskRecorder | None = None
-    tokens: list[ConceptTokens] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
 
 
 def generate(
@@ -56,7 +58,7 @@ def generate(
     """One picture for each seed; the same seed is the same noise for every method.
 
     find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
-    mask: a name of `lag.MASKS`. unconditional: "mirror" or "base" (see `lag.guidance_plan`).
+    mask: a name of `masks.MASKS`. unconditional: one of `concepts.UNCONDITIONAL`.
     tell: called with each of the problems before anything is drawn.
     """
     made = prepare(sd, prompt, find_residual, lag)
@@ -66,21 +68,32 @@ def generate(
     images, recorder = draw(
         sd, [made], seeds, width, height, negative, steps, guidance, mask, unconditional, progress
     )
-    return Generated(images, made.text, list(seeds), made.problems, recorder, made.tokens)
+    return Generated(images, made.text, list(seeds), made.problems, recorder, made.uses())
 
 
 @dataclass
 class Prepared:
-    """A prompt as it is drawn. context: (1,77,d). gated: for each concept, whether LAG confines it."""
+    """A prompt as it is drawn. tokens, placeholders: of each concept, where it is and how the prompt writes it.
+
+    context: (1,77,d). lag: LAG for tags that do not say.
+    """
 
     text: str
     words: Words
     tags: list[Tag]
     residuals: list[Residual]
     tokens: list[ConceptTokens]
-    gated: list[bool]
+    placeholders: list[str]
+    lag: bool
     context: torch.Tensor
     problems: list[str]
+
+    def uses(self, done: float = 0.0) -> list[Use]:
+        """done: the part of the sampling that lies behind."""
+        return [
+            decide(tag, facts, [found], lag=self.lag, done=done, placeholder=placeholder)
+            for tag, facts, found, placeholder in zip(self.tags, self.words.facts, self.tokens, self.placeholders)
+        ]
 
 
 def prepare(
@@ -96,30 +109,15 @@ def prepare(
         residual.check(sd.unet, tag.name)
     words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags)
     written = words.write(given.strip())
-    text = written.text
     context, ids = words.encode(written)
     problems = sentences(given, tags, words.facts)
     if len(words.read(written)[0]) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
-    wanted = [lag if tag.lag is None else tag.lag for tag in tags]
-    written_as = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
-    tokens = [find_tokens(words, ids[0].tolist(), i, placeholder) for i, placeholder in enumerate(written_as)]
-    for index, (tag, residual) in enumerate(zip(tags, residuals)):
-        if wanted[index] and (problem := residual.lag_problem(tag.text)):
-            wanted[index] = False
-            problems.append(problem)
-    for tag, gated, found, placeholder in zip(tags, wanted, tokens, written_as):
-        if gated and found.problem:
-            problems.append(found.problem)
-        elif not found.identifier_found:
-            problems.append(absence(tag.text, placeholder))
-    # under LAG a concept that nothing in the prompt asks for has no place in the picture
-    tags = [
-        tag if found.identifier_found or not gate else replace(tag, strength=0.0)
-        for tag, gate, found in zip(tags, wanted, tokens)
-    ]
-    gated = [gate and bool(found.indices) for gate, found in zip(wanted, tokens)]
-    return Prepared(text, words, tags, residuals, tokens, gated, context, problems)
+    tokens = [find_tokens(words, ids[0].tolist(), index) for index in range(len(tags))]
+    placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
+    made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lag, context, problems)
+    problems += [sentence for use in made.uses() for sentence in use.sentences]
+    return made
 
 
 def draw(
@@ -140,8 +138,7 @@ def draw(
     multiple = factor * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
     if width % multiple or height % multiple or min(width, height) < multiple:
         raise PersresError(f"The picture's sides must be multiples of {multiple}, not {width}×{height}.")
-    if mask not in MASKS:
-        raise PersresError(f"There is no mask {mask!r}; the masks are: {', '.join(MASKS)}.")
+    check_mask(mask)
     check_unconditional(unconditional)
     if not seeds:
         raise PersresError("There is nothing to draw: give at least one seed.")
@@ -150,20 +147,26 @@ def draw(
     words = parts[0].words
     uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
-    recorder = MaskRecorder() if any(gate for part in parts for gate in part.gated) else None
+    pictures = list(parts) * len(seeds) if len(parts) == 1 else list(parts)
+    recorder = MaskRecorder(len(seeds)) if any(use.gated for part in parts for use in part.uses()) else None
     if not residuals:
         latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
     else:
-        plans = _Plans(sd, parts, len(seeds), MASKS[mask], unconditional, guidance != 1, recorder)
+        rows = guidance_rows(len(seeds), guided=guidance != 1)
         total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
-        with Branches(sd.unet, residuals) as branches:
+        with Branches(sd.unet, residuals, MASKS[mask](), recorder) as branches:
 
             def before_step(index: int, t: int) -> None:
-                branches.plan = plans.at(index / total)
+                done = index / total
+                branches.begin(index, done)
+                plans = Plans([picture.uses(done) for picture in pictures], unconditional)
+                branches.plan = plans.plan(rows, context.shape[1], sd.device)
 
             latents = sample(
                 sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
             )
+        if recorder is not None:
+            recorder.end()
     _check_finite(sd, latents, noise, context, parts, guidance)
     images = sd.decode_latents(latents)
     if not is_finite(images):
@@ -186,42 +189,7 @@ def _check_finite(sd, latents, noise: torch.Tensor, context: torch.Tensor, parts
     raise PersresError(too_strong(strengths) if strengths and torch.isfinite(alone).all() else BASE)
 
 
-def find_tokens(words: Words, ids: list[int], index: int, placeholder: str) -> ConceptTokens:
-    """The tokens of the index-th concept in the ids of a prompt's context. placeholder: how the prompt writes it."""
+def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:
+    """The tokens of the index-th concept in the ids of a prompt's context."""
     spelled = [(words.spelled(i), words.sd.encode_text(f.macro_class)) for i, f in enumerate(words.facts)]
-    return find_concept_tokens(
-        ids,
-        *spelled[index],
-        macro_class=words.facts[index].macro_class,
-        concept=words.tags[index].text,
-        placeholder=placeholder,
-        others=[pair for i, pair in enumerate(spelled) if i != index],
-    )
-
-
-class _Plans:
-    """The plan of each step: tags may start late or end early."""
-
-    def __init__(self, sd, parts: Sequence[Prepared], images, mask, unconditional, guided, recorder):
-        self.rows, self.device = list(parts) if len(parts) > 1 else list(parts) * images, sd.device
-        concepts = len(parts[0].tags)
-        self.gated = torch.tensor([part.gated for part in self.rows], device=sd.device)
-        self.indicator = torch.zeros(images, concepts, sd.text.tokenizer.length, device=sd.device)
-        for row, part in enumerate(self.rows):
-            for index, found in enumerate(part.tokens):
-                self.indicator[row, index, list(found.indices)] = 1
-        self.options = {
-            "unconditional": unconditional if guided else None,
-            "mask": mask,
-            "recorder": recorder,
-        }
-        self._made: dict[tuple, Plan] = {}
-
-    def at(self, part: float) -> Plan:
-        strengths = tuple(
-            tuple(tag.strength if tag.start <= part < tag.end else 0.0 for tag in row.tags) for row in self.rows
-        )
-        if strengths not in self._made:
-            strength = torch.tensor(strengths, device=self.device)
-            self._made[strengths] = guidance_plan(strength, self.gated, self.indicator, **self.options)
-        return self._made[strengths]
+    return find_concept_tokens(ids, *spelled[index], others=[pair for i, pair in enumerate(spelled) if i != index])

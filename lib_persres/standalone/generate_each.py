@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import PersresError
-from ..overlay import MaskRecorder
 from ..residual import Residual
 from .checkpoint import StableDiffusion
 from .generate import Generated, draw, prepare
@@ -35,23 +34,15 @@ def generate_each(
     if any(names != named[0] for names in named):
         raise PersresError("Prompts that are drawn together must have <persres:…> tags of the same concepts.")
     images, recorder = draw(sd, parts, seeds, width, height, negative, steps, guidance, mask, unconditional, None)
+    uses = [part.uses() for part in parts]
     return [
         Generated(
             images[row : row + 1],
             part.text,
             [seed],
             part.problems,
-            _row(recorder, row) if any(part.gated) else None,
-            part.tokens,
+            recorder.of(row) if any(use.gated for use in uses[row]) else None,
+            uses[row],
         )
         for row, (part, seed) in enumerate(zip(parts, seeds))
     ]
-
-
-def _row(recorder: MaskRecorder, row: int) -> MaskRecorder:
-    """What was recorded of one picture of a batch."""
-    one = MaskRecorder()
-    one.calls = dict(recorder.calls)
-    one.masks = {block: masks[row : row + 1] for block, masks in recorder.masks.items()}
-    one.maps = {block: maps[row : row + 1] for block, maps in recorder.maps.items()}
-    return one

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .render import render
-from .world import SKINS, random_scene
+from .world import CLASSES, SKINS, random_scene
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,15 @@ def photograph(concept: ToyConcept, folder: Path, count: int = 5) -> list[Path]:
         files.append(folder / f"{concept.name}-{index}.png")
         Image.fromarray(render(scene)[0]).save(files[-1])
     return files
+
+
+def photograph_class(cls: str, folder: Path, count: int) -> None:
+    """Photos of things of a class as the base model knows them, each drawn once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        file = folder / f"{cls}-{index:03}.png"
+        if not file.exists():
+            rng = np.random.default_rng([31, CLASSES.index(cls), index])
+            while (scene := random_scene(rng, count=1, cls=cls, area=(0.10, 0.32))).style != "photo":
+                pass
+            Image.fromarray(render(scene)[0]).save(file)

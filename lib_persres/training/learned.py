@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from ..lag import Plan
+from ..plan import Plan
 from ..residual import Residual
 from .recipe import Stage
 from .texts import Texts

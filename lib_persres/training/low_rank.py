@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ..branch import Branches
-from ..lag import Plan
+from ..masks import MASKS
+from ..plan import Plan
 from ..residual import Factors, Residual, rank_of
 from ..unet import find_targets
 from .learned import Learned
@@ -17,20 +18,31 @@ from .recipe import Recipe
 
 
 class LowRank(Learned):
-    """The factors of every target of a rule."""
+    """The factors of every target of a rule.
 
-    def __init__(self, unet: nn.Module, rule: str, rank: str, generator: torch.Generator, device: torch.device):
+    mask: LAG's, a name of `masks.MASKS`.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        rule: str,
+        rank: str,
+        generator: torch.Generator,
+        device: torch.device,
+        mask: str = "median",
+    ):
         start = Residual.initialise(unet, rank, generator, targets=rule)
         self._unet = unet
         self._factors = {
             name: Factors(*(nn.Parameter(part.to(device)) for part in (f.down, f.up)))
             for name, f in start.factors.items()
         }
-        self._branches = Branches(unet, [Residual(self._factors)])
+        self._branches = Branches(unet, [Residual(self._factors)], MASKS[mask]())
 
     @classmethod
     def of(cls, recipe: Recipe, unet: nn.Module, generator: torch.Generator, device: torch.device) -> LowRank:
-        return cls(unet, recipe.targets, recipe.rank, generator, device)
+        return cls(unet, recipe.targets, recipe.rank, generator, device, recipe.mask)
 
     @staticmethod
     def numbers(unet: nn.Module, rule: str, rank: str) -> int:
@@ -42,6 +54,8 @@ class LowRank(Learned):
 
     @plan.setter
     def plan(self, plan: Plan | None) -> None:
+        if plan is not None:
+            self._branches.begin(0, None)  # to a mask each pass is a sampling of its own
         self._branches.plan = plan
 
     def weights(self, rule: str) -> list[nn.Parameter]:

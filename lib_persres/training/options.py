@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from ..masks import MASKS
 from .forms import FORMS
 from .precision import PRECISIONS
 
@@ -114,8 +115,8 @@ class OfStage:
 
     None of the papers has these: decay, the learning rate falls linearly to 0. t_power, timesteps are drawn with
     density ∝ t^t_power: above 0 high noise counts more, where layouts are decided. localized, so many of the batch's
-    rows learn under LAG, where the concept's median mask is. keep, so many rows more have the empty prompt, with which
-    the residual is to predict what the base model does; their error counts keep_weight times.
+    rows learn under LAG, where the concept's mask is. keep, so many rows more have the empty prompt, with which the
+    residual is to predict what the base model does; their error counts keep_weight times.
     """
 
     targets: str = option(
@@ -163,7 +164,7 @@ class OfRecipe:
     image (see `images.crop_views`); flips would teach an asymmetric concept its mirror image. resolution: side of the
     views in pixels; None is the model's own. form: one of `forms.FORMS`. start: whose vector a learned embedding
     begins with. class_images: so many pictures of the class the model draws for a stage with `prior` where none are
-    given.
+    given. mask: LAG's, for localized rows: a name of `masks.MASKS`.
     """
 
     template: str = option(
@@ -180,6 +181,7 @@ class OfRecipe:
     form: str = option("low-rank", high=20, choices=tuple(FORMS))
     start: str = option("identifier", high=20, choices=("identifier", "class"))
     class_images: int = option(64, low=1, high=MANY)
+    mask: str = option("median", high=20, choices=tuple(MASKS))
 
 
 @dataclass(frozen=True, kw_only=True)

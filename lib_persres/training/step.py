@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from ..lag import Plan
+from ..concepts import Use
+from ..plan import Plan, Plans, guidance_rows
 from .execution import Execution
 from .finite import not_finite
 from .latents import Latents
@@ -33,7 +34,7 @@ class Rows:
         self.text = torch.where(prompted, PROMPT, torch.where(kept, EMPTY, CLASS))
         other = torch.where(kept, stage.keep_weight / max(1, stage.keep), stage.prior_weight / max(1, stage.prior))
         self.weight = torch.where(prompted, 1 / stage.batch, other)
-        self.gated = (prompted & (index >= stage.batch - stage.localized))[:, None]
+        self.localized = tuple(stage.batch - stage.localized <= row < stage.batch for row in range(self.count))
 
 
 class Step:
@@ -155,10 +156,11 @@ class Gradients:
             each.plan = plan
 
     def _plan(self, part: slice) -> Plan:
-        """Made once: a plan reads its tensors, for which the device is waited."""
+        """Made once; each row is an image of its own."""
         key = part.start, part.stop
         if key not in self._plans:
-            gated = self.rows.gated[part]
-            ones = torch.ones(len(gated), 1, device=gated.device)
-            self._plans[key] = Plan(ones, gated, self.texts.indicator.expand(len(gated), -1, -1))
+            localized, tokens = self.rows.localized[part], self.texts.tokens.indices
+            plans = Plans([[Use(1.0, here, (tokens,))] for here in localized])
+            rows = guidance_rows(len(localized), guided=False)
+            self._plans[key] = plans.plan(rows, self.texts.length, self.texts.contexts.device)
         return self._plans[key]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..concept_tokens import ConceptTokens, find_concept_tokens
+from ..concepts import doubt
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..unet import find_blocks
@@ -21,15 +22,13 @@ PROMPT, EMPTY, CLASS = range(3)
 
 class Texts:
     """contexts: (2 or 3, n, d), of the prompt, the empty text and, where a stage has rows of the class, its prompt.
-    indicator: (1, 1, n), the concept's tokens in the first.
+    tokens: the concept's in the first.
 
     rows: (b,), which of them each row of the UNet's next call has; None: others.
     """
 
     def __init__(self, contexts: torch.Tensor, tokens: ConceptTokens):
         self.tokens = tokens
-        self.indicator = torch.zeros(1, 1, contexts.shape[1], device=contexts.device)
-        self.indicator[..., list(tokens.indices)] = 1
         self.rows: torch.Tensor | None = None
         self.set(contexts)
 
@@ -37,6 +36,11 @@ class Texts:
         """Other contexts of the same texts; what was computed of the last is forgotten."""
         self.contexts = contexts
         self._known: dict[nn.Module, torch.Tensor] = {}
+
+    @property
+    def length(self) -> int:
+        """n"""
+        return self.contexts.shape[1]
 
     @contextlib.contextmanager
     def fixed_in(self, unet: nn.Module) -> Iterator[None]:
@@ -80,8 +84,6 @@ def encode(host: Host, recipe: Recipe, facts: Metadata) -> Texts:
         ids[PROMPT].tolist(),
         host.encode_text(facts.identifier),
         host.encode_text(facts.macro_class),
-        macro_class=facts.macro_class,
-        concept=f'"{facts.concept}"' if facts.concept else "",
     )
     if not found.identifier_found:
         raise PersresError(
@@ -89,9 +91,10 @@ def encode(host: Host, recipe: Recipe, facts: Metadata) -> Texts:
             "75 tokens, so that it would never be learned: write {identifier} near its beginning, with spaces around."
         )
     # a template without the class is one's choice: LAG then goes by the identifier alone
-    chosen = found.identifier_found and "{macro_class}" not in recipe.template
-    if found.problem and not chosen and any(stage.localized for stage in recipe.stages):
-        raise PersresError(f"This recipe learns where LAG sees the concept: {found.problem}")
+    chosen = "{macro_class}" not in recipe.template
+    unseen = doubt(found, facts, f'"{facts.concept}"' if facts.concept else "")
+    if unseen and not chosen and any(stage.localized for stage in recipe.stages):
+        raise PersresError(f"This recipe learns where LAG sees the concept: {unseen}")
     if not found.class_found and any(stage.compares_maps for stage in recipe.stages):
         raise PersresError(f"Recipe {recipe.name} compares the maps of V* and its class, which is not in its template.")
     return Texts(contexts.to(host.device), found)

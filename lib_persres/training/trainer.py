@@ -218,7 +218,7 @@ class Trainer:
             for each in self.learned:
                 stack.enter_context(each.attached())
             if stage.compares_maps:
-                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.indicator.shape[-1], stage)
+                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.length, stage)
                 stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
             self._stage_exit = stack.pop_all()
         step = Step(

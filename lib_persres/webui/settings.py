@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from ..concepts import UNCONDITIONAL
 from ..errors import PersresError
-from ..lag import MASKS
+from ..masks import MASKS
 from .options import DEFAULTS, LAG
 from .values import is_number, name_of, shown
 
 TITLE = "Personalized Residuals"
-UNCONDITIONAL = ("mirror", "base")
 MAX_STRENGTH = 100.0
 
 
@@ -20,7 +20,7 @@ class Settings:
     """What the accordion says, in the order of its inputs.
 
     enabled: False leaves the tags to themselves: plain sampling, unless a tag says lag=on. lag: LAG for tags that
-    do not say `lag=`. mask: a name of `lag.MASKS`. unconditional: what the unconditional rows take, their image's
+    do not say `lag=`. mask: a name of `masks.MASKS`. unconditional: what the unconditional rows take, their image's
     masks ("mirror") or the base model ("base"). strength: multiplies every tag's. show_masks: add overlays of the
     masks to the results.
     """
@@ -48,7 +48,7 @@ class Settings:
         """From the values of the inputs in their order, or from a dict alone, as the API may give it.
 
         None stands for the default. A dict switches the script on, unless it says otherwise. PersresError for what is
-        not understood. lag: the WebUI's setting, one of `options.LAG_CHOICES`.
+        not understood. lag: the option, one of `options.LAG_CHOICES`.
         """
         args = list(args)
         names = [field.name for field in fields(cls)]

@@ -11,18 +11,20 @@ from branch_calls import (
     STRENGTHS,
     TOKENS,
     breaking,
-    indicator,
     lag_plan,
+    lag_uses,
+    ones,
     output,
-    plain_plan,
     residuals_for,
+    strong_plan,
+    zeros,
 )
 from longhand import equation_3, inputs, make_unet, mask_of, row_of, run
 from rounding import NETWORK, PRODUCT, assert_near, relative
 
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
-from lib_persres.lag import Plan
+from lib_persres.plan import Plans, Row, guidance_rows
 from lib_persres.unet import find_blocks
 
 
@@ -70,14 +72,8 @@ def test_each_blocks_lag_output_equals_equation_3_the_long_way(unets, kind, size
 def test_equation_3_holds_for_rows_in_any_order(unets, kind):
     unet = unets(kind)
     residuals = residuals_for(unet, 3)
-    images = torch.tensor([0, 1, 1, 0])  # uncond 0, cond 1, uncond 1, cond 0
-    plan = Plan(
-        strength=torch.tensor(STRENGTHS)[images],
-        gated=torch.ones(4, 3, dtype=torch.bool),
-        indicator=indicator(TOKENS, 3)[images],
-        map_rows=torch.tensor([False, True, False, True]),
-        group=images,
-    )
+    rows = [Row(0, None), Row(1, 0), Row(1, None), Row(0, 0)]
+    plan = Plans(lag_uses(3)).plan(rows, longhand.TOKENS)
     with Branches(unet, residuals) as branches, longhand.watch(unet) as seen, torch.no_grad():
         branches.plan = plan
         run(unet, *inputs(4, (6, 10), seed=4))
@@ -112,8 +108,7 @@ def test_equation_3_holds_at_each_of_several_steps_and_sizes(unets):
 def test_a_plain_concept_beside_a_localized_one_acts_everywhere(unets):
     unet = unets()
     residuals = residuals_for(unet, 2)
-    plan = lag_plan(2)
-    plan.gated[:, 1] = False
+    plan = lag_plan(2, gated=[True, False])
     with Branches(unet, residuals) as branches, longhand.watch(unet) as seen, torch.no_grad():
         branches.plan = plan
         run(unet, *inputs(4, seed=5))
@@ -134,10 +129,9 @@ def test_all_ones_mask_is_plain_sampling_and_all_zeros_mask_is_the_base(unets, k
     unet = unets(kind)
     residuals, arguments = residuals_for(unet, count), inputs(4, (6, 10))
     base = output(unet, arguments)
-    strength = torch.tensor(STRENGTHS)[:, :count].repeat(2, 1)
-    plain = output(unet, arguments, residuals, Plan(strength, torch.zeros(4, count, dtype=torch.bool)))
-    everywhere = output(unet, arguments, residuals, lag_plan(count, mask=torch.ones_like))
-    nowhere = output(unet, arguments, residuals, lag_plan(count, mask=torch.zeros_like))
+    plain = output(unet, arguments, residuals, strong_plan([row[:count] for row in STRENGTHS * 2]))
+    everywhere = output(unet, arguments, residuals, lag_plan(count), ones())
+    nowhere = output(unet, arguments, residuals, lag_plan(count), zeros())
     lag = output(unet, arguments, residuals, lag_plan(count))
     assert torch.equal(everywhere, plain)
     assert torch.equal(nowhere, base)
@@ -147,14 +141,17 @@ def test_all_ones_mask_is_plain_sampling_and_all_zeros_mask_is_the_base(unets, k
 
 
 @pytest.mark.parametrize("kind", ["conv", "linear"])
-def test_strength_zero_is_the_base(unets, kind):
+def test_a_concept_at_strength_zero_leaves_the_other_as_it_is(unets, kind):
     unet = unets(kind)
     residuals, arguments = residuals_for(unet, 2), inputs(4)
-    base = output(unet, arguments)
-    assert torch.equal(output(unet, arguments, residuals, plain_plan(4, 0.0, count=2)), base)
-    lag = lag_plan(2)
-    lag.strength.zero_()
-    assert torch.equal(output(unet, arguments, residuals, lag), base)
+    strengths = [[row[0], 0.0] for row in STRENGTHS]
+    for both, one in (
+        (lag_plan(2, strengths=strengths), lag_plan(1)),
+        (strong_plan(strengths * 2), strong_plan([row[:1] for row in STRENGTHS * 2])),
+    ):
+        result = output(unet, arguments, residuals, both)
+        assert_near(result, output(unet, arguments, residuals[:1], one), NETWORK)
+        assert relative(result, output(unet, arguments)) > 1e-2
 
 
 def test_without_a_plan_the_model_is_the_base(unets):
@@ -166,9 +163,7 @@ def test_without_a_plan_the_model_is_the_base(unets):
 def test_a_strength_of_zero_in_one_row_leaves_that_row_to_the_base(unets):
     unet = unets()
     residuals, arguments = residuals_for(unet, 1), inputs(2)
-    plan = plain_plan(2)
-    plan.strength[1] = 0
-    base, result = output(unet, arguments), output(unet, arguments, residuals, plan)
+    base, result = output(unet, arguments), output(unet, arguments, residuals, strong_plan([[1.0], [0.0]]))
     assert torch.equal(result[1], base[1]) and relative(result[0], base[0]) > 1e-2
 
 
@@ -197,31 +192,26 @@ def test_split_calls_equal_one_call(unets):
     residuals = residuals_for(unet, 2)
     x, t, context = inputs(4, (6, 10))
     together = output(unet, (x, t, context), residuals, lag_plan(2))
-    conditional = lag_plan(2, unconditional=None, memory={})
-    images = torch.arange(2)
-    # the unconditional prompt may be shorter or longer than the prompt
-    unconditional = Plan(
-        strength=torch.tensor(STRENGTHS)[:, :2],
-        gated=torch.ones(2, 2, dtype=torch.bool),
-        indicator=torch.zeros(2, 2, 5),
-        map_rows=torch.zeros(2, dtype=torch.bool),
-        group=images,
-        memory=conditional.memory,
-    )
+    plans = Plans(lag_uses(2))
     with Branches(unet, residuals) as branches, torch.no_grad():
-        branches.plan = conditional
+        branches.plan = plans.plan(guidance_rows(2, guided=False), longhand.TOKENS)
         first = run(unet, x[:2], t[:2], context[:2])
-        branches.plan = unconditional
+        # the unconditional prompt may be shorter or longer than the prompt
+        branches.plan = plans.plan([Row(0, None), Row(1, None)], 5)
         second = run(unet, x[2:], t[2:], context[2:])
     assert_near(torch.cat([first, second]), together, NETWORK)
 
 
 def test_unconditional_rows_before_any_conditional_ones_are_refused(unets):
     unet = unets()
-    plan = lag_plan(1)
-    plan = Plan(plan.strength[2:], plan.gated[2:], plan.indicator[2:], plan.map_rows[2:], plan.group[2:])
-    with pytest.raises(PersresError, match="input_blocks.1.1"):
-        output(unet, inputs(2), residuals_for(unet, 1), plan)
+    with Branches(unet, residuals_for(unet, 1)) as branches, torch.no_grad():
+        plans = Plans(lag_uses(1))
+        branches.plan = plans.plan(guidance_rows(2), longhand.TOKENS)
+        run(unet, *inputs(4))
+        branches.begin(1, 0.5)  # the masks of the evaluation before are no more
+        branches.plan = plans.plan([Row(0, None), Row(1, None)], longhand.TOKENS)
+        with pytest.raises(PersresError, match="no mask for input_blocks.1.1: unconditional rows came before"):
+            run(unet, *inputs(2))
 
 
 # -- other hosts
@@ -241,11 +231,11 @@ def test_blocks_are_ldms_spatial_transformers(unets):
 def test_channels_last_and_half_precision_run(unets):
     unet = make_unet()
     residuals, arguments = residuals_for(unet, 2), inputs(4, (6, 10))
-    lag = output(unet, arguments, residuals, lag_plan(2, mask=torch.ones_like))
+    lag = output(unet, arguments, residuals, lag_plan(2), ones())
     x, t, context = arguments
     last = (x.contiguous(memory_format=torch.channels_last), t, context)
     unet.to(memory_format=torch.channels_last)
-    assert_near(output(unet, last, residuals, lag_plan(2, mask=torch.ones_like)), lag, NETWORK)
+    assert_near(output(unet, last, residuals, lag_plan(2), ones()), lag, NETWORK)
     unet.bfloat16()
-    result = output(unet, (x, t, context), residuals, lag_plan(2, mask=torch.ones_like))
+    result = output(unet, (x, t, context), residuals, lag_plan(2), ones())
     assert relative(result.float(), lag) < 0.2 < relative(output(make_unet(), arguments), lag)

@@ -5,13 +5,12 @@ import torch
 
 pytest.importorskip("ldm")
 
-from branch_calls import KINDS, STRENGTHS, output, plain_plan, residuals_for
+from branch_calls import KINDS, STRENGTHS, output, plain_plan, residuals_for, strong_plan
 from longhand import inputs, make_unet, merged, random_residual, run
 from rounding import NETWORK, assert_near, relative
 from torch.func import functional_call
 
 from lib_persres.branch import Branches
-from lib_persres.lag import Plan
 from lib_persres.residual import Factors, Residual
 
 
@@ -85,7 +84,7 @@ def test_the_gradient_equals_that_of_merged_weights(kind):
 def test_merged_weights_and_branch_agree(unets, kind, count):
     unet, arguments = unets(kind), inputs(2, (6, 10))
     residuals, strengths = residuals_for(unet, count), STRENGTHS[0][:count]
-    plan = Plan(torch.tensor([strengths] * 2), torch.zeros(2, count, dtype=torch.bool))
+    plan = strong_plan([strengths] * 2)
     branch = output(unet, arguments, residuals, plan)
     explicit = output(merged(unet, residuals, strengths), arguments)
     assert_near(branch, explicit, NETWORK)

@@ -1,15 +1,18 @@
 """Branches come and go: nothing of them is left in the model, whatever happened in between."""
 
+import weakref
+
 import pytest
 import torch
 
 pytest.importorskip("ldm")
 
 import longhand
-from branch_calls import KINDS, breaking, lag_plan, output, plain_plan, residuals_for
+from branch_calls import KINDS, breaking, lag_plan, ones, output, plain_plan, residuals_for
 from longhand import inputs, run
 
 from lib_persres.branch import Branches
+from lib_persres.masks import PerBlock
 from lib_persres.residual import Residual
 
 
@@ -109,17 +112,26 @@ def test_foreign_hooks_survive_a_detach(unets):
 
 def test_a_finished_forward_keeps_no_maps(unets):
     unet = unets()
-    with Branches(unet, residuals_for(unet, 1)) as branches, torch.no_grad():
+    seen = []
+
+    def binarize(maps):
+        seen.append(weakref.ref(maps))
+        return torch.ones_like(maps)
+
+    with Branches(unet, residuals_for(unet, 1), PerBlock(binarize)) as branches, torch.no_grad():
         branches.plan = lag_plan(1)
         run(unet, *inputs(4))
-        assert not branches._maps
+        assert len(seen) == len(longhand.transformers(unet)) and not any(maps() is not None for maps in seen)
 
 
-def test_a_residual_of_some_blocks_keeps_no_maps_of_the_others(unets):
+def test_of_a_residual_of_some_blocks_no_other_blocks_maps_are_made(unets):
     unet = unets()
     (residual,) = residuals_for(unet, 1)
     target = "middle_block.1.proj_out"
-    with Branches(unet, [Residual({target: residual.factors[target]})]) as branches, torch.no_grad():
+    mask, seen = ones(), []
+    mask.see = lambda view, maps: seen.append(view.block)
+    mask.gate = lambda view: torch.ones(view.shape)
+    with Branches(unet, [Residual({target: residual.factors[target]})], mask) as branches, torch.no_grad():
         branches.plan = lag_plan(1)
         run(unet, *inputs(4))
-        assert not branches._maps
+    assert seen == ["middle_block.1"]

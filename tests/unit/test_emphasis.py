@@ -10,7 +10,7 @@ from longhand import random_residual
 from lib_persres import emphasis
 from lib_persres.emphasis import parts_of
 from lib_persres.errors import PersresError
-from lib_persres.prompt import Substituted, Use
+from lib_persres.prompt import Occurrence, Substituted
 from lib_persres.standalone.emphasis import emphasized, not_understood
 from lib_persres.standalone.generate import generate
 
@@ -61,7 +61,7 @@ def test_a_weight_that_is_none_is_refused(text):
 
 def test_uses_keep_their_places():
     text = "a (olis dog:1.3) and [the olis]"
-    uses = [Use(0, 3, 7), Use(1, 26, 30)]
+    uses = [Occurrence(0, 3, 7), Occurrence(1, 26, 30)]
     assert [text[use.start : use.end] for use in uses] == ["olis", "olis"]
     for part in parts_of(Substituted(text, uses)):
         for use in part.written.uses:
@@ -112,7 +112,7 @@ def test_emphasis_changes_the_picture_and_lag_finds_its_tokens(sd):
     plain = draw(sd, "<persres:rex>a photo of a V* dog in snow", lag=True)
     strong = draw(sd, "<persres:rex>a photo of a (V* dog:1.4) in snow", lag=True)
     apart = draw(sd, "<persres:rex>a photo of a (V*) [dog] in snow", lag=True)
-    assert plain.tokens[0].indices == strong.tokens[0].indices == apart.tokens[0].indices
+    assert plain.uses[0].indices == strong.uses[0].indices == apart.uses[0].indices
     assert strong.masks is not None and not strong.problems and not apart.problems
     assert (plain.images - strong.images).abs().max() > 1e-4
     assert torch.equal(plain.images, draw(sd, "<persres:rex>a photo of a (V* dog:1.0) in snow", lag=True).images)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from branch_calls import plain_plan
 from PIL import Image
 from rounding import PICTURE, assert_near
 
@@ -12,8 +13,7 @@ from benchmarks.figures import FIGURES, Goal
 from benchmarks.toybox_concepts import METHODS, draw, learn, prompts_for, score
 from lib_persres.branch import Branches
 from lib_persres.evaluation.scores.alignment import cosines
-from lib_persres.evaluation.scores.embedders import ClipEmbedder
-from lib_persres.lag import guidance_plan
+from lib_persres.evaluation.scores.clip import ClipEmbedder
 from lib_persres.residual import Residual
 from lib_persres.sampler import noise_for, sample
 from lib_persres.standalone.checkpoint import load
@@ -85,9 +85,7 @@ def test_a_short_training_moves_the_model_towards_the_concept(toybox, tmp_path):
     losses = {}
     with Branches(toybox.unet, [residual]) as branches, torch.no_grad():
         for name, strength in (("base", 0.0), ("residual", 1.0)):
-            branches.plan = guidance_plan(
-                torch.full((3, 1), strength), torch.zeros(3, 1, dtype=torch.bool), None, unconditional=None
-            )
+            branches.plan = plain_plan(3, strength)
             eps = toybox.unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, context=context)
             losses[name] = (eps - noise).square().mean().item()
     assert losses["residual"] < 0.95 * losses["base"]

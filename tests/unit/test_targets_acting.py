@@ -7,14 +7,16 @@ pytest.importorskip("ldm")
 
 import longhand
 from branch_calls import KINDS, output
+from branch_calls import strong_plan as plain_plan
 from longhand import inputs, make_unet, merged, run
 from rounding import NETWORK, relative
 from targets_bench import ATTN2, RULES, random_residual, without
 from torch.func import functional_call
 
 from lib_persres.branch import Branches
+from lib_persres.concepts import Use, cannot_confine
 from lib_persres.errors import PersresError
-from lib_persres.lag import Plan, guidance_plan
+from lib_persres.plan import Plans, guidance_rows
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.targets import EVERY, PARTS
 
@@ -22,17 +24,16 @@ NEAR, FAR = NETWORK, 2e-3
 """Of the largest value: what rounding makes in fp32, and less than what any of the residuals here changes."""
 
 
-def plain_plan(strength):
-    strength = torch.tensor(strength)
-    return Plan(strength, torch.zeros_like(strength, dtype=torch.bool))
+STRENGTHS = [[1.0], [0.6]]
 
 
-def lag_plan(count=1, **options):
+def lag_plan(strengths=STRENGTHS, unconditional="mirror", gated=(True, False)):
     """Two images whose concepts have different tokens."""
-    indicator = torch.zeros(2, count, longhand.TOKENS)
-    indicator[0, :, 2:4] = indicator[1, :, 5:8] = 1
-    strength = torch.tensor([[1.0, 0.7, -0.4], [0.6, 1.0, 1.3]])[:, :count]
-    return guidance_plan(strength, torch.ones(2, count, dtype=torch.bool), indicator, **options)
+    uses = [
+        [Use(strength, here, (tokens,)) for strength, here in zip(row, gated)]
+        for row, tokens in zip(strengths, ((2, 3), (5, 6, 7)))
+    ]
+    return Plans(uses, unconditional).plan(guidance_rows(2), longhand.TOKENS)
 
 
 def hooked(unet):
@@ -85,8 +86,7 @@ def test_each_row_has_its_own_strength(unets):
 def test_lag_confines_proj_out_by_the_maps_of_the_changed_model_and_nothing_else(unets, kind):
     unet, arguments = unets(kind), inputs(4, (6, 10), seed=3)
     residual = random_residual(unet, EVERY)
-    plan = lag_plan()
-    plan.strength.fill_(0.8)
+    plan = lag_plan([[0.8], [0.8]])
     lag = output(unet, arguments, [residual], plan)
     # the model whose other targets are merged, with the branch on proj_out alone
     model = merged(unet, [without(residual, ".proj_out")], [0.8])
@@ -99,20 +99,18 @@ def test_lag_confines_proj_out_by_the_maps_of_the_changed_model_and_nothing_else
 def test_what_lag_cannot_confine_acts_everywhere_and_has_a_sentence(unets, rule):
     unet, arguments = unets(), inputs(4)
     residual = random_residual(unet, rule)
-    plan = lag_plan()
-    lag = output(unet, arguments, [residual], plan)
-    assert torch.equal(lag, output(unet, arguments, [residual], plain_plan(plan.strength.tolist())))
-    assert residual.lag_problem("<persres:rex>").startswith(f"LAG cannot confine <persres:rex>, which changes {rule}, ")
+    lag = output(unet, arguments, [residual], lag_plan())
+    assert torch.equal(lag, output(unet, arguments, [residual], plain_plan(STRENGTHS * 2)))
+    sentence = cannot_confine("<persres:rex>", residual.metadata)
+    assert sentence.startswith(f"LAG cannot confine <persres:rex>, which changes {rule}, ")
     for confined in ("proj_out", "kv+proj_out"):
-        assert Residual({}, Metadata(targets=confined)).lag_problem("rex") is None
+        assert cannot_confine("rex", Metadata(targets=confined)) is None
 
 
 def test_a_concept_of_keys_and_values_beside_a_localized_one(unets):
     unet, arguments = unets(), inputs(4)
     out, kv = random_residual(unet, "proj_out"), random_residual(unet, "kv", seed=1)
-    plan = lag_plan(2)
-    plan.gated[:, 1] = False
-    plan.strength[:, 1] = 0.6
+    plan = lag_plan([[*row, 0.6] for row in STRENGTHS])
     both = output(unet, arguments, [out, kv], plan)
     alone = output(merged(unet, [kv], [0.6]), arguments, [out], lag_plan())
     assert relative(both, alone) < NEAR

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from lib_persres.identifiers import IDENTIFIERS
+from lib_persres.masks import View
 from lib_persres.overlay import MaskRecorder, overlay
+from lib_persres.plan import Row
 from lib_persres.toybox.dataset import SceneSet, rare_words, scene_of
 from lib_persres.toybox.judge import ANSWERS, Judge
 from lib_persres.toybox.maps import best_iou
@@ -149,11 +151,13 @@ def test_the_judge_answers_every_question_and_sees_a_mask():
 
 
 def test_recorded_masks_are_means_over_steps_and_blocks():
-    recorder = MaskRecorder()
-    one, zero = torch.ones(1, 1, 16), torch.zeros(1, 1, 16)
-    for masks in (one, zero):
-        recorder("a", masks, masks, (4, 4))
-    recorder("b", torch.ones(1, 1, 4), torch.ones(1, 1, 4), (2, 2))
+    recorder = MaskRecorder(1)
+    row = (Row(0, 0),)
+    for step, masks in enumerate((torch.ones(1, 1, 16), torch.zeros(1, 1, 16))):
+        recorder.begin()
+        recorder.see(View("a", (4, 4), row, ((True,),), masks.device, step), masks, masks)
+    recorder.see(View("b", (2, 2), row, ((True,),), masks.device), torch.ones(1, 1, 4), None)
+    recorder.end()
     assert torch.allclose(recorder.mean("masks"), torch.full((1, 1, 4, 4), 0.75))
     assert torch.allclose(recorder.mean("masks", blocks=["a"]), torch.full((1, 1, 4, 4), 0.5))
 

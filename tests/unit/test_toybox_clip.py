@@ -8,7 +8,7 @@ from PIL import Image
 
 pytest.importorskip("transformers")
 
-from lib_persres.evaluation.scores.embedders import ClipEmbedder  # noqa: E402
+from lib_persres.evaluation.scores.clip import ClipEmbedder  # noqa: E402
 from lib_persres.toybox import train_clip as tc  # noqa: E402
 from lib_persres.toybox.vocabulary import (
     part_of,  # noqa: E402

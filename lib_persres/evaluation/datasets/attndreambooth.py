@@ -16,8 +16,6 @@ from .dataset import Concept, Dataset, image_files, read_text
 from .prompt_file import read_prompts
 
 PROMPTS, CLASSES = "prompts.txt", "classes.txt"
-PER_PROMPT = 32
-"""Images a prompt in the paper's quantitative evaluation (section 5.2)."""
 
 
 def read(root: str | os.PathLike, prompts: str | os.PathLike | None = None) -> Dataset:

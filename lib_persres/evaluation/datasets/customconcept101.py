@@ -24,42 +24,39 @@ def read(root: str | os.PathLike, pairs: bool = False) -> Dataset:
     A concept is named after its folder of images ("pet_dog1"); the part before "_" is its group, one of 16.
     """
     root = Path(root)
-    entries = _read_list(root / SINGLE)
-    concepts = tuple(_concept(root, entry, f"{root / SINGLE}, entry {i}") for i, entry in enumerate(entries, 1))
+    concepts = tuple(_concept(root, entry, where) for entry, where in _entries(root / SINGLE))
     names = [concept.name for concept in concepts]
     if twice := {name for name in names if names.count(name) > 1}:
         raise PersresError(f"{root / SINGLE} lists {sorted(twice)[0]} twice: each concept needs a folder of its own.")
-    return Dataset("CustomConcept101", concepts, read_pairs(root) if pairs else ())
+    return Dataset("CustomConcept101", concepts, _pairs(root) if pairs else ())
 
 
-def read_pairs(root: str | os.PathLike) -> tuple[Pair, ...]:
+def _pairs(root: Path) -> tuple[Pair, ...]:
     """Each entry of the two-concept file is [concept, concept, {"prompt_filename_compose": …}]."""
-    root = Path(root)
-    out: list[Pair] = []
-    for number, entry in enumerate(_read_list(root / PAIRS), 1):
-        where = f"{root / PAIRS}, entry {number}"
+    out: dict[str, Pair] = {}
+    for entry, where in _entries(root / PAIRS):
         if not isinstance(entry, list) or len(entry) != 3 or not all(isinstance(part, dict) for part in entry):
             raise PersresError(f"{where} is not two concepts and their prompts.")
         file = entry[2].get("prompt_filename_compose")
         if not isinstance(file, str):
             raise PersresError(f"{where} has no prompt_filename_compose.")
         # a pair's concepts are drawn by its own prompts: their own may be missing without harm
-        first, second = (_concept(root, part, where, prompts=False) for part in entry[:2])
-        name = f"{first.name}+{second.name}"
-        if any(pair.name == name for pair in out):
-            name += f"-{number}"
-        out.append(Pair(name, (first, second), read_prompts(root / file, fields=2)))
-    return tuple(out)
+        both = tuple(_concept(root, part, where, prompts=False) for part in entry[:2])
+        name = "+".join(concept.name for concept in both)
+        name += f"-{len(out) + 1}" if name in out else ""
+        out[name] = Pair(name, both, read_prompts(root / file, fields=2))
+    return tuple(out.values())
 
 
-def _read_list(path: Path) -> list:
+def _entries(path: Path) -> list[tuple[object, str]]:
+    """Each entry of a list and what to call it."""
     try:
         entries = json.loads(read_text(path, "The list of concepts"))
     except json.JSONDecodeError as error:
         raise PersresError(f"{path} is not JSON: {error.msg} in line {error.lineno}.") from error
     if not isinstance(entries, list) or not entries:
         raise PersresError(f"{path} is not a list of concepts.")
-    return entries
+    return [(entry, f"{path}, entry {number}") for number, entry in enumerate(entries, 1)]
 
 
 def _concept(root: Path, entry, where: str, prompts: bool = True) -> Concept:
@@ -68,12 +65,10 @@ def _concept(root: Path, entry, where: str, prompts: bool = True) -> Concept:
     for field in _FIELDS:
         if not isinstance(entry.get(field), str) or not entry[field].strip():
             raise PersresError(f"{where} has no {field}.")
-    folder = root / entry["instance_data_dir"]
-    classes = entry.get("class_data_dir")
-    macro_class = entry["class_prompt"].strip()
+    folder, classes = root / entry["instance_data_dir"], entry.get("class_data_dir")
     return Concept(
         name=folder.name,
-        macro_class=macro_class,
+        macro_class=entry["class_prompt"].strip(),
         images=image_files(folder, folder.name),
         prompts=read_prompts(root / entry["prompt_filename"]) if prompts else (),
         class_images=root / classes if isinstance(classes, str) and classes else None,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import PersresError
@@ -21,10 +20,12 @@ CATEGORIES = (
 )
 """The prompt types of the paper (supplement, section 6), in the order in which the reports show them."""
 
-INDEPENDENT = CATEGORIES[:3]
-"""Where the paper sees LAG ahead: the concept is somewhat independent of the rest of the picture."""
-MODIFYING = CATEGORIES[3:]
-"""Where the paper sees plain sampling ahead: the prompt changes the concept itself."""
+WITHOUT = "without V*"
+"""The category of the prompts that ask for no concept: what a residual changes in their pictures is drift."""
+TOGETHER = "two concepts"
+"""The category of a pair's pictures in the scores."""
+PLACES = ("on the beach", "in a forest")
+"""Where the prompts without V* have their thing, unless the dataset's world knows other places."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Prompt:
     noun: str | None = None
     """The class word after V* where it is not the concept's own: "a V* star" of a concept that is a ball."""
     expected: object | None = None
-    """What a picture of it must show, where the world can tell (`datasets.toybox.Expected`)."""
+    """What a picture of it must show, where the world can tell (`toybox.truth.Expected`)."""
 
     def with_identifier(self, *macro_classes: str) -> str:
         """The prompt to sample: "a photo of a V* dog on the beach"; of a pair "V1* dog", "V2* cat"."""
@@ -44,7 +45,7 @@ class Prompt:
         return self.fill(*(f"{sign} {self.noun or word}" for sign, word in zip(signs, macro_classes)))
 
     def without_identifier(self, *macro_classes: str) -> str:
-        """V* removed, the class word kept: what CLIP text alignment compares with (DESIGN, section 7)."""
+        """V* removed, the class word kept: what CLIP text alignment compares with."""
         return self.fill(*(self.noun or word for word in macro_classes))
 
     def fill(self, *subjects: str) -> str:
@@ -66,8 +67,11 @@ class Concept:
     """A folder of other things of the class, for training with regularization images; it may be missing."""
     group: str | None = None
     """The broader category in CustomConcept101, over which Figure 14 averages."""
+    places: tuple[str, ...] = PLACES
     truth: object | None = None
-    """What the thing is, where the world can tell (`datasets.toybox.Truth`)."""
+    """What the thing is, where the world can tell (`toybox.concepts.ToyConcept`)."""
+    tuned: bool = False
+    """Whether settings were tuned on it, so that it proves nothing about others."""
 
     def load(self) -> list[Photo]:
         """Its photos, read now."""
@@ -97,18 +101,8 @@ class Dataset:
         for concept in self.concepts:
             if concept.name == name:
                 return concept
-        raise PersresError(f"There is no concept {name!r} in {self.name}; there are: {self._names()}.")
-
-    def only(self, names: Iterable[str]) -> Dataset:
-        """The part with these concepts, in this order, and the pairs among them."""
-        chosen = tuple(self.concept(name) for name in dict.fromkeys(names))
-        inside = {concept.name for concept in chosen}
-        pairs = tuple(p for p in self.pairs if all(c.name in inside for c in p.concepts))
-        return replace(self, concepts=chosen, pairs=pairs)
-
-    def _names(self) -> str:
-        names = [concept.name for concept in self.concepts]
-        return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        names = ", ".join(concept.name for concept in self.concepts)
+        raise PersresError(f"There is no concept {name!r} in {self.name}; there are: {names}.")
 
 
 def check_prompt(text: str, where: str, fields: int = 1) -> str:
@@ -128,8 +122,7 @@ def image_files(folder: Path, what: str) -> tuple[Path, ...]:
     """The image files of a folder by name; raises PersresError where it is missing or holds none."""
     if not folder.is_dir():
         raise PersresError(f"The images of {what} are missing: there is no folder {folder}.")
-    found = images.image_files(folder)
-    if not found:
+    if not (found := images.image_files(folder)):
         raise PersresError(f"The images of {what} are missing: the folder {folder} holds no image.")
     return tuple(found)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import PersresError
@@ -18,8 +17,7 @@ from .dataset import Concept, Dataset, Prompt, check_prompt, image_files, read_t
 FILE = "prompts_and_classes.txt"
 LIVE = frozenset({"cat", "dog"})
 """The classes that take the prompts for live subjects; the file itself does not say which do."""
-_BEGINS = re.compile(r"^[ \t]*prompt_list[ \t]*=[ \t]*\[", re.MULTILINE)
-_ENDS = re.compile(r"^[ \t]*\]", re.MULTILINE)
+_LIST = re.compile(r"^[ \t]*prompt_list[ \t]*=[ \t]*\[.*?^[ \t]*\]", re.MULTILINE | re.DOTALL)
 
 
 def read(root: str | os.PathLike) -> Dataset:
@@ -27,8 +25,7 @@ def read(root: str | os.PathLike) -> Dataset:
     root = Path(root)
     if not (root / FILE).is_file() and (root / "dataset" / FILE).is_file():
         root = root / "dataset"
-    path = root / FILE
-    classes, objects, live = parse(read_text(path, "The list of subjects"), str(path))
+    classes, objects, live = parse(read_text(root / FILE, "The list of subjects"), str(root / FILE))
     concepts = tuple(
         Concept(name, cls, image_files(root / name, name), live if cls in LIVE else objects)
         for name, cls in classes.items()
@@ -39,24 +36,16 @@ def read(root: str | os.PathLike) -> Dataset:
 def parse(text: str, where: str = FILE) -> tuple[dict[str, str], tuple[Prompt, ...], tuple[Prompt, ...]]:
     """Subject -> class, the prompts for objects, the prompts for live subjects."""
     lists: dict[str, tuple[Prompt, ...]] = {}
-    for begin, end in _lists(text):
-        heading = next((line.strip() for line in reversed(text[:begin].splitlines()) if line.strip()), "")
+    for found in _LIST.finditer(text):
+        heading = next((line for line in reversed(text[: found.start()].splitlines()) if line.strip()), "")
         kind = "live" if "live" in heading.lower() else "object"
         if kind in lists:
             raise PersresError(f"{where} has two lists of {kind} prompts.")
-        lists[kind] = _prompts(text[begin:end].strip(), where)
+        lists[kind] = _prompts(found[0].strip(), where)
     for kind in ("object", "live"):
         if kind not in lists:
             raise PersresError(f"{where} has no list of {kind} prompts (prompt_list = […]).")
     return _classes(text, where), lists["object"], lists["live"]
-
-
-def _lists(text: str) -> Iterator[tuple[int, int]]:
-    """Where each `prompt_list = [` begins, and where the line with its bracket ends."""
-    at = 0
-    while (begin := _BEGINS.search(text, at)) and (end := _ENDS.search(text, begin.end())):
-        yield begin.start(), end.end()
-        at = end.end()
 
 
 def _classes(text: str, where: str) -> dict[str, str]:
@@ -64,11 +53,10 @@ def _classes(text: str, where: str) -> dict[str, str]:
     classes: dict[str, str] = {}
     for line in before.splitlines():
         name, comma, cls = (part.strip() for part in line.partition(","))
-        if not comma or (name, cls) == ("subject_name", "class"):
-            continue
-        if not re.fullmatch(r"[\w-]+", name) or not cls:
-            raise PersresError(f"{where}: {line.strip()!r} is not subject,class.")
-        classes[name] = cls
+        if comma and (name, cls) != ("subject_name", "class"):
+            if not re.fullmatch(r"[\w-]+", name) or not cls:
+                raise PersresError(f"{where}: {line.strip()!r} is not subject,class.")
+            classes[name] = cls
     if not classes:
         raise PersresError(f"{where} lists no subject,class.")
     return classes

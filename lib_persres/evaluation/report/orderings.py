@@ -1,16 +1,15 @@
-"""The orderings that the papers state, tested on a run's scores.
-
-The rule: an ordering is tested on every column that stands for its score and that both methods have. It counts as
-reproduced if the first of these columns says so clear of its interval and no other says the reverse clear of its.
-"""
+"""The orderings that the papers state, tested on a run's scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from ..statistics import Ordering, by_concept
-from .columns import columns_for, counted, for_column
+import pandas as pd
+
+from ..statistics import Interval, difference
+from ..suite import Claim
+from .columns import STAND_FOR, by_concept
 
 RULE = (
     "An ordering is tested on every score that stands for it: text on CLIP text, and on the Toybox on the share of "
@@ -20,57 +19,28 @@ RULE = (
 )
 
 
-@dataclass(frozen=True)
-class Tested:
-    """An ordering of the suite with what each of its columns says, in the columns' order."""
+class Tested(NamedTuple):
+    """An ordering of the suite with the difference in each of its columns, in the columns' order.
 
-    higher: str
-    lower: str
-    score: str
-    categories: tuple[str, ...] | None
-    source: str
-    found: tuple[Ordering, ...]
-    """`Ordering.score` is the column; empty where the two methods have no column and concept in common."""
+    found: empty where the two methods have no column and concept in common.
+    """
+
+    claim: Claim
+    found: dict[str, Interval]
 
     @property
     def verdict(self) -> str:
         """not measured, reproduced, contradicted (by another column than the first), unclear or reversed."""
-        if not self.found:
-            return "not measured"
-        verdicts = [ordering.verdict for ordering in self.found]
-        if verdicts[0] == "reproduced" and "reversed" in verdicts:
-            return "contradicted"
-        return verdicts[0]
-
-    @property
-    def reproduced(self) -> bool:
-        return self.verdict == "reproduced"
-
-    @property
-    def statement(self) -> str:
-        where = f" on {', '.join(self.categories)}" if self.categories else ""
-        return f"{self.higher} > {self.lower} in {self.score}{where}"
+        verdicts = [found.verdict for found in self.found.values()] or ["not measured"]
+        return "contradicted" if verdicts[0] == "reproduced" and "reversed" in verdicts else verdicts[0]
 
 
-def orderings(rows: Iterable[Mapping], suite: Mapping) -> list[Tested]:
-    """Every ordering of the suite (as in run.json), tested on the score rows of a run."""
-    rows = counted(rows)
-    return [_test(rows, ordering) for ordering in suite.get("orderings", [])]
-
-
-def reproduced(rows: Iterable[Mapping], suite: Mapping) -> int:
-    """How many orderings of the suite are reproduced, by the rule above."""
-    return sum(tested.reproduced for tested in orderings(rows, suite))
-
-
-def _test(rows: list[Mapping], stated: Mapping) -> Tested:
-    higher, lower = stated["higher"], stated["lower"]
-    categories = tuple(stated.get("categories") or ()) or None
-    where = {"category": categories} if categories else {}
-    source = stated.get("source") or ""
-    found = []
-    for column in columns_for(stated["score"]):
-        scores = by_concept(for_column(rows, column), column, method=(higher, lower), **where)
-        if scores.get(higher, {}).keys() & scores.get(lower, {}).keys():
-            found.append(Ordering.test(higher, lower, column, scores, source=source))
-    return Tested(higher, lower, stated["score"], categories, source, tuple(found))
+def orderings(rows: pd.DataFrame, claims: Sequence[Claim]) -> list[Tested]:
+    """Every claim, tested on the rows that count."""
+    made = []
+    for claim in claims:
+        where = {"category": claim.categories} if claim.categories else {}
+        tables = {name: by_concept(rows, name, **where) for name in STAND_FOR[claim.score]}
+        found = {name: difference(table, claim.higher, claim.lower) for name, table in tables.items()}
+        made.append(Tested(claim, {name: one for name, one in found.items() if one}))
+    return made

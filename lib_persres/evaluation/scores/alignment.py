@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 
 TEXT_WEIGHT = 2.5
 """w of CLIPScore (Hessel et al. 2021)."""
-
-_PLACEHOLDER = re.compile(r"(?<![\w*])V\d*\*(?!\w)")
-
-
-def class_text(prompt: str) -> str:
-    """ "a photo of a V* dog" -> "a photo of a dog": the text that CLIP compares with."""
-    return " ".join(_PLACEHOLDER.sub(" ", prompt).split())
 
 
 def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -28,7 +19,7 @@ def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a @ b.T).clamp(-1, 1)
 
 
-def text_alignment_of_each(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+def text_alignment(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """2.5·max(cos, 0) of each picture's embedding (n,d) with its text's, (n,d) or (1,d) for all: (n,) in [0, 2.5]."""
     if len(texts) not in (1, len(images)):
         raise ValueError(f"{len(images)} pictures and {len(texts)} texts")
@@ -37,16 +28,6 @@ def text_alignment_of_each(images: torch.Tensor, texts: torch.Tensor) -> torch.T
     return TEXT_WEIGHT * own.clamp_min(0)
 
 
-def text_alignment(images: torch.Tensor, texts: torch.Tensor) -> float:
-    """CLIP text alignment: the mean over pictures."""
-    return text_alignment_of_each(images, texts).mean().item()
-
-
-def image_alignment_of_each(generated: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+def image_alignment(generated: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Each generated picture's mean cosine with all references: (n,) in [-1, 1]."""
     return cosines(generated, references).mean(1)
-
-
-def image_alignment(generated: torch.Tensor, references: torch.Tensor) -> float:
-    """CLIP or DINO image alignment: the mean cosine over all pairs of generated (n,d) and reference (m,d)."""
-    return image_alignment_of_each(generated, references).mean().item()

@@ -1,19 +1,22 @@
 """Scores that the papers lack: the object and the background apart, what the base model's picture keeps, masks.
 
 Pictures are (n,3,H,W) in [0,1], masks (n,H,W) bool, true on the object. "Embed" is a function from a list of
-PIL images to embeddings (n,d), such as `Embedder.images`.
+PIL images to embeddings (n,d), such as `ClipEmbedder.images`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.stats import mannwhitneyu
 
-from .alignment import image_alignment_of_each
+from ...toybox.sight import grow
+from .alignment import image_alignment
 
 MEAN_COLOUR = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean: after its normalisation such a pixel is 0."""
@@ -23,57 +26,29 @@ FEWEST = 200
 """A background of fewer pixels than these tells nothing."""
 
 Embed = Callable[[Sequence[Image.Image]], torch.Tensor]
+Shown = tuple[torch.Tensor, torch.Tensor]
+"""Pictures and their masks."""
 
 
-def grow(masks: torch.Tensor, pixels: int = GROWN) -> torch.Tensor:
-    """Masks (n,H,W) bool, larger by so many pixels on every side."""
-    return F.max_pool2d(masks.float()[:, None], 2 * pixels + 1, 1, pixels)[:, 0] > 0.5
-
-
-def object_only(pictures: torch.Tensor, masks: torch.Tensor, colour=MEAN_COLOUR) -> torch.Tensor:
+def object_only(pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The pictures with the background replaced by the mean colour."""
     _check(pictures, masks)
-    fill = torch.tensor(colour, dtype=pictures.dtype, device=pictures.device).view(1, 3, 1, 1)
-    return torch.where(masks[:, None], pictures, fill)
+    return torch.where(masks[:, None], pictures, torch.tensor(MEAN_COLOUR).view(1, 3, 1, 1).to(pictures))
 
 
-def background_only(pictures: torch.Tensor, masks: torch.Tensor, colour=MEAN_COLOUR) -> torch.Tensor:
-    """The pictures with the object, grown a little, replaced by the mean colour."""
-    return object_only(pictures, ~grow(masks), colour)
-
-
-def object_alignment(
-    embed: Embed,
-    generated: torch.Tensor,
-    generated_masks: torch.Tensor,
-    references: torch.Tensor,
-    reference_masks: torch.Tensor,
-    colour=MEAN_COLOUR,
-) -> torch.Tensor:
+def object_alignment(embed: Embed, generated: Shown, references: Shown) -> torch.Tensor:
     """Image alignment of the objects alone, each generated picture's: (n,), nan where it shows no object."""
-    found = image_alignment_of_each(
-        embed(to_images(object_only(generated, generated_masks, colour))),
-        embed(to_images(object_only(references, reference_masks, colour))),
-    )
-    return torch.where(generated_masks.flatten(1).any(1).to(found.device), found, torch.nan)
+    found = image_alignment(*(embed(to_images(object_only(*shown))) for shown in (generated, references)))
+    return torch.where(generated[1].flatten(1).any(1).to(found.device), found, torch.nan)
 
 
-def background_copied(
-    embed: Embed,
-    generated: torch.Tensor,
-    generated_masks: torch.Tensor,
-    references: torch.Tensor,
-    reference_masks: torch.Tensor,
-    colour=MEAN_COLOUR,
-) -> torch.Tensor:
+def background_copied(embed: Embed, generated: Shown, references: Shown) -> torch.Tensor:
     """How much of the references' background is in each picture: the backgrounds' image alignment, (n,).
 
     High where the prompt asked for another background means overfitting.
     """
-    return image_alignment_of_each(
-        embed(to_images(background_only(generated, generated_masks, colour))),
-        embed(to_images(background_only(references, reference_masks, colour))),
-    )
+    backgrounds = ((pictures, ~grow(masks, GROWN)) for pictures, masks in (generated, references))
+    return image_alignment(*(embed(to_images(object_only(*shown))) for shown in backgrounds))
 
 
 def background_distance(pictures: torch.Tensor, base: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
@@ -83,7 +58,7 @@ def background_distance(pictures: torch.Tensor, base: torch.Tensor, things: torc
     method is compared over the same pixels. nan where fewer than 200 pixels are left.
     """
     _check(pictures, things)
-    outside = ~grow(things)
+    outside = ~grow(things, GROWN)
     count = outside.flatten(1).sum(1)
     difference = (pictures - base).abs().mean(1) * 255
     mean = (difference * outside).flatten(1).sum(1) / count.clamp_min(1)
@@ -100,32 +75,27 @@ def drift(pictures: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return (pictures - base).abs().flatten(1).mean(1) * 255
 
 
-def iou(masks: torch.Tensor, truth: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
-    """Intersection over union, (n,), of LAG's masks (n,h,w), bool or shares in [0,1], with true masks (n,H,W).
+def iou(share: torch.Tensor, truth: torch.Tensor, threshold: float = 0.5) -> float:
+    """Intersection over union of LAG's mask (h,w), bool or shares in [0,1], with a true one (H,W); nan for two empty.
 
-    The masks are scaled up to the true ones' size; nan where both are empty.
+    The mask is scaled up to the true one's size.
     """
-    scaled = F.interpolate(masks.float()[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    chosen = scaled > threshold
-    both = (chosen & truth).flatten(1).sum(1)
-    either = (chosen | truth).flatten(1).sum(1)
-    return torch.where(either > 0, both / either.clamp_min(1), torch.nan)
+    chosen = _scaled(share, truth) > threshold
+    either = int((chosen | truth).sum())
+    return int((chosen & truth).sum()) / either if either else math.nan
 
 
-def auc(shares: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How well LAG's masks tell a thing from the rest, whatever their size, (n,): the area under the ROC curve.
+def auc(share: torch.Tensor, truth: torch.Tensor) -> float:
+    """How well LAG's mask (h,w) tells a thing (H,W) from the rest, whatever its size: the area under the ROC curve.
 
     It is the probability that a pixel of the thing has a larger share than one beside it, ties counting half; 0.5 is
-    chance. shares (n,h,w) in [0,1], scaled up to the true masks (n,H,W); nan where a picture is all thing or has none.
+    chance, nan where a picture is all thing or has none.
     """
-    scaled = F.interpolate(shares.float()[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    out = torch.full((len(truth),), torch.nan)
-    for at, (share, thing) in enumerate(zip(scaled, truth)):
-        inside, outside = share[thing], share[~thing].sort().values
-        if len(inside) and len(outside):
-            below = torch.searchsorted(outside, inside) + torch.searchsorted(outside, inside, right=True)
-            out[at] = below.double().mean() / (2 * len(outside))
-    return out
+    scaled = _scaled(share, truth)
+    inside, outside = scaled[truth].numpy(), scaled[~truth].numpy()
+    if not len(inside) or not len(outside):
+        return math.nan
+    return float(mannwhitneyu(inside, outside, method="asymptotic").statistic) / (len(inside) * len(outside))
 
 
 def to_images(pictures: torch.Tensor) -> list[Image.Image]:
@@ -138,6 +108,10 @@ def to_pictures(images: Sequence[Image.Image]) -> torch.Tensor:
     """PIL images of one size -> (n,3,H,W) in [0,1]."""
     array = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
+
+
+def _scaled(share: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(share.float()[None, None], size=truth.shape, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _check(pictures: torch.Tensor, masks: torch.Tensor) -> None:

@@ -1,16 +1,119 @@
-"""State dicts of CLIP and DINO in the names that transformers reads, from the files that their authors published."""
+"""Models of transformers from local files: a folder in its format, or one file of weights under anybody's names.
+
+Nothing is ever downloaded, and nothing but tensors is read of a file.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import re
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import transformers
+from PIL import Image
 from safetensors.torch import load_file
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from ...errors import PersresError, first_line
 
 State = dict[str, torch.Tensor]
+FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+BATCH = 32
+"""Pictures or texts that a model sees at a time."""
+# without torchvision the plain name warns, and stands for this one
+PILLOWS = hasattr(transformers, "CLIPImageProcessorPil")
+ImageProcessor = transformers.CLIPImageProcessorPil if PILLOWS else transformers.CLIPImageProcessor
+
+
+class Embedder:
+    """A model that sees pictures. digest: of its weights and of how it sees."""
+
+    def __init__(self, model: PreTrainedModel, processor: ImageProcessor):
+        self.model, self.processor = model, processor
+        self.digest = digest_of(model, processor.to_json_string())
+
+    def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Embeddings (n,d) on the CPU, float32, of PIL images of any size."""
+        return in_batches(images, lambda part: self.see(self.pixels(part).to(self.model.device)))
+
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        seen = [torch.as_tensor(self.processor(image, return_tensors="np")["pixel_values"][0]) for image in images]
+        return torch.stack(seen)
+
+    def see(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model that is read. source: where its files are to be had. parts: the names of a fused tensor's thirds.
+
+    renames: (pattern, replacement) from the names that its authors published to transformers'. config: of the
+    shapes of a file that comes without one; KeyError where it is another model's. options: of `from_pretrained`.
+    """
+
+    name: str
+    cls: type[PreTrainedModel]
+    source: str
+    renames: Sequence[tuple[str, str]]
+    parts: Sequence[str]
+    config: Callable[[State], PretrainedConfig]
+    options: dict = field(default_factory=dict)
+
+    def load(self, path: str | os.PathLike) -> tuple[PreTrainedModel, Path]:
+        """The model and its path. Weights that are not in the file would stay random: PersresError."""
+        path = Path(path)
+        if not path.exists():
+            raise PersresError(f"The weights of {self.name} are missing: there is no {path}. Put there {self.source}.")
+        if path.is_dir():
+            for names in (("config.json",), FILES):
+                if not any((path / name).is_file() for name in names):
+                    raise PersresError(
+                        f"The weights of {self.name} are incomplete: there is no {path / names[0]}. Get {self.source}."
+                    )
+            given = {"pretrained_model_name_or_path": path, "local_files_only": True}
+        else:
+            state = self.renamed(read_state(path, self.name))
+            try:
+                config = self.config(state)
+            except (KeyError, ValueError, AttributeError):
+                raise PersresError(f"{path} holds no {self.name}: get {self.source}.") from None
+            given = {"pretrained_model_name_or_path": None, "config": config, "state_dict": state}
+        try:
+            with _quiet():
+                options = {"output_loading_info": True, "dtype": torch.float32, **self.options}
+                model, names = self.cls.from_pretrained(**given, **options)
+        except Exception as error:  # a broken json, a truncated file, other shapes: each library has its own
+            raise PersresError(f"{path} cannot be read as {self.name}: {first_line(error)}.") from error
+        if missing := sorted(names["missing_keys"]):
+            raise PersresError(
+                f"{path} lacks {len(missing)} of the model's tensors, such as {missing[0]}: it is another model's."
+            )
+        if names.get("mismatched_keys"):
+            raise PersresError(f"{path} has tensors of other shapes than its model: it is another model's.")
+        return model.eval().requires_grad_(False), path
+
+    def renamed(self, state: State) -> State:
+        """The state under transformers' names, whatever names it has."""
+        out = {}
+        for name, tensor in state.items():
+            for pattern, replacement in self.renames:
+                name = re.sub(pattern, replacement, name)
+            if "FUSED" in name:  # queries, keys and values in one
+                thirds = zip(self.parts, tensor.chunk(3))
+                out |= {name.replace("FUSED", part): third.contiguous() for part, third in thirds}
+            elif name.endswith("TRANSPOSED"):
+                out[name.removesuffix("TRANSPOSED") + "weight"] = tensor.T.contiguous()
+            else:
+                out[name] = tensor
+        return out
 
 
 def read_state(path: Path, what: str) -> State:
@@ -34,85 +137,43 @@ def read_state(path: Path, what: str) -> State:
     return {name: tensor.detach().float() for name, tensor in found.items()}
 
 
-def clip_names(state: State) -> State:
-    """OpenAI's names -> transformers'; a state that has those already is returned as it is."""
-    if "visual.conv1.weight" not in state:
-        return state
-    out = {"logit_scale": state["logit_scale"]}
-    out["text_model.embeddings.token_embedding.weight"] = state["token_embedding.weight"]
-    out["text_model.embeddings.position_embedding.weight"] = state["positional_embedding"]
-    out["vision_model.embeddings.class_embedding"] = state["visual.class_embedding"]
-    out["vision_model.embeddings.patch_embedding.weight"] = state["visual.conv1.weight"]
-    out["vision_model.embeddings.position_embedding.weight"] = state["visual.positional_embedding"]
-    out["text_projection.weight"] = state["text_projection"].T.contiguous()
-    out["visual_projection.weight"] = state["visual.proj"].T.contiguous()
-    for theirs, ours in (
-        ("ln_final", "text_model.final_layer_norm"),
-        ("visual.ln_pre", "vision_model.pre_layrnorm"),
-        ("visual.ln_post", "vision_model.post_layernorm"),
-    ):
-        for kind in ("weight", "bias"):
-            out[f"{ours}.{kind}"] = state[f"{theirs}.{kind}"]
-    for name, tensor in state.items():
-        for theirs, ours in (("transformer.", "text_model."), ("visual.transformer.", "vision_model.")):
-            if name.startswith(theirs + "resblocks."):
-                layer, _, rest = name.removeprefix(theirs + "resblocks.").partition(".")
-                out.update(_clip_block(f"{ours}encoder.layers.{layer}.", rest, tensor))
-    return out
+def tower(state: State, width: int, layers: str) -> dict:
+    """A transformer's sizes, heads of 64. layers: a pattern of the tensors' names with the layer's number."""
+    count = 1 + max(int(found[1]) for name in state if (found := re.match(layers, name)))
+    heads = max(width // 64, 1)
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width}
+    return {**sizes, "num_hidden_layers": count, "num_attention_heads": heads}
 
 
-def _clip_block(prefix: str, name: str, tensor: torch.Tensor) -> State:
-    if name.startswith("attn.in_proj_"):
-        kind = name.removeprefix("attn.in_proj_")
-        parts = tensor.chunk(3)
-        return {f"{prefix}self_attn.{p}_proj.{kind}": part.contiguous() for p, part in zip("qkv", parts)}
-    for theirs, ours in (
-        ("attn.out_proj", "self_attn.out_proj"),
-        ("ln_1", "layer_norm1"),
-        ("ln_2", "layer_norm2"),
-        ("mlp.c_fc", "mlp.fc1"),
-        ("mlp.c_proj", "mlp.fc2"),
-    ):
-        if name.startswith(theirs + "."):
-            return {prefix + ours + name.removeprefix(theirs): tensor}
-    return {prefix + name: tensor}  # unknown: the check of the names reports it
+def squares(patches: torch.Tensor, positions: int) -> dict:
+    """A vision transformer's sides, of its patches' weights (width,3,side,side) and its number of positions."""
+    side = patches.shape[-1]
+    return {"patch_size": side, "image_size": side * round((positions - 1) ** 0.5)}
 
 
-def dino_names(state: State) -> State:
-    """The original DINO's names -> those of transformers' published ViT files; others are returned as they are."""
-    # checkpoints of whole trainings keep the backbone under "module." or "backbone."
-    state = {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in state.items()}
-    if "patch_embed.proj.weight" not in state:
-        return {name.removeprefix("vit."): tensor for name, tensor in state.items()}
-    out = {}
-    for name, tensor in state.items():
-        if name.startswith("blocks."):
-            _, layer, rest = name.split(".", 2)
-            out.update(_dino_block(f"encoder.layer.{layer}.", rest, tensor))
-        elif name in ("cls_token", "pos_embed"):
-            out["embeddings." + {"pos_embed": "position_embeddings"}.get(name, name)] = tensor
-        elif name.startswith("patch_embed.proj."):
-            out[name.replace("patch_embed.proj", "embeddings.patch_embeddings.projection")] = tensor
-        elif name.startswith("norm."):
-            out["layer" + name] = tensor
-        elif not name.startswith("head."):
-            out[name] = tensor
-    return out
+def digest_of(model: torch.nn.Module, *more: str) -> str:
+    found = hashlib.sha256(repr(more).encode())
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:32]
 
 
-def _dino_block(prefix: str, name: str, tensor: torch.Tensor) -> State:
-    if name.startswith("attn.qkv."):
-        kind = name.removeprefix("attn.qkv.")
-        words = ("query", "key", "value")
-        parts = zip(words, tensor.chunk(3))
-        return {f"{prefix}attention.attention.{word}.{kind}": part.contiguous() for word, part in parts}
-    for theirs, ours in (
-        ("attn.proj", "attention.output.dense"),
-        ("norm1", "layernorm_before"),
-        ("norm2", "layernorm_after"),
-        ("mlp.fc1", "intermediate.dense"),
-        ("mlp.fc2", "output.dense"),
-    ):
-        if name.startswith(theirs + "."):
-            return {prefix + ours + name.removeprefix(theirs): tensor}
-    return {prefix + name: tensor}
+@torch.no_grad()
+def in_batches(items: Sequence, embed: Callable[[Sequence], torch.Tensor]) -> torch.Tensor:
+    """Embeddings (n,d) on the CPU, float32."""
+    parts = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+    return torch.cat([embed(part).float().cpu() for part in parts])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' own report of the names and its bar are silenced; the names are checked here."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

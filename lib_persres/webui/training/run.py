@@ -12,20 +12,21 @@ from PIL import Image
 
 from ...errors import PersresError, first_line
 from ...metadata import Metadata
+from ...names import SUFFIX
 from ...residual import Residual, file_hash
-from ...standalone.preview import draw
+from ...residual_folder import ResidualFolder
 from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
 from ...training import recipes
 from ...training.host import Host
 from ...training.loop import learn
 from ...training.prepare import prepare
+from ...training.preview import draw
 from ...training.recipe import Recipe, same_training
 from ...training.trainer import Trainer
 from ...writing import write_whole
-from ..files import SUFFIX, Shelf
-from ..training_time import size_of
 from .job import Job
+from .pace import size_of
 
 ONE = "It learns from a single photo: its background may become part of the concept; 3 to 10 photos are better."
 
@@ -62,10 +63,10 @@ class _Wanted(Exception):
     """Somebody waits for the model."""
 
 
-def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
+def run(job: Job, loan: Loan, residuals: ResidualFolder, state_every: int) -> str:
     """Train; the state that the job ends in. PersresError for what the user can change."""
     notes = job.record.notes + ([ONE] if len(job.record.images) == 1 else [])
-    steps = _Steps(job, loan, shelf, _trainer(job, loan, shelf), notes, state_every)
+    steps = _Steps(job, loan, residuals, _trainer(job, loan, residuals), notes, state_every)
     recipe = steps.trainer.recipe
     job.progress(steps.trainer.done, steps.trainer.losses, loan.memory())
     stages = [[stage.targets, stage.steps] for stage in recipe.stages]
@@ -98,7 +99,7 @@ def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
     return end
 
 
-def _trainer(job: Job, loan: Loan, shelf: Shelf) -> Trainer:
+def _trainer(job: Job, loan: Loan, residuals: ResidualFolder) -> Trainer:
     request, record, host = job.request, job.record, loan.host
     continued = job.folder.state.is_file()
     if continued and record.base_hash not in (None, host.hash):
@@ -107,7 +108,7 @@ def _trainer(job: Job, loan: Loan, shelf: Shelf) -> Trainer:
             "load that one again, then resume."
         )
     request.refuse_unfit(host.unet)
-    own = _target(job, shelf)
+    own = _target(job, residuals)
     trainer = prepare(
         host,
         job.folder.photos(record),
@@ -116,7 +117,7 @@ def _trainer(job: Job, loan: Loan, shelf: Shelf) -> Trainer:
         recipe_of(request, host),
         request.running,
         identifier=record.identifier if continued else None,
-        others=(entry.path for entry in shelf.refresh() if entry.path != own),
+        others=(entry.path for entry in residuals.refresh() if entry.path != own),
         class_photos=job.folder.class_photos(record),
     )
     if continued:
@@ -130,15 +131,23 @@ def recipe_of(request, host: Host) -> Recipe:
     return request.recipe_for(recipes.recipe_of(request.recipe, is_toybox).name)
 
 
-def _target(job: Job, shelf: Shelf) -> Path:
-    return Path(shelf.folder()) / f"{job.request.concept}{SUFFIX}"
+def _target(job: Job, residuals: ResidualFolder) -> Path:
+    return Path(residuals.folder()) / f"{job.request.concept}{SUFFIX}"
 
 
 class _Steps:
     """What happens between the steps."""
 
-    def __init__(self, job: Job, loan: Loan, shelf: Shelf, trainer: Trainer, notes: list[str], state_every: int):
-        self.job, self.loan, self.shelf, self.trainer = job, loan, shelf, trainer
+    def __init__(
+        self,
+        job: Job,
+        loan: Loan,
+        residuals: ResidualFolder,
+        trainer: Trainer,
+        notes: list[str],
+        state_every: int,
+    ):
+        self.job, self.loan, self.residuals, self.trainer = job, loan, residuals, trainer
         self.notes, self.state_every = notes, state_every
         self.unet_size = size_of(loan.host.unet)
         self._paced = False
@@ -172,7 +181,7 @@ class _Steps:
             if not same:  # another checkpoint was loaded in between, and ours anew
                 self.trainer.save_state(job.folder.state)
                 self.trainer = None  # its memory is the next one's
-                self.trainer = _trainer(job, self.loan, self.shelf)
+                self.trainer = _trainer(job, self.loan, self.residuals)
         except Ended:
             raise
         except Exception:
@@ -280,17 +289,17 @@ class _Steps:
         """Write the residual into the folder of residuals, never over a file that is not this training's own."""
         job, trainer, residual = self.job, self.trainer, self.trainer.residual()
         residual.metadata.preview = self._last_preview()
-        path, moved = _free(job, _target(job, self.shelf), residual.metadata)
+        path, moved = _free(job, _target(job, self.residuals), residual.metadata)
         try:
             self._write(residual, path)
         except PersresError as error:
             if done:
                 raise PersresError(f"{error} What was learned is kept here: make room, then resume.") from error
             raise
-        entries = self.shelf.refresh()
+        entries = self.residuals.refresh()
         job.put(name=next((entry.name for entry in entries if entry.path == path), path.stem))
         if moved:
-            taken = _target(job, self.shelf).name
+            taken = _target(job, self.residuals).name
             self.tell(f'A file "{taken}" is there already, so this one is "{path.name}".', lasting=True)
         if not done:
             self.tell(f"What was learned in {trainer.done} of {trainer.recipe.steps} steps is in {path.name}.")

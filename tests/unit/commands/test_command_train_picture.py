@@ -36,7 +36,7 @@ def test_a_picture_that_fails_costs_no_file(checkpoint, photos, tmp_path, monkey
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("lib_persres.standalone.preview.draw", fail)
+    monkeypatch.setattr("lib_persres.training.preview.draw", fail)
     assert train(checkpoint, photos, tmp_path) == 0
     assert Residual.load(tmp_path / "rex.safetensors").metadata.preview is None
     assert ("no memory." if isinstance(error, RuntimeError) else "has no picture") in capsys.readouterr().err

@@ -71,11 +71,11 @@ class Marked:
     """Of which tokens LAG made its maps: the indices of each map row and concept, each answer once."""
 
     def watch(self):
-        from lib_persres import attention, branch
+        from lib_persres import attention, lag
 
         self.found = []
         self.original = attention.concept_maps
-        branch.concept_maps = self
+        lag.concept_maps = self
 
     def __call__(self, q, k, indicator, heads):
         marked = [[row.nonzero().flatten().tolist() for row in image] for image in indicator]
@@ -84,9 +84,9 @@ class Marked:
         return self.original(q, k, indicator, heads)
 
     def stop(self):
-        from lib_persres import branch
+        from lib_persres import lag
 
-        branch.concept_maps = self.original
+        lag.concept_maps = self.original
         return self.found
 
 
@@ -94,9 +94,10 @@ MARKED = Marked()
 
 
 def masks_of_ones(on: int):
-    from lib_persres import lag
+    from lib_persres import masks
 
-    lag.MASKS["median"] = torch.ones_like if on else lag.median_mask
+    binarize = torch.ones_like if on else masks.above_median
+    masks.MASKS["median"] = lambda: masks.PerBlock(binarize)
 
 
 def first_difference(a: str, b: str) -> int:

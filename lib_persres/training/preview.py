@@ -1,0 +1,85 @@
+"""A look at what is learned so far: the same noise drawn plainly and under LAG."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+
+from ..branch import Branches
+from ..concept_tokens import find_concept_tokens
+from ..concepts import decide
+from ..errors import PersresError
+from ..finite import is_finite
+from ..learned_words import check_width, learned_vectors, vectors_for
+from ..plan import Plans, guidance_rows
+from ..prompt import Tag, parse_tags, substitute
+from ..residual import Residual
+from ..sampler import ddim_timesteps, noise_for, sample
+
+STEPS = 20
+GUIDANCE = 6.0
+
+
+def draw(
+    host,
+    residual: Residual,
+    prompt: str,
+    side: int,
+    seed: int,
+    *,
+    lag: Sequence[bool] = (False, True),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Image.Image]:
+    """A picture of a prompt with V* without and one with LAG, from the noise of one seed; lag: which, in order.
+
+    host: that of a trainer, which also has `decode_latents` (z -> images in [0, 1]) and `text`, its text encoder.
+    """
+    metadata = residual.metadata
+    text = substitute(parse_tags(prompt)[0], [metadata.identifier], [metadata.macro_class]).text.strip()
+    with _learned_word(host, residual):
+        contexts, ids = host.encode_prompts([text, ""])
+    found = find_concept_tokens(
+        ids[0].tolist(), host.encode_text(metadata.identifier), host.encode_text(metadata.macro_class)
+    )
+    count = len(lag)
+    # the images of one batch: a gate that is open, or the mask
+    tag = Tag(metadata.concept, text=metadata.concept)
+    uses = [[decide(tag, metadata, [found], lag=each)] for each in lag]
+    plan = Plans(uses).plan(guidance_rows(count), contexts.shape[1], host.device)
+    factor = getattr(getattr(host, "vae", None), "factor", 8)
+    noise = noise_for([seed], (4, side // factor, side // factor)).repeat(count, 1, 1, 1)
+    total = len(ddim_timesteps(STEPS, len(host.alphas_cumprod)))
+    with Branches(host.unet, [residual]) as branches:
+
+        def before_step(index: int, t: int) -> None:
+            branches.begin(index, index / total)
+            branches.plan = plan
+
+        latents = sample(
+            host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, before_step=before_step, progress=progress
+        )
+    with torch.no_grad():
+        images = host.decode_latents(latents)
+    if not is_finite(images):
+        raise PersresError(
+            "The picture's numbers are not finite (NaN): what was learned is too large for this model; lower the "
+            "learning rate, or use full precision."
+        )
+    pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def _learned_word(host, residual: Residual) -> contextlib.AbstractContextManager:
+    """The learned vector in the place of the identifier's own: a host is given text, so there is one for one."""
+    vectors = learned_vectors(residual)
+    if vectors is None:
+        return contextlib.nullcontext()
+    name = residual.metadata.concept or "this concept"
+    check_width(vectors, host.token_embedding.embedding_dim, name)
+    ids = host.encode_text(residual.metadata.identifier)
+    if len(ids) != 1 or len(vectors) != 1:
+        raise PersresError(f"A preview of {name} needs one vector for one token, not {len(vectors)} for {len(ids)}.")
+    return vectors_for(host.token_embedding, {ids[0]: vectors[0]})
