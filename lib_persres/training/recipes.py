@@ -114,3 +114,11 @@ _ALL = (
 )
 
 RECIPES = {recipe.name: recipe for recipe in _ALL}
+
+STANDARD = "paper"
+"""The recipe of every model but the Toybox."""
+
+
+def recipe_of(name: str | None, is_toybox: bool) -> Recipe:
+    """That of a name of RECIPES; of none, the model's own."""
+    return RECIPES[name or ("toybox" if is_toybox else STANDARD)]
