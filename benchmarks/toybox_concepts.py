@@ -13,7 +13,7 @@ from lib_persres.residual import Residual
 from lib_persres.standalone.checkpoint import StableDiffusion
 from lib_persres.standalone.generate import Generated, generate
 from lib_persres.toybox.concepts import CONCEPTS, ToyConcept, photograph
-from lib_persres.toybox.judge import Judge
+from lib_persres.toybox.judge import Judge, masks
 from lib_persres.toybox.world import BACKGROUNDS, SIZE
 from lib_persres.training.images import Photo, load_images
 from lib_persres.training.loop import train
@@ -120,28 +120,28 @@ class Scores:
 def score(judge: Judge, concept: ToyConcept, prompt: Prompt, images: dict[str, torch.Tensor]) -> list[dict]:
     """A row for each picture of each method. images: method -> (b,3,128,128), all from the same noise.
 
-    recognised: the concept's skin is the nearest of the 24. background: the asked one is seen. class: the
-    concept's class is seen. outside: mean absolute difference to the base picture, in grey levels, over the
-    pixels that lie in no method's thing (masks by the judge, grown by 4 pixels; the same pixels for every method).
+    recognised: a thing of the concept's class wears its skin, as the nearest of the 24. background: the asked one is
+    seen. class: the concept's class is seen. outside: mean absolute difference to the base picture, in grey levels,
+    over the pixels that lie in no method's thing (masks by the judge, grown by 4 pixels; the same for every method).
     """
     seen = {method: judge.see(pictures) for method, pictures in images.items()}
-    things = torch.stack([seen[method]["mask"] for method in images]).any(0)
+    things = torch.stack([masks(seen[method], pictures) for method, pictures in images.items()]).any(0)
     rows = []
     for method, pictures in images.items():
         outside = background_distance(pictures, images["base"], things)
-        for i in range(len(pictures)):
+        for picture, distance in zip(seen[method], outside):
+            own = [thing for thing in picture.things if thing.cls == concept.cls]
+            asked = prompt.background is not None
             rows.append(
                 {
                     "concept": concept.name,
                     "category": prompt.category,
                     "prompt": prompt.text,
                     "method": method,
-                    "recognised": float(seen[method]["skin"][i] == concept.skin),
-                    "class": float(seen[method]["cls"][i] == concept.cls),
-                    "background": None
-                    if prompt.background is None
-                    else float(seen[method]["background"][i] == prompt.background),
-                    "outside": None if outside[i].isnan() else float(outside[i]),
+                    "recognised": float(any(thing.skin == concept.skin for thing in own)),
+                    "class": float(bool(own)),
+                    "background": float(picture.background == prompt.background) if asked else None,
+                    "outside": None if distance.isnan() else float(distance),
                 }
             )
     return rows

@@ -132,7 +132,7 @@ def checkpoint_path(name: str) -> Path:
         if not TOYBOX_CHECKPOINT.is_file():
             raise PersresError(
                 f"The Toybox checkpoint {TOYBOX_CHECKPOINT} is missing: give another with --checkpoint, "
-                "or make it with `python -m lib_persres toybox train` and `toybox export`."
+                "or make it with `python -m lib_persres toybox train`."
             )
         return TOYBOX_CHECKPOINT
     found = Path(name)

@@ -26,6 +26,7 @@ examples:
   python -m lib_persres inspect mine
   python -m lib_persres inspect residuals/*.safetensors --json
   python -m lib_persres inspect --recipes
+  python -m lib_persres inspect --options
 """
 SHOWN = ("targets", "rank", "steps", "batch", "learning_rate")
 """Of a stage, whatever they are; the rest only where it is not as usual."""
@@ -60,15 +61,19 @@ def add_parser(commands) -> None:
         action="store_true",
         help="what each recipe of training learns and takes on Stable Diffusion 1.x, as a table",
     )
+    parser.add_argument(
+        "--options", action="store_true", help="the options of a training and what they can be, as a table"
+    )
 
 
 def run(args) -> int:
-    if args.recipes == bool(args.files):
-        raise PersresError("Name residual files to inspect, or give --recipes and no file.")
-    if args.recipes:
-        from . import recipe_table
+    if bool(args.recipes) + bool(args.options) + bool(args.files) != 1:
+        raise PersresError("Name residual files to inspect, or give --recipes or --options and no file.")
+    if args.recipes or args.options:
+        from . import option_table, recipe_table
 
-        print(recipe_table.as_json() if args.json else recipe_table.as_text())
+        listed = recipe_table if args.recipes else option_table
+        print(listed.as_json() if args.json else listed.as_text())
         return 0
     status, shown = 0, 0
     for name in args.files:

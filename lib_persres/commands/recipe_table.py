@@ -36,7 +36,7 @@ def as_text() -> str:
     for name, told in estimates().items():
         recipe = RECIPES[name]
         learns = ", then ".join(f"{stage.targets} ({stage.steps})" for stage in recipe.stages)
-        form = "" if recipe.form == "low-rank" else f"; {recipe.form}"
+        form = "" if recipe.is_low_rank else f"; {recipe.form}"
         pictures = f" + {recipe.class_images} pictures" if told.drawing else ""
         rows.append(
             (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 from ..errors import PersresError
 from ..writing import write_whole
-from .common import Formatter, at_least, file_name, make_folder, note, refuse_existing, seed, words
+from .common import Formatter, at_least, file_name, make_folder, refuse_existing, seed, words
 from .toybox_install import add_actions
+from .toybox_training import add_training
 
 DESCRIPTION = """\
 The Toybox is a small drawn world (balls, stars, hearts… on grass, sand, snow…) with a small Stable
@@ -24,11 +24,11 @@ examples:
   python -m lib_persres toybox install --webui stable-diffusion-webui
       the Toybox model among the WebUI's checkpoints; toybox uninstall takes it out again
 
-the model can be made again, in about two hours on two CPU cores:
+the model can be made again:
   python -m lib_persres toybox train base
-  python -m lib_persres toybox export base lib_persres/toybox/checkpoint/toybox.safetensors --force
+  python -m lib_persres toybox cool base
+  python -m lib_persres toybox judge base
 """
-SETTINGS = "settings.json"
 
 
 def add_parser(commands) -> None:
@@ -84,38 +84,7 @@ def add_parser(commands) -> None:
     sample.add_argument("--seed", type=seed, default=0, help="another seed, other scenes (default: 0)")
     sample.add_argument("--force", action="store_true", help="replace pictures that are there")
 
-    train = action(
-        "train",
-        train_base,
-        "train the Toybox model from nothing",
-        "Train the Toybox model from nothing, on the CPU. It can be interrupted: the same command goes on.",
-    )
-    train.add_argument("folder", type=file_name, metavar="FOLDER", help="where its pictures, states and logs go (2 GB)")
-    train.add_argument(
-        "--scenes", type=at_least(40), default=30000, help="training pictures (default: 30000)"
-    )
-    train.add_argument("--scene-seed", type=seed, default=7, help="which pictures (default: 7)")
-    train.add_argument("--seed", type=seed, default=0, help="of both trainings (default: 0)")
-    for name, what in (
-        ("autoencoder-steps", "the autoencoder"),
-        ("steps", "the UNet and the text encoder"),
-        ("decoder-steps", "the decoder alone, after the others"),
-    ):
-        train.add_argument(
-            f"--{name}",
-            type=at_least(1),
-            metavar="STEPS",
-            help=f"training steps of {what} (default: its own)",
-        )
-
-    export = action(
-        "export", export_base, "write a trained Toybox model as a checkpoint that every host loads"
-    )
-    export.add_argument("folder", type=file_name, metavar="FOLDER", help="the folder of toybox train")
-    export.add_argument(
-        "out", type=file_name, metavar="OUT", help="the checkpoint (.safetensors); its yaml goes beside it"
-    )
-    export.add_argument("--force", action="store_true", help="replace the checkpoint if it is there")
+    add_training(action)
     add_actions(action)
 
 
@@ -154,14 +123,13 @@ def write_photos(args) -> int:
 def write_sample(args) -> int:
     import numpy as np
 
-    from ..toybox.dataset import scene_of
-    from ..toybox.world import describe
+    from ..toybox.scenes import caption_of, scene_of
 
     folder = Path(args.folder)
     refuse_existing(folder / "captions.txt", args.force)
     scenes = [scene_of(args.seed, index) for index in range(args.count)]
     names = _draw(scenes, folder, args.force)
-    captions = [describe(scene, np.random.default_rng([args.seed, i, 1])) for i, scene in enumerate(scenes)]
+    captions = [caption_of(scene, np.random.default_rng([args.seed, i, 1])) for i, scene in enumerate(scenes)]
     lines = [f"{name}\t{caption.text}\n" for name, caption in zip(names, captions)]
     write_whole(folder / "captions.txt", "".join(lines).encode())
     print("".join(lines), end="")
@@ -183,99 +151,3 @@ def _draw(scenes, folder: Path, force: bool) -> list[str]:
         Image.fromarray(render(scene)[0]).save(data, "PNG")
         write_whole(folder / name, data.getvalue())
     return names
-
-
-# -- the model -----------------------------------------------------------------------------------------------
-
-
-def train_base(args) -> int:
-    folder = Path(args.folder)
-    make_folder(folder)
-    # not the steps of the last training, which may go on; the latents are of an autoencoder that may not
-    kept = ("scenes", "scene_seed", "seed", "autoencoder_steps")
-    _same_settings(folder, {name: getattr(args, name) for name in kept})
-
-    from ..toybox.dataset import SceneSet
-    from ..toybox.train_autoencoder import finish_decoder, train_autoencoder
-    from ..toybox.train_denoiser import encode_scenes, train_denoiser
-
-    note(f"Drawing {args.scenes} scenes, or finding them")
-    scenes = SceneSet(folder / "scenes", args.scenes, args.scene_seed)
-    if len(scenes.pictures) != args.scenes:
-        raise PersresError(
-            f"{folder} holds {len(scenes.pictures)} scenes, not {args.scenes}: take another folder or number."
-        )
-    note(f"Training the autoencoder; its log is {folder / 'autoencoder.log'}")
-    steps = {"steps": args.autoencoder_steps} if args.autoencoder_steps else {}
-    vae = train_autoencoder(scenes, folder, seed=args.seed, **steps)
-    note("Encoding the scenes, or finding them encoded")
-    latents = encode_scenes(scenes, vae, folder)
-    note(f"Training the UNet and the text encoder; their log is {folder / 'denoiser.log'}")
-    steps = {"steps": args.steps} if args.steps else {}
-    train_denoiser(scenes, latents, folder, seed=args.seed, **steps)
-    note(f"Finishing the decoder; its log is {folder / 'decoder.log'}")
-    steps = {"steps": args.decoder_steps} if args.decoder_steps else {}
-    finish_decoder(scenes, latents, vae, folder, seed=args.seed, **steps)
-    print(
-        f"{folder} is trained; write its checkpoint with:\n  python -m lib_persres toybox export {folder} OUT"
-    )
-    return 0
-
-
-def _same_settings(folder: Path, settings: dict) -> None:
-    """Raise PersresError if the folder's training began with other settings: it would mix the two."""
-    path = folder / SETTINGS
-    if path.is_file():
-        try:
-            begun = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            begun = None
-        if begun != settings:
-            raise PersresError(
-                f"The training in {folder} began with other settings ({path}): "
-                "give the same, or another folder."
-            )
-    else:
-        write_whole(path, (json.dumps(settings) + "\n").encode())
-
-
-def export_base(args) -> int:
-    folder, out = Path(args.folder), Path(args.out)
-    if out.suffix != ".safetensors":
-        raise PersresError(f"{out} is no name for a checkpoint: it must end in .safetensors.")
-    refuse_existing(out, args.force)
-
-    from ..standalone.checkpoint import save_sd1
-    from ..standalone.modules import AutoencoderKL
-    from ..toybox.train_autoencoder import DDCONFIG
-    from ..toybox.train_denoiser import Model
-
-    autoencoder, denoiser = _state(folder / "autoencoder.pt"), _state(folder / "denoiser.pt")
-    scale = float(_state(folder / "latents.pt")["scale"])
-    vae, model = AutoencoderKL(DDCONFIG, 4), Model()
-    try:
-        finished = _state(folder / "decoder.pt")["model"] if (folder / "decoder.pt").is_file() else {}
-        vae.load_state_dict({**autoencoder["model"], **finished})
-        model.load_state_dict(denoiser["average"])
-    except (RuntimeError, KeyError) as error:
-        raise PersresError(
-            f"The states in {folder} are of another version of the Toybox: train it again."
-        ) from error
-    make_folder(out.parent)
-    save_sd1(out, model.unet, vae, model.text, scale_factor=scale)
-    print(
-        f"{out}: {out.stat().st_size / 1e6:.1f} MB, autoencoder of {autoencoder['step']} steps, "
-        f"UNet and text encoder of {denoiser['step']}"
-    )
-    return 0
-
-
-def _state(path: Path) -> dict:
-    import torch
-
-    if not path.is_file():
-        raise PersresError(f"{path} is missing: `python -m lib_persres toybox train {path.parent}` makes it.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged file torch raises whatever its pickle or zip reader met
-        raise PersresError(f"{path} is damaged: remove it and train again.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import signal
@@ -10,10 +9,8 @@ from pathlib import Path
 
 from ..errors import PersresError, first_line
 from ..names import SUFFIX, check_class, check_name, check_spelling
-from ..training.names import free_identifier
-from ..training.precision import PRECISIONS
 from ..training.recipe import Recipe
-from ..training.recipes import RECIPES
+from ..training.recipes import RECIPES, recipe_of
 from .common import (
     Formatter,
     add_model_options,
@@ -23,17 +20,16 @@ from .common import (
     checkpoint_path,
     default_resolution,
     file_name,
-    finite,
     is_files_name,
     is_toybox,
     load_model,
     make_folder,
     note,
-    seed,
     size_text,
     words,
 )
 from .training_files import TrainingFiles
+from .training_options import add_options, changed, running
 from .training_run import TrainingRun
 
 DESCRIPTION = """\
@@ -116,30 +112,6 @@ def add_parser(commands) -> None:
         + " ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items()),
     )
     values = parser.add_argument_group("the recipe's values", "Each of these replaces the recipe's own.")
-    values.add_argument("--steps", type=at_least(1), help="training steps")
-    values.add_argument("--batch", type=at_least(1, 1024), help="images in a step")
-    values.add_argument("--lr", type=finite, metavar="RATE", help="learning rate")
-    values.add_argument(
-        "--rank", type=words, help="the residual's rank: a part of the width as 0.05m, or a number as 8"
-    )
-    values.add_argument(
-        "--targets",
-        metavar="RULE",
-        type=words,
-        help="what of each block learns: proj_out, proj_in, kv (keys and values), attn2 (all of its cross-attention), "
-        "attn1 (its self-attention), unet, embedding (V*'s own vector), or several as kv+proj_out; "
-        "LAG confines proj_out alone",
-    )
-    values.add_argument("--crops", type=at_least(0, 100), help="random crops of each photo, beside its centre")
-    values.add_argument(
-        "--flips",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="learn from mirror images, too; wrong for a thing with a left and a right side",
-    )
-    values.add_argument(
-        "--template", type=words, help='the prompt to learn with (default: "a photo of a {identifier} {macro_class}")'
-    )
     values.add_argument(
         "--class-images",
         nargs="+",
@@ -155,27 +127,11 @@ def add_parser(commands) -> None:
         help="the rare word that V* stands for (default: one that no other concept of this class has)",
     )
     tinkering.add_argument(
-        "--resolution",
-        type=at_least(1, 4096),
-        metavar="PIXELS",
-        help="side of the crops (default: the model's own)",
-    )
-    tinkering.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="the numbers to compute in while training (default: as the model's, see --dtype)",
-    )
-    tinkering.add_argument(
-        "--checkpointing",
-        action="store_true",
-        help="less memory and the same result; each step takes about a third longer",
-    )
-    tinkering.add_argument(
         "--no-preview",
         action="store_true",
         help="write no picture into the file; the others' is one that the model draws at the end, never a photo",
     )
-    tinkering.add_argument("--seed", type=seed, default=0, help="the same seed learns the same (default: 0)")
+    add_options(values, tinkering)
     add_model_options(important, tinkering)
 
 
@@ -187,21 +143,9 @@ def run(args) -> int:
     if args.identifier:
         check_spelling(args.identifier)
     checkpoint = checkpoint_path(args.checkpoint)
-    recipe = RECIPES[args.recipe or ("toybox" if is_toybox(checkpoint) else "paper")]
-    options = {"steps": "--steps", "batch": "--batch", "learning_rate": "--lr", "targets": "--targets"}
-    recipe.refuse_in_stages({name: option for name, option in options.items() if getattr(args, option[2:])})
-    recipe = recipe.changed(
-        steps=args.steps,
-        batch=args.batch,
-        learning_rate=args.lr,
-        rank=args.rank,
-        targets=args.targets,
-        crops=args.crops,
-        flips=args.flips,
-        template=args.template,
-    )
-    if args.resolution:
-        _check_pixels(recipe, args.resolution)
+    recipe = changed(recipe_of(args.recipe, is_toybox(checkpoint)), args)
+    if recipe.resolution:
+        _check_pixels(recipe, recipe.resolution)
     recipe.prompt("", "")  # a template that cannot be filled in is told before anything is loaded
     if args.resume and args.force:
         raise PersresError("--resume goes on with a training and --overwrite begins anew: give one of them.")
@@ -215,7 +159,8 @@ def run(args) -> int:
     from ..residual import rank_of
     from ..training.estimate import LEARNING, estimate
     from ..training.images import list_files, load_images
-    from ..training.loop import train
+    from ..training.loop import learn
+    from ..training.prepare import prepare
 
     for stage in recipe.stages:
         rank_of(stage.rank, 320)
@@ -230,36 +175,41 @@ def run(args) -> int:
     with files.lock():
         files.check()  # once more: another may have ended meanwhile
         sd = load_model(checkpoint, args.device, args.dtype)
-        resolution = args.resolution or default_resolution(sd.unet.params)
+        resolution = recipe.resolution or default_resolution(sd.unet.params)
         check_side(sd.unet.params, resolution, "--resolution")
         _check_pixels(recipe, resolution)
         size = estimate(recipe, sd.unet)
         files.check_room(size.file + HEADER, LEARNING * 3 * size.learned + HEADER)
-        identifier = args.identifier or _identifier(files, sd, macro_class)
-        note(
-            f'{"Going on with" if args.resume else "Learning"} "{name}" from {len(photos)} '
-            f"photo{'s' * (len(photos) > 1)} at {resolution}×{resolution}: {recipe.steps} steps, recipe {recipe.name}, "
-            f"V* is {identifier}"
-        )
+
+        def told(resolution: int, identifier: str) -> None:
+            note(
+                f'{"Going on with" if args.resume else "Learning"} "{name}" from {len(photos)} '
+                f"photo{'s' * (len(photos) > 1)} at {resolution}×{resolution}: {recipe.steps} steps, recipe "
+                f"{recipe.name}, V* is {identifier}"
+            )
+
         with TrainingRun(recipe, files, args.save_every) as training:
-            residual = train(
+            trainer = prepare(
                 sd,
                 photos,
                 name,
                 macro_class,
                 recipe,
-                resolution=resolution,
-                seed=args.seed,
-                identifier=identifier,
-                precision=args.precision,
-                checkpointing=args.checkpointing,
+                running(args),
+                identifier=args.identifier or files.identifier(),
+                others=(path for path in sorted(out.parent.glob(f"*{SUFFIX}")) if path != out),
                 class_photos=class_photos,
-                begun=training.begun,
-                progress=training.progress,
+                told=told,
+            )
+            training.begin(trainer)
+            learn(
+                trainer,
+                after_step=training.after_step,
                 should_stop=training.should_stop,
                 tell=note,
                 drawing=training.drawing,
             )
+            residual = trainer.residual()
             finished = residual.metadata.steps == recipe.steps
             kept = not finished and training.save_state()
             written, elsewhere = files.place(residual)
@@ -284,15 +234,6 @@ def _check_pixels(recipe: Recipe, side: int) -> None:
     check_pixels(max(stage.rows for stage in recipe.stages), side, side, "rows of a step", "--batch or --resolution")
     views = (1 + recipe.crops) * (1 + recipe.flips)
     check_pixels(views, side, side, "views of a photo", "--crops or --resolution")
-
-
-def _identifier(files: TrainingFiles, sd, macro_class: str) -> str:
-    if files.resume:
-        from ..training.state import read_facts
-
-        return read_facts(files.state).identifier
-    others = (path for path in sorted(files.out.parent.glob(f"*{SUFFIX}")) if path != files.out)
-    return free_identifier(sd.encode_text, macro_class, others)
 
 
 def _tell(residual, written: Path, seconds: float) -> None:

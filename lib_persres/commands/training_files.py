@@ -11,13 +11,10 @@ from pathlib import Path
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..names import SUFFIX
-from ..training.recipe import Recipe, alike
+from ..training.recipe import Recipe, alike, same_training
 from ..writing import put_new
 from .common import note, size_text
 from .lock import only_one
-
-OURS = ("concept", "identifier", "macro_class", "base_hash", "recipe", "seed", "image_hashes")
-"""What tells a training from another in its file."""
 
 
 class TrainingFiles:
@@ -73,6 +70,14 @@ class TrainingFiles:
         own = {**recipe.to_dict(), "resolution": metadata.recipe.get("resolution")}
         named = (metadata.concept, metadata.macro_class) == (concept, macro_class)
         return named and alike(metadata.recipe, own)
+
+    def identifier(self) -> str | None:
+        """That of the training that is to go on; None: there is none. PersresError where its state is damaged."""
+        if not self.resume:
+            return None
+        from ..training.state import read_facts
+
+        return read_facts(self.state).identifier
 
     def check_room(self, file: int, state: int) -> None:
         """Before the work. file, state: bytes."""
@@ -131,7 +136,7 @@ class TrainingFiles:
     def is_own(path: Path, metadata) -> bool:
         """Whether the file is of the training whose metadata these are."""
         theirs = _read(path)
-        return theirs is not None and all(getattr(theirs, name) == getattr(metadata, name) for name in OURS)
+        return theirs is not None and same_training(theirs, metadata)
 
     def forget_state(self) -> None:
         with contextlib.suppress(OSError):

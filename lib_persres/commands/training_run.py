@@ -69,7 +69,7 @@ class TrainingRun:
 
     # -- what the loop calls
 
-    def begun(self, trainer) -> None:
+    def begin(self, trainer) -> None:
         """With the trainer before its first step; it goes on from a state where that is wanted."""
         self.trainer, self._to_draw = trainer, trainer.to_draw
         if self.files.resume:
@@ -95,7 +95,8 @@ class TrainingRun:
             self._bar.update(self.trainer.done)
         return self.ended_by is not None
 
-    def progress(self, done: int, total: int, loss: float) -> None:
+    def after_step(self, loss: float) -> None:
+        done = self.trainer.done
         self.seconds = time.monotonic() - self._started
         self._losses.append(loss)
         if len(self.recipe.stages) > 1:
@@ -103,7 +104,7 @@ class TrainingRun:
         # the loss of a step jumps with its timesteps: the mean of the last ones shows where it goes
         self._bar.set_postfix_str(f"loss {sum(self._losses) / len(self._losses):.4f}", refresh=False)
         self._bar.update(done - self._bar.n)
-        if done < total and self._is_due(done):
+        if done < self.recipe.steps and self._is_due(done):
             self.save_state()
 
     # -- the state

@@ -13,8 +13,7 @@ from PIL import Image
 
 from ..residual import file_hash
 from ..toybox import truth
-from ..toybox.judge import Judge
-from ..toybox.sight import Sight, look, masks
+from ..toybox.judge import Judge, Seen, masks
 from .datasets.dataset import TOGETHER, WITHOUT
 from .planning import Subject
 from .run_folder import RunFolder, digest, picture_name
@@ -101,7 +100,7 @@ class _Scoring:
         self.truths = [concept.truth for concept in subject.concepts]
         self.classes = [concept.macro_class for concept in subject.concepts]
         self.judge = scorer.judge if all(self.truths) else None
-        self.seen: dict[str, list[list[Sight]]] = {}
+        self.seen: dict[str, list[list[Seen]]] = {}
 
     def others(self, method: Method) -> bool:
         """Whether its pictures are compared with the base model's."""
@@ -123,11 +122,11 @@ class _Scoring:
     def pictures(self, method: Method, keys: Keys) -> torch.Tensor:
         return masked.to_pictures(self.images(method, keys))
 
-    def sights(self, method: Method) -> list[list[Sight]]:
+    def sights(self, method: Method) -> list[list[Seen]]:
         """What the judge sees in each picture of each chunk; nothing without one."""
         if method.name not in self.seen:
             chunks = self.chunks if self.judge else []
-            self.seen[method.name] = [look(self.judge, self.pictures(method, keys)) for keys in chunks]
+            self.seen[method.name] = [self.judge.see(self.pictures(method, keys)) for keys in chunks]
         return self.seen[method.name] or [[] for _ in self.chunks]
 
     @cached_property
@@ -144,7 +143,7 @@ class _Scoring:
     def shown(self) -> masked.Shown:
         """The photos of a concept that is alone, and where they show it."""
         pictures = masked.to_pictures(self.photos[0])
-        return pictures, masks(look(self.judge, pictures), pictures)
+        return pictures, masks(self.judge.see(pictures), pictures)
 
     # -- rows
 
@@ -193,7 +192,7 @@ class _Scoring:
                 columns |= {f"{name}_image_{place}": values for place, values in zip(ORDER, each)}
         return columns
 
-    def apart(self, method: Method, keys: Keys, images, sights: Sequence[Sight]) -> dict[str, torch.Tensor]:
+    def apart(self, method: Method, keys: Keys, images, sights: Sequence[Seen]) -> dict[str, torch.Tensor]:
         """The object and the background apart, and LAG's masks against the judge's of the thing called V*."""
         columns, pictures = {}, masked.to_pictures(images)
         ours = (pictures, masks(sights, pictures)), self.shown

@@ -101,8 +101,7 @@ def _sources(folder: Path, checkpoint: Path, made: Path) -> dict[str, Path]:
 
     if not checkpoint.is_file():
         raise PersresError(
-            f"The Toybox checkpoint {checkpoint} is missing: make it with `python -m lib_persres toybox train` "
-            "and `toybox export`."
+            f"The Toybox checkpoint {checkpoint} is missing: make it with `python -m lib_persres toybox train`."
         )
     sidecar = yaml.safe_load(checkpoint.with_suffix(".yaml").read_text(encoding="utf-8"))
     text = sidecar["model"]["params"]["cond_stage_config"]["params"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from .concepts import ToyConcept
-from .sight import Sight, Thing
+from .judge import Seen, SeenThing
 from .world import SIZES
 
 GREY = 0.07
@@ -28,7 +28,7 @@ class Expected:
     """(colour, class) of further things."""
 
 
-def score(sight: Sight, expected: Expected, *truths: ToyConcept) -> dict[str, float | None]:
+def score(sight: Seen, expected: Expected, *truths: ToyConcept) -> dict[str, float | None]:
     """What a picture of one concept or of two truly shows: 1 is right, 0 wrong, None was not asked or cannot be told.
 
     Of one: identity: the thing called V* wears the concept's skin, of 24 the nearest (not asked where the prompt
@@ -61,7 +61,7 @@ def score(sight: Sight, expected: Expected, *truths: ToyConcept) -> dict[str, fl
     return {**numbers, "area": subject.area if subject else 0.0}
 
 
-def _of_two(sight: Sight, expected: Expected, truths: tuple[ToyConcept, ...]) -> dict[str, float | None]:
+def _of_two(sight: Seen, expected: Expected, truths: tuple[ToyConcept, ...]) -> dict[str, float | None]:
     def there(things, skins: tuple[ToyConcept, ...] | None) -> int:
         """How many things are of their classes, and in these concepts' skins."""
         worn = [None] * 2 if skins is None else [concept.skin for concept in skins]
@@ -87,7 +87,7 @@ def _of_two(sight: Sight, expected: Expected, truths: tuple[ToyConcept, ...]) ->
     }
 
 
-def subject_of(sight: Sight, expected: Expected, truth: ToyConcept) -> Thing | None:
+def subject_of(sight: Seen, expected: Expected, truth: ToyConcept) -> SeenThing | None:
     """The thing that is called V*: the largest; beside others the one most like it."""
     if not sight.things:
         return None
@@ -100,7 +100,7 @@ def subject_of(sight: Sight, expected: Expected, truth: ToyConcept) -> Thing | N
     )
 
 
-def _has_size(thing: Thing, size: str) -> bool:
+def _has_size(thing: SeenThing, size: str) -> bool:
     low, high = SIZES[size]
     # a thing smaller than the world's small ones is small, too
     return thing.area < high if size == "small" else low <= thing.area

@@ -54,8 +54,8 @@ class Computing:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the weights."""
-        return next(self._host.unet.parameters()).dtype
+        """That of the weights within it."""
+        return getattr(torch, self._precision) if self._precision else next(self._host.unet.parameters()).dtype
 
     def __enter__(self) -> Computing:
         unet = self._host.unet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from ..errors import PersresError
@@ -13,9 +12,9 @@ from ..residual import rank_of
 from ..targets import EMBEDDING, parts_of
 from ..unet import find_blocks, find_targets
 from . import prior
+from .changes import numbers
 from .recipe import Recipe
 from .recipes import RECIPES
-from .whole import FORMS
 
 FILE, LEARNING = 2, 4
 """Bytes of a number in the file (fp16) and of one that learns (fp32)."""
@@ -40,12 +39,12 @@ class Estimate:
 
 def estimate(recipe: Recipe, unet: nn.Module) -> Estimate:
     embedding = _embedding(unet) if EMBEDDING in parts_of(recipe.targets) else 0
-    learned = _learned(recipe, unet, recipe.targets) + embedding
+    learned = numbers(recipe, unet, recipe.targets) + embedding
     stored = embedding + sum(
         rank_of(recipe.rank, min(target.widths)) * sum(target.widths) for target in find_targets(unet, recipe.targets)
     )
     largest = max(
-        _learned(recipe, unet, stage.targets) + (embedding if stage.learns_embedding else 0)
+        numbers(recipe, unet, stage.targets) + (embedding if stage.learns_embedding else 0)
         for stage in recipe.stages
     )
     return Estimate(
@@ -64,14 +63,6 @@ def refuse_rank(rule: str, targets: str, unet: nn.Module) -> None:
     most = max((min(target.widths) for target in find_targets(unet, targets)), default=None)
     if not number.endswith("m") and most is not None and float(number) > most:
         raise PersresError(f"The rank {number} is above {most}, the largest of {targets} in this model: lower it.")
-
-
-def _learned(recipe: Recipe, unet: nn.Module, rule: str) -> int:
-    if recipe.form != "low-rank":
-        made = FORMS[recipe.form](unet, rule, recipe.rank, torch.device("meta"))
-        return sum(tensor.numel() for tensor in made.tensors().values())
-    targets = find_targets(unet, rule)
-    return sum(rank_of(recipe.rank, min(target.widths)) * sum(target.widths) for target in targets)
 
 
 def _embedding(unet: nn.Module) -> int:

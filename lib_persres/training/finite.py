@@ -32,14 +32,14 @@ def check_prediction(unet: nn.Module, prediction: torch.Tensor) -> None:
         raise PersresError(f"The model's own prediction is not finite before anything is learned: {_reason(unet)}.")
 
 
-def not_finite(unet: nn.Module, learned: int, step: int, rate: float) -> PersresError:
-    """For a loss or a gradient. learned: steps of the optimizer before it; step: that of the stage; rate: its rate."""
-    broken = _broken(unet)
-    if learned and not broken:
-        return PersresError(
-            f"The loss is no longer finite at step {step} of the stage: lower the learning rate ({rate})."
-        )
-    return PersresError(f"The loss is not finite at step {step} of the stage: {_reason(unet)}.")
+def not_finite(unet: nn.Module, learned: int, step: int, rate: float, loss_is: bool = False) -> PersresError:
+    """For a loss, or where that is finite, for a gradient. learned: steps of the optimizer before it; step: that of the
+    stage; rate: its rate."""
+    what = "A gradient" if loss_is else "The loss"
+    if learned and not _broken(unet):
+        advice = f"lower the learning rate ({rate})"
+        return PersresError(f"{what} is no longer finite at step {step} of the stage: {advice}.")
+    return PersresError(f"{what} is not finite at step {step} of the stage: {_reason(unet)}.")
 
 
 def _reason(unet: nn.Module) -> str:

@@ -11,12 +11,14 @@ from torch import nn
 from ..branch import Branches
 from ..masks import MASKS
 from ..plan import Plan
-from ..residual import Factors, Residual
+from ..residual import Factors, Residual, rank_of
 from ..unet import find_targets
+from .learned import Learned
+from .recipe import Recipe
 
 
-class LowRank:
-    """The factors of every target of a rule. Within `attached` they act while `plan` is set.
+class LowRank(Learned):
+    """The factors of every target of a rule.
 
     mask: LAG's, a name of `masks.MASKS`.
     """
@@ -38,6 +40,14 @@ class LowRank:
         }
         self._branches = Branches(unet, [Residual(self._factors)], MASKS[mask]())
 
+    @classmethod
+    def of(cls, recipe: Recipe, unet: nn.Module, generator: torch.Generator, device: torch.device) -> LowRank:
+        return cls(unet, recipe.targets, recipe.rank, generator, device, recipe.mask)
+
+    @staticmethod
+    def numbers(unet: nn.Module, rule: str, rank: str) -> int:
+        return sum(rank_of(rank, min(target.widths)) * sum(target.widths) for target in find_targets(unet, rule))
+
     @property
     def plan(self) -> Plan | None:
         return self._branches.plan
@@ -49,7 +59,6 @@ class LowRank:
         self._branches.plan = plan
 
     def weights(self, rule: str) -> list[nn.Parameter]:
-        """The parameters of a rule's targets; the others' stay as they are from now on."""
         paths = {target.path for target in find_targets(self._unet, rule)}
         for path, f in self._factors.items():
             for part in (f.down, f.up):
@@ -62,12 +71,10 @@ class LowRank:
             yield
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything learned, by name."""
         return {f"{path}.{side}": getattr(f, side) for path, f in self._factors.items() for side in ("down", "up")}
 
-    def factors(self) -> tuple[dict[str, Factors], float | None]:
-        """What the file holds, on the CPU, and None: nothing is truncated."""
-        return {
-            path: Factors(*(part.detach().to("cpu", copy=True) for part in (f.down, f.up)))
+    def put_into(self, residual: Residual) -> None:
+        residual.factors.update(
+            (path, Factors(*(part.detach().to("cpu", copy=True) for part in (f.down, f.up))))
             for path, f in self._factors.items()
-        }, None
+        )

@@ -7,5 +7,5 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def check_precision(name: str | None) -> None:
-    if name is not None and name not in PRECISIONS:
+    if name and name not in PRECISIONS:
         raise PersresError(f"The precision can be {', '.join(PRECISIONS)}, not {name!r}.")

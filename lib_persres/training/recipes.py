@@ -18,11 +18,11 @@ _ALL = (
     Recipe("paper", "The paper's: 150 steps of 4 images at 1e-3, rank 0.05 m, for SD1, SD2 and SDXL."),
     Recipe(
         "toybox",
-        "For the Toybox's small widths: rank 16, 600 steps at 2e-2 and falling, half of it under LAG.",
+        "For the Toybox's small widths: rank 16, 300 steps at 2e-2 and falling, half of it under LAG.",
         (
             Stage(
                 rank="16",
-                steps=600,
+                steps=300,
                 learning_rate=2e-2,
                 decay=True,
                 t_power=1.0,
@@ -31,6 +31,7 @@ _ALL = (
                 keep_weight=0.15,
             ),
         ),
+        crops=0,
     ),
     Recipe(
         "attndreambooth",
@@ -113,3 +114,11 @@ _ALL = (
 )
 
 RECIPES = {recipe.name: recipe for recipe in _ALL}
+
+STANDARD = "paper"
+"""The recipe of every model but the Toybox."""
+
+
+def recipe_of(name: str | None, is_toybox: bool) -> Recipe:
+    """That of a name of RECIPES; of none, the model's own."""
+    return RECIPES[name or ("toybox" if is_toybox else STANDARD)]

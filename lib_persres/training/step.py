@@ -1,20 +1,25 @@
-"""What one step computes: the loss of a batch and the gradients of what learns."""
+"""A step of a training: draw, noise, predict, loss, update."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from ..concepts import Use
 from ..plan import Plan, Plans, guidance_rows
-from .low_rank import LowRank
+from .execution import Execution
+from .finite import not_finite
+from .latents import Latents
+from .learned import Learned
 from .maps import MapComparison
-from .objective import objective
+from .objective import draw_timesteps, noised, objective
 from .recipe import Stage
+from .scaler import Scaler
 from .texts import CLASS, EMPTY, PROMPT, Texts
-from .whole import Whole
 
 
 class Rows:
@@ -32,25 +37,97 @@ class Rows:
         self.localized = tuple(stage.batch - stage.localized <= row < stage.batch for row in range(self.count))
 
 
+class Step:
+    """The step of one stage, made again and again.
+
+    photos, of_class: what is drawn from; of_class is for a stage with prior rows. alphas: (T,), ᾱ. gradients: predicts
+    and compares. execution: in how many parts.
+    """
+
+    def __init__(
+        self,
+        gradients: Gradients,
+        execution: Execution,
+        scaler: Scaler,
+        *,
+        photos: Latents,
+        of_class: Latents | None,
+        alphas: torch.Tensor,
+        generator: torch.Generator,
+        optimizer: torch.optim.Adam,
+    ):
+        self.gradients, self._execution, self._scaler = gradients, execution, scaler
+        self._photos, self._of_class, self._alphas, self._generator = photos, of_class, alphas, generator
+        self.optimizer = optimizer
+
+    def __call__(self, done: int, learned: int) -> float:
+        """The loss. done: steps of this stage before it, and learned: of all stages. PersresError where a number is not
+        finite; nothing is changed by it then."""
+        stage = self.gradients.stage
+        z = self._draw(stage)
+        t = draw_timesteps(len(z), len(self._alphas), stage.t_power, self._generator).to(z.device)
+        noise = torch.randn(z.shape, generator=self._generator).to(z.device)
+        z_t = noised(z, t, noise, self._alphas)
+        while True:
+            loss = self._execution.loss(self.gradients, (z_t, t, noise))
+            finite = math.isfinite(loss)
+            if finite and self._scaler.unscale(self.gradients.weights):
+                break
+            if not finite or not self._scaler.lower():
+                raise not_finite(self.gradients.unet, learned, done + 1, stage.learning_rate, finite)
+        self._update(done, stage)
+        return loss
+
+    def _draw(self, stage: Stage) -> torch.Tensor:
+        """Latents of the batch's rows, those of the class and those with the empty prompt."""
+        z = self._photos.draw(stage.batch + stage.keep, self._generator)
+        if not stage.prior:
+            return z
+        prior = self._of_class.draw(stage.prior, self._generator)
+        return torch.cat([z[: stage.batch], prior, z[stage.batch :]])
+
+    def _update(self, done: int, stage: Stage) -> None:
+        for group in self.optimizer.param_groups:
+            group.setdefault("whole_lr", group["lr"])
+            group["lr"] = group["whole_lr"] * (1 - done / stage.steps if stage.decay else 1)
+        self.optimizer.step()
+        self._scaler.made()
+
+
 class Gradients:
-    """Adds the gradients of rows of a batch to those of what learns."""
+    """Adds the gradients of rows of a batch to those of what learns: predict, loss.
+
+    factor: (), of the loss on its way backwards. maps: attached already.
+    """
 
     def __init__(
         self,
         unet: nn.Module,
-        learned: LowRank | Whole,
+        learned: Sequence[Learned],
         texts: Texts,
-        rows: Rows,
-        loss_scale: float,
+        stage: Stage,
+        factor: torch.Tensor,
         maps: MapComparison | None = None,
     ):
-        self.unet, self.learned, self.texts, self.rows, self.maps = unet, learned, texts, rows, maps
-        self.loss_scale = loss_scale
+        self.unet, self.learned, self.texts, self.stage, self.factor, self.maps = (
+            unet, learned, texts, stage, factor, maps
+        )
+        self.rows = Rows(stage, texts.contexts.device)
+        self.weights = [weight for each in learned for weight in each.weights(stage.targets)]
+        self.recordable = all(each.is_recordable(stage) for each in learned)
         self._plans: dict[tuple[int, int], Plan] = {}
+
+    @contextlib.contextmanager
+    def passes(self) -> Iterator[None]:
+        """Around all of a batch."""
+        with contextlib.ExitStack() as stack:
+            for each in self.learned:
+                stack.enter_context(each.passes(self.stage, self.texts))
+            yield
 
     def __call__(self, part: slice, z_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """The part's share of the loss, a scalar that is not waited for; z_t, t, noise: those of these rows."""
-        rows, texts, learned = self.rows, self.texts, self.learned
+        rows, texts = self.rows, self.texts
         context = texts.contexts[rows.text[part]]
         learning = max(0, rows.learning - part.start)  # so many rows of this part
         prompted = min(len(z_t), max(0, rows.batch - part.start))
@@ -63,15 +140,20 @@ class Gradients:
                     base = self.unet(z_t[learning:], timesteps=t[learning:], context=context[learning:]).float()
                 target = torch.cat([noise[:learning], base])
             texts.rows = rows.text[part]
-            learned.plan = self._plan(part)
+            self._act(self._plan(part))
             with torch.enable_grad(), self.maps.watching(prompted) if compare else contextlib.nullcontext():
                 loss = objective(self.unet, z_t, t, context, target, rows.weight[part])
                 if compare:
                     loss = loss + self.maps.loss().sum() / rows.batch
-                (loss * self.loss_scale).backward()
+                (loss * self.factor).backward()
         finally:
-            learned.plan = texts.rows = None
+            texts.rows = None
+            self._act(None)
         return loss.detach()
+
+    def _act(self, plan: Plan | None) -> None:
+        for each in self.learned:
+            each.plan = plan
 
     def _plan(self, part: slice) -> Plan:
         """Made once; each row is an image of its own."""

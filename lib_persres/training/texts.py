@@ -13,7 +13,6 @@ from ..concepts import doubt
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..unet import find_blocks
-from .embedding import Embedding
 from .frozen import forward_as
 from .host import Host
 from .recipe import Recipe
@@ -78,12 +77,9 @@ def prompts_of(recipe: Recipe, facts: Metadata) -> list[str]:
     return prompts
 
 
-def encode(host: Host, recipe: Recipe, facts: Metadata, embedding: Embedding | None) -> Texts:
+def encode(host: Host, recipe: Recipe, facts: Metadata) -> Texts:
     """Raises PersresError where a stage needs the concept's tokens and they are not there."""
-    prompts = prompts_of(recipe, facts)
-    contexts, ids = host.encode_prompts(prompts)
-    if embedding is not None:
-        contexts = embedding.encode(prompts)
+    contexts, ids = host.encode_prompts(prompts_of(recipe, facts))
     found = find_concept_tokens(
         ids[PROMPT].tolist(),
         host.encode_text(facts.identifier),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,35 +12,27 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..errors import PersresError, first_line
+from ..errors import PersresError
 from ..identifiers import check_identifier, choose_identifier
 from ..names import one_form
 from ..residual import Metadata, Residual
-from ..targets import EMBEDDING, parts_of
-from ..writing import replacing
+from . import state as states
+from .changes import make_learned
 from .computing import Computing
-from .embedding import Embedding
-from .finite import check_contexts, check_latents, not_finite
-from .graph import Graph, recorded
+from .execution import Execution
+from .finite import check_contexts, check_latents
 from .host import Host
 from .images import Photo
-from .latents import encode_photos
-from .low_rank import LowRank
+from .latents import Latents, encode_photos
 from .maps import MapComparison
-from .objective import draw_timesteps, noised
+from .objective import noised
+from .options import Running
 from .precision import check_precision
 from .prior import ClassPictures
-from .recipe import Recipe, Stage, alike
-from .state import reason
-from .step import Gradients, Rows
+from .recipe import Recipe, Stage
+from .scaler import Scaler
+from .step import Gradients, Step
 from .texts import CLASS, EMPTY, encode, prompts_of
-from .whole import FORMS
-
-STATE_VERSION = 2
-
-
-CHANGED = {"recipe": "the recipe or one of its values, such as the steps", "image_hashes": "the photos"}
-"""Facts of a training, in words."""
 
 
 class Trainer:
@@ -58,11 +49,9 @@ class Trainer:
 
     class_photos: other things of the class, for a recipe with prior rows; None: the model draws them itself, see
     `draw_class`.
-    micro_batch: so many rows go through the UNet at a time, their gradients are added up; None: all. shrink: where the
-    memory is not enough, halve it instead of giving up. precision: a name of `precision.PRECISIONS`, what the UNet
-    computes in; None: as its weights are. checkpointing: keep less for the backward pass and compute it again.
+    running: the fields of `options.Running`, how it is computed.
 
-    notes: sentences for the user, on what did not go the usual way.
+    learned: all that learns. notes: sentences for the user, on what did not go the usual way.
     """
 
     def __init__(
@@ -74,24 +63,19 @@ class Trainer:
         recipe: Recipe,
         *,
         resolution: int,
-        seed: int = 0,
         identifier: str | None = None,
-        micro_batch: int | None = None,
-        shrink: bool = False,
-        precision: str | None = None,
-        checkpointing: bool = False,
         class_photos: Sequence[Photo] | None = None,
+        **running,
     ):
-        check_precision(precision)
+        run = Running(**running)
+        check_precision(run.precision)
         if not photos:
             raise PersresError(f'The concept "{concept}" has no photos to learn from: give 3 to 10.')
         if not macro_class.strip():
             raise PersresError(f'The concept "{concept}" needs a macro class, the plain noun for it, such as "dog".')
-        if identifier is None:
-            identifier = choose_identifier(host.encode_text)
-        identifier = one_form(identifier)
+        identifier = one_form(choose_identifier(host.encode_text) if identifier is None else identifier)
         check_identifier(identifier, host.encode_text)
-        self.host, self.recipe, self.micro_batch, self.shrink = host, recipe, micro_batch, shrink
+        self.host, self.recipe, self.identifier, self.resolution = host, recipe, identifier, resolution
         self.losses: list[float] = []
         self.notes: list[str] = []
         self._facts = Metadata(
@@ -103,50 +87,54 @@ class Trainer:
             targets=recipe.targets,
             rank=recipe.rank,
             recipe=recipe.changed(resolution=resolution).to_dict(),
-            seed=seed,
+            seed=run.seed,
             library_version=__version__,
             image_hashes=[photo.sha256 for photo in photos],
         )
-        self._generator = torch.Generator().manual_seed(seed)
-        self._latents = encode_photos(host, photos, recipe, resolution, seed)
-        check_latents(self._latents.mean, self._latents.std)
-        self._embedding = None
-        if EMBEDDING in parts_of(recipe.targets):
-            self._embedding = Embedding(host, identifier, macro_class, recipe.start)
-        self._texts = encode(host, recipe, self._facts, self._embedding)
+        self._generator = torch.Generator().manual_seed(run.seed)
+        self._photos = encode_photos(host, photos, recipe, resolution, run.seed)
+        check_latents(self._photos.mean, self._photos.std)
+        prompts = prompts_of(recipe, self._facts)
+        self.learned = make_learned(recipe, host, self._facts, prompts, self._generator)
+        self._texts = encode(host, recipe, self._facts)
+        self._begin_texts()
         check_contexts(self._texts.contexts)
-        self._prior = self._pictures = None
+        self._of_class: Latents | None = None
+        self._pictures: ClassPictures | None = None
         if recipe.keeps_class and class_photos:
-            views = replace(recipe, crops=0, flips=False)
-            self._prior = encode_photos(host, class_photos, views, resolution, seed)
+            self._of_class = encode_photos(
+                host, class_photos, replace(recipe, crops=0, flips=False), resolution, run.seed
+            )
         elif recipe.keeps_class:
-            shape = tuple(self._latents.mean.shape[1:])
-            self._pictures = ClassPictures(recipe.class_images, shape, seed, host.device)
-        if recipe.form == "low-rank":
-            start = recipe.targets, recipe.rank, self._generator
-            self._learned = LowRank(host.unet, *start, host.device, recipe.mask)
-        else:
-            self._learned = FORMS[recipe.form](host.unet, recipe.targets, recipe.rank, host.device)
+            shape = tuple(self._photos.mean.shape[1:])
+            self._pictures = ClassPictures(recipe.class_images, shape, run.seed, host.device)
         self._alphas = host.alphas_cumprod.to(host.device)
-        z, t = self._latents.mean[:1], torch.tensor([len(self._alphas) // 2], device=host.device)
-        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
         self._computing = Computing(
             host,
             self._texts,
-            noised(z, t, noise, self._alphas),
-            t,
-            precision=precision,
-            checkpointing=checkpointing,
+            *self._sample(),
+            precision=run.precision or None,
+            checkpointing=run.checkpointing,
             notes=self.notes,
         )
+        self._execution = Execution(host, self._computing, run.micro_batch, run.shrink, self.notes)
+        self._scaler = Scaler(self._computing.dtype == torch.float16, host.device)
         self._optimizer: tuple[int, torch.optim.Adam] | None = None
+        """Of which stage, counted from 0, and it; so are the next two."""
         self._resumed: tuple[int, dict] | None = None
-        self._gradients: tuple[int, Gradients] | None = None
-        self._weights: list[torch.nn.Parameter] = []
-        self._graph: Graph | None = None
-        self._graph_tried = False
+        self._step: tuple[int, Step] | None = None
         self._exit: contextlib.ExitStack | None = None
         self._stage_exit = contextlib.ExitStack()
+
+    def _begin_texts(self) -> None:
+        for each in self.learned:
+            each.begin(self._texts)
+
+    def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A noised latent and its time."""
+        z, t = self._photos.mean[:1], torch.tensor([len(self._alphas) // 2], device=self.host.device)
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+        return noised(z, t, noise, self._alphas), t
 
     # -- how far it is
 
@@ -169,13 +157,16 @@ class Trainer:
         """Pictures of the class that the model has to draw before the first step."""
         return 0 if self._pictures is None else self._pictures.missing
 
+    @property
+    def micro_batch(self) -> int | None:
+        """As many rows as go through the UNet at a time now."""
+        return self._execution.micro_batch
+
     # -- learning
 
     def __enter__(self) -> Trainer:
         with contextlib.ExitStack() as stack:
-            computing = stack.enter_context(self._computing)
-            # fp16 gradients of a small loss underflow: scaled up before, down after the backward pass
-            self._loss_scale = 1024.0 if computing.dtype == torch.float16 else 1.0
+            stack.enter_context(self._computing)
             stack.callback(self._leave_stage)
             self._exit = stack.pop_all()
         return self
@@ -190,13 +181,27 @@ class Trainer:
         progress: see `ClassPictures.draw`. What was drawn when it raised is kept, in a saved state, too.
         """
         self._refuse_outside()
-        if not self.to_draw:
+        if self._pictures is None or self._of_class is not None:
             return
         with self._computing.step():
             self._pictures.draw(self.host, self._texts.contexts.detach()[[CLASS, EMPTY]], progress)
-        self._prior = self._pictures.latents()
+        self._of_class = self._pictures.latents()
         count = self._pictures.count
         self.notes.append(f"The model drew {count} pictures of its own {self._facts.macro_class} to keep the class.")
+
+    def step(self) -> float:
+        """One step of the optimizer; its loss. Raises PersresError where a number is no longer finite."""
+        self._refuse_outside()
+        if self.finished:
+            raise PersresError(f"All {self.recipe.steps} steps are done.")
+        self.draw_class()
+        number, done, stage = self.stage
+        index = number - 1
+        if self._step is None or self._step[0] != index:
+            self._enter_stage(index, stage)
+        loss = self._step[1](done, self.done)
+        self.losses.append(loss)
+        return loss
 
     def _refuse_outside(self) -> None:
         if self._exit is None:
@@ -205,178 +210,92 @@ class Trainer:
     def _enter_stage(self, index: int, stage: Stage) -> None:
         """What the stage learns learns, what it does not is fixed."""
         self._leave_stage()
+        self._begin_texts()
+        for tensor in self.tensors().values():
+            tensor.grad = None  # of another stage
+        maps = None
         with contextlib.ExitStack() as stack:
-            weights = self._learned.weights(stage.targets)
-            stack.enter_context(self._learned.attached())
-            maps = None
+            for each in self.learned:
+                stack.enter_context(each.attached())
             if stage.compares_maps:
                 maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.length, stage)
                 stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
             self._stage_exit = stack.pop_all()
-        groups = [{"params": weights, "lr": stage.learning_rate}] if weights else []
-        if self._embedding is not None:
-            self._encode_again()
-            if stage.learns_embedding:
-                groups.append({"params": [self._embedding.vector], "lr": stage.embedding_rate or stage.learning_rate})
-        self._weights = [weight for group in groups for weight in group["params"]]
+        step = Step(
+            Gradients(self.host.unet, self.learned, self._texts, stage, self._scaler.factor, maps),
+            self._execution,
+            self._scaler,
+            photos=self._photos,
+            of_class=self._of_class,
+            alphas=self._alphas,
+            generator=self._generator,
+            optimizer=self._optimizer_of(index, stage),
+        )
+        self._step = index, step
+
+    def _optimizer_of(self, index: int, stage: Stage) -> torch.optim.Adam:
+        """A stage's: that of before where it goes on."""
         if self._optimizer is None or self._optimizer[0] != index:
-            self._optimizer = index, torch.optim.Adam(groups)
+            groups = [{"params": each.weights(stage.targets), "lr": each.rate(stage)} for each in self.learned]
+            self._optimizer = index, torch.optim.Adam([group for group in groups if group["params"]])
             if self._resumed is not None and self._resumed[0] == index:
                 self._optimizer[1].load_state_dict(self._resumed[1])
             self._resumed = None
-        rows = Rows(stage, self.host.device)
-        made = Gradients(self.host.unet, self._learned, self._texts, rows, self._loss_scale, maps)
-        self._gradients = index, made
+        return self._optimizer[1]
 
     def _leave_stage(self) -> None:
-        self._gradients, self._graph, self._graph_tried = None, None, False
+        self._step = None
+        self._execution.forget()
         self._stage_exit.close()
-
-    def _encode_again(self) -> None:
-        """The texts with the embedding as it is now, without a graph."""
-        contexts = self._embedding.encode(prompts_of(self.recipe, self._facts))
-        self._texts.set(contexts.detach().to(self.host.device))
-
-    def step(self) -> float:
-        """One step of the optimizer; its loss. Raises PersresError where the loss is no longer finite."""
-        self._refuse_outside()
-        if self.finished:
-            raise PersresError(f"All {self.recipe.steps} steps are done.")
-        self.draw_class()
-        number, step, stage = self.stage
-        index = number - 1
-        if self._gradients is None or self._gradients[0] != index:
-            self._enter_stage(index, stage)
-        optimizer = self._optimizer[1]
-        batch = self._draw(stage)
-        while True:
-            try:
-                with self._computing.step():
-                    loss = self._compute(self._gradients[1], stage, batch)
-                break
-            except torch.cuda.OutOfMemoryError as error:
-                rows = min(self.micro_batch or len(batch[0]), len(batch[0]))
-                if not self.shrink or rows == 1:
-                    raise PersresError(
-                        f"There is not enough memory for {rows} row{'s' * (rows > 1)} of this resolution at a time: "
-                        "lower the micro-batch, then the resolution or the rank, or switch gradient checkpointing on."
-                    ) from error
-            # not within except: its traceback would keep the memory
-            self.micro_batch = rows // 2
-            self.notes.append(
-                f"The memory was short: the rows of a batch go through the model {self.micro_batch} at a time."
-            )
-            self._graph, self._graph_tried = None, False
-            torch.cuda.empty_cache()
-        if not math.isfinite(loss):
-            raise not_finite(self.host.unet, self.done, step + 1, stage.learning_rate)
-        for group in optimizer.param_groups:
-            group.setdefault("whole_lr", group["lr"])
-            group["lr"] = group["whole_lr"] * (1 - step / stage.steps if stage.decay else 1)
-        optimizer.step()
-        self.losses.append(loss)
-        return loss
-
-    def _draw(self, stage: Stage) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """z_t, t and the noise of the batch's rows, those of the class and those with the empty prompt."""
-        z = self._latents.draw(stage.batch + stage.keep, self._generator)
-        if stage.prior:
-            prior = self._prior.draw(stage.prior, self._generator)
-            z = torch.cat([z[: stage.batch], prior, z[stage.batch :]])
-        t = draw_timesteps(len(z), len(self._alphas), stage.t_power, self._generator).to(self.host.device)
-        noise = torch.randn(z.shape, generator=self._generator).to(self.host.device)
-        return noised(z, t, noise, self._alphas), t, noise
-
-    def _compute(self, gradients: Gradients, stage: Stage, batch: tuple[torch.Tensor, ...]) -> float:
-        """The loss of the batch; its gradients are in the weights' `grad`."""
-        rows = len(batch[0])
-        size = min(self.micro_batch or rows, rows)
-        # the graph of an embedding leads through the text encoder, too
-        whole = size == rows and not stage.learns_embedding
-        if whole and not self._graph_tried and self.host.device.type == "cuda" and self.host.stays:
-            self._graph_tried = True
-            self._graph = recorded(lambda *b: gradients(slice(0, rows), *b), batch, self._weights, self.notes)
-        if whole and self._graph:
-            loss = self._graph(*batch).item()
-        else:
-            for weight in self._weights:
-                weight.grad = None
-            if stage.learns_embedding:
-                contexts = self._embedding.encode(prompts_of(self.recipe, self._facts), learning=True)
-                self._texts.set(contexts.detach().to(self.host.device).requires_grad_())
-            parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-            loss = sum(gradients(part, *(tensor[part] for tensor in batch)).item() for part in parts)
-            if stage.learns_embedding:
-                self._embedding.backward(contexts, self._texts.contexts.grad)
-        for weight in self._weights:
-            weight.grad.div_(self._loss_scale)
-        return loss
 
     # -- what is learned
 
     def residual(self) -> Residual:
         """What was learned until now, on the CPU; its metadata say after how many steps."""
-        factors, truncation = self._learned.factors()
-        facts = {"steps": self.done, "loss": _summary(self.losses), "created": _moment(), "truncation": truncation}
-        embeddings = {}
-        if self._embedding is not None:
-            embeddings[self._facts.identifier] = self._embedding.vector.detach().to("cpu", copy=True)
-        return Residual(factors, replace(self._facts, **facts), embeddings)
+        facts = {"steps": self.done, "loss": _summary(self.losses), "created": _moment()}
+        residual = Residual({}, replace(self._facts, **facts))
+        for each in self.learned:
+            each.put_into(residual)
+        return residual
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        """Everything learned."""
-        own = {} if self._embedding is None else {EMBEDDING: self._embedding.vector}
-        return {**self._learned.tensors(), **own}
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything learned, by name."""
+        return {name: tensor for each in self.learned for name, tensor in each.tensors().items()}
 
     def save_state(self, path: Path) -> None:
         """Write all that `load_state` needs to continue; the file is whole or not there."""
         optimizer = self._resumed
         if self._optimizer is not None:
             optimizer = self._optimizer[0], self._optimizer[1].state_dict()
-        state = {
-            "version": STATE_VERSION,
-            "facts": self._facts.to_strings(),
-            "learned": {name: tensor.detach() for name, tensor in self._tensors().items()},
-            "prior": self._pictures and self._pictures.made,
-            "optimizer": optimizer,
-            "generator": self._generator.get_state(),
-            "losses": self.losses,
-        }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                torch.save(state, file)
-        except (OSError, RuntimeError) as error:  # RuntimeError: what torch makes of a full disk
-            raise PersresError(f"{path} cannot be written: {first_line(error)}.") from error
+        states.write(
+            path,
+            self._facts,
+            learned={name: tensor.detach() for name, tensor in self.tensors().items()},
+            prior=self._pictures and self._pictures.made,
+            optimizer=optimizer,
+            generator=self._generator.get_state(),
+            losses=self.losses,
+            scaler=self._scaler.state(),
+        )
 
     def load_state(self, path: Path) -> None:
         """Continue where `save_state` was called. PersresError where the file is of another training."""
         try:
-            # not torch.load, which the WebUI replaces by one that refuses what newer releases of torch write
-            state = torch.serialization.load(path, map_location="cpu", weights_only=True)
-            if state["version"] != STATE_VERSION:
-                raise PersresError(f"it is of version {state['version']}, and this extension knows {STATE_VERSION}")
-            theirs, ours = dict(state["facts"]), self._facts.to_strings()
-            if alike(json.loads(theirs["recipe"]), self._facts.recipe):
-                theirs["recipe"] = ours["recipe"]
-            free = ("created", "library_version")
-            changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
-            if changed:
-                named = ", ".join(CHANGED.get(name, name.replace("_", " ")) for name in changed)
-                raise PersresError(
-                    f"it is of another training: changed since are {named}; give what it was begun with, or begin anew"
-                )
+            state = states.read(path, self._facts)
+            found = [(tensor, state["learned"][name]) for name, tensor in self.tensors().items()]
             with torch.no_grad():
-                for name, tensor in self._tensors().items():
-                    tensor.copy_(state["learned"][name])
+                for tensor, value in found:
+                    tensor.copy_(value)
             if self._pictures is not None and state["prior"] is not None:
                 self._pictures.made = state["prior"].to(self.host.device)
-                self._prior = None if self._pictures.missing else self._pictures.latents()
+                self._of_class = None if self._pictures.missing else self._pictures.latents()
             self._generator.set_state(state["generator"])
             self.losses = list(state["losses"])
+            self._scaler.load(state.get("scaler"))
+            self._leave_stage()
             self._optimizer, self._resumed = None, state["optimizer"]
         except Exception as error:  # what torch.load raises on a damaged file is of no one family
-            raise PersresError(f"{path} cannot be continued: {reason(error)}.") from error
+            raise PersresError(f"{path} cannot be continued: {states.reason(error)}.") from error
 
 
 def _moment() -> str:

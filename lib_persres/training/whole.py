@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import PersresError
-from ..residual import Factors, rank_of
+from ..residual import Factors, Residual, rank_of
 from ..unet import Target, find_targets
 from .frozen import forward_as
+from .learned import Learned
+from .recipe import Recipe
 
 EXACT = 512
 """Up to this smaller side a matrix is decomposed exactly, above it by random projections."""
@@ -23,19 +25,28 @@ BLOCKS = 4
 """Into so many blocks OFT cuts a rotation (r of its paper, section 3)."""
 
 
-class Whole(ABC):
-    """A change of every target of a rule. Within `attached` it acts while `plan` is set; a plan's gates and strengths
-    mean nothing to it."""
+class Whole(Learned):
+    """A change of every target of a rule, begun as none; a plan's gates and strengths mean nothing to it."""
 
     def __init__(self, unet: nn.Module, rule: str, rank: str, device: torch.device):
         self._unet, self._rank = unet, rank
         self._targets = find_targets(unet, rule)
-        self._learned = {target.path: self._start(target, device) for target in self._targets}
-        self.plan = None
+        self._learned = {
+            target.path: nn.Parameter(torch.zeros(self._shape(target), device=device)) for target in self._targets
+        }
 
+    @classmethod
+    def of(cls, recipe: Recipe, unet: nn.Module, generator: torch.Generator, device: torch.device) -> Whole:
+        return cls(unet, recipe.targets, recipe.rank, device)
+
+    @classmethod
+    def numbers(cls, unet: nn.Module, rule: str, rank: str) -> int:
+        return sum(math.prod(cls._shape(target)) for target in find_targets(unet, rule))
+
+    @staticmethod
     @abstractmethod
-    def _start(self, target: Target, device: torch.device) -> nn.Parameter:
-        """Of no change."""
+    def _shape(target: Target) -> tuple[int, ...]:
+        """Of what learns; zeros are no change."""
 
     @abstractmethod
     def _forward(self, target: Target, learned: nn.Parameter, x: torch.Tensor, own) -> torch.Tensor:
@@ -46,7 +57,6 @@ class Whole(ABC):
         """ΔW as a matrix (m_out, m_in), fp32."""
 
     def weights(self, rule: str) -> list[nn.Parameter]:
-        """The parameters of a rule's targets; the others' stay as they are from now on."""
         paths = {target.path for target in find_targets(self._unet, rule)}
         for path, parameter in self._learned.items():
             parameter.requires_grad_(path in paths)
@@ -69,27 +79,27 @@ class Whole(ABC):
         return forward
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything learned, by name."""
         return dict(self._learned)
 
     @torch.no_grad()
-    def factors(self) -> tuple[dict[str, Factors], float]:
-        """What the file holds, on the CPU, and ‖ΔW - up·down‖ / ‖ΔW‖ over all targets."""
-        made, lost, whole = {}, 0.0, 0.0
+    def put_into(self, residual: Residual) -> None:
+        """The nearest factors, and ‖ΔW - up·down‖ / ‖ΔW‖ over all targets."""
+        lost = whole = 0.0
         for target in self._targets:
             delta = self._delta(target, self._learned[target.path].detach().float())
             factors = nearest(delta, rank_of(self._rank, min(delta.shape)))
             lost += (delta - factors.delta()).double().square().sum().item()
             whole += delta.double().square().sum().item()
-            made[target.path] = Factors(factors.down.cpu(), factors.up.cpu())
-        return made, math.sqrt(lost / whole) if whole else 0.0
+            residual.factors[target.path] = Factors(factors.down.cpu(), factors.up.cpu())
+        residual.metadata.truncation = math.sqrt(lost / whole) if whole else 0.0
 
 
 class Full(Whole):
     """ΔW itself. Biases and norms stay as they are."""
 
-    def _start(self, target, device):
-        return nn.Parameter(torch.zeros(target.module.weight.shape, device=device))
+    @staticmethod
+    def _shape(target):
+        return tuple(target.module.weight.shape)
 
     def _forward(self, target, learned, x, own):
         module = target.module
@@ -105,10 +115,11 @@ class Full(Whole):
 class Orthogonal(Whole):
     """W' = W Rᵀ with R = (I + S)(I - S)⁻¹ and S = (Q - Qᵀ)/2 in blocks along the input (OFT, equation 3)."""
 
-    def _start(self, target, device):
+    @staticmethod
+    def _shape(target):
         width = target.widths[0]
         blocks = next(count for count in range(BLOCKS, 0, -1) if width % count == 0)
-        return nn.Parameter(torch.zeros(blocks, width // blocks, width // blocks, device=device))
+        return blocks, width // blocks, width // blocks
 
     def _forward(self, target, learned, x, own):
         module = target.module
@@ -120,9 +131,6 @@ class Orthogonal(Whole):
         weight = target.module.weight.detach().float().to(learned.device)
         parts = weight.unflatten(1, learned.shape[:2])
         return torch.einsum("oki,kji->okj", parts, rotation(learned)).flatten(1) - weight
-
-
-FORMS = {"full": Full, "orthogonal": Orthogonal}
 
 
 def rotation(q: torch.Tensor) -> torch.Tensor:

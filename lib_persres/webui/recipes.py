@@ -10,6 +10,7 @@ from ..errors import PersresError
 from ..residual import rank_of
 from ..targets import parts_of
 from ..training.estimate import Estimate, bytes_text, estimate
+from ..training.forms import FORMS
 from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
 from ..unet import find_targets
@@ -28,7 +29,6 @@ PLAIN = {
     "unet": "the whole UNet",
 }
 """What a target is called for users."""
-FORMS = {"low-rank": "", "full": ", as whole matrices", "orthogonal": ", as rotations"}
 
 
 def choices(automatic: str) -> list[str]:
@@ -53,7 +53,7 @@ def learns(recipe: Recipe) -> str:
     """"3 stages: the word V* itself (60 steps), then …"."""
     parts = [f"{targets_in_words(stage.targets)} ({stage.steps} steps)" for stage in recipe.stages]
     count = f"{len(parts)} stages" if len(parts) > 1 else "One stage"
-    return f"{count}: {', then '.join(parts)}{FORMS[recipe.form]}."
+    return f"{count}: {', then '.join(parts)}{FORMS[recipe.form].words}."
 
 
 def targets_in_words(rule: str) -> str:
@@ -87,7 +87,7 @@ def times(work: float) -> str:
 
 def weak_rank(recipe: Recipe, unet: nn.Module | None) -> str:
     """A sentence where the rank comes out too low to learn a concept; "" where it does not."""
-    if unet is None or recipe.form != "low-rank":
+    if unet is None or not recipe.is_low_rank:
         return ""
     try:
         ranks = [rank_of(recipe.rank, min(target.widths)) for target in find_targets(unet, recipe.targets)]

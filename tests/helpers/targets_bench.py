@@ -5,7 +5,7 @@ from residual_samples import said
 
 from lib_persres.residual import Factors, Residual
 from lib_persres.targets import EVERY
-from lib_persres.training.recipe import TARGETS
+from lib_persres.training.options import TARGETS
 
 RULES = (*TARGETS, "attn2", "attn1+attn2", "proj_in+attn2+proj_out", EVERY)
 BLOCK = "input_blocks.1.1"

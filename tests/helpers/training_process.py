@@ -54,7 +54,8 @@ def main(folder: Path, steps: int, tell):
         pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        request = Request("killed", "dog", "paper", steps, 2, rank="2", resolution=16, crops=1, preview_every=5)
+        values = {"steps": steps, "batch": 2, "rank": "2", "resolution": 16, "crops": 1, "preview_every": 5}
+        request = Request("killed", "dog", "paper", **values)
         jobs.submit(request, [("a.png", buffer.getvalue())])
     for status in jobs.list():
         if status["state"] == "interrupted":

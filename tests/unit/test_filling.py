@@ -32,7 +32,7 @@ def test_other_braces_than_the_two_names_are_refused_in_one_sentence(braces):
     with pytest.raises(PersresError, match="it can hold {identifier} and {macro_class} in braces") as error:
         Recipe("test", "", template=template).prompt("phol", "dog")
     assert "\n" not in str(error.value) and len(str(error.value)) <= 300
-    with pytest.raises(PersresError, match=r"in braces, nothing else|a text of up to 300"):
+    with pytest.raises(PersresError, match="in braces, nothing else"):
         Request("rex", "dog", template=template)
 
 

@@ -13,10 +13,11 @@ from lib_persres.evaluation.scores.clip import ClipEmbedder
 from lib_persres.residual import Residual
 from lib_persres.sampler import noise_for, sample
 from lib_persres.standalone.checkpoint import load
-from lib_persres.toybox import CHECKPOINT, train_clip
+from lib_persres.toybox import CHECKPOINT
 from lib_persres.toybox.concepts import CONCEPTS, photograph
 from lib_persres.toybox.judge import WEIGHTS, Judge
-from lib_persres.toybox.train_judge import held_out_accuracy
+from lib_persres.toybox.training import clip as train_clip
+from lib_persres.toybox.training.judge import held_out_accuracy
 from lib_persres.training.images import load_images
 from lib_persres.training.recipes import RECIPES
 from lib_persres.unet import find_blocks
@@ -45,7 +46,7 @@ def test_the_base_model_draws_what_is_asked(toybox, judge):
     uncond, _ = toybox.encode_prompts([""])
     latents = sample(toybox, context, uncond, noise_for([1, 2, 3], (4, 16, 16)), steps=12)
     seen = judge.see(toybox.decode_latents(latents))
-    assert seen["colour"] == [colour for colour, _, _ in asked]
+    assert [(t.colour, t.cls) for one in seen for t in one.things] == [(colour, cls) for colour, cls, _ in asked]
 
 
 def test_the_toyboxs_clip_finds_a_pictures_own_caption():
@@ -61,7 +62,7 @@ def test_the_toyboxs_clip_finds_a_pictures_own_caption():
 
 def test_the_judge_is_right_on_fresh_renderings(judge):
     shares = held_out_accuracy(judge, 200)
-    assert shares["all_right"] >= 0.97 and shares["skin"] >= 0.9 and shares["iou"] >= 0.85
+    assert min(shares["one"], shares["two"]) >= 0.97 and shares["skin"] >= 0.95 and shares["iou"] >= 0.85
 
 
 def test_a_short_training_moves_the_model_towards_the_concept(toybox, tmp_path):

@@ -12,7 +12,8 @@ from targets_bench import ATTN2, BLOCK, RULES, random_residual, without
 from lib_persres.errors import PersresError
 from lib_persres.residual import Factors, Residual
 from lib_persres.targets import EVERY, canonical
-from lib_persres.training.recipe import TARGETS, Stage
+from lib_persres.training.options import TARGETS
+from lib_persres.training.recipe import Stage
 from lib_persres.unet import find_targets
 
 # -- rules

@@ -8,11 +8,10 @@ from lib_persres.identifiers import IDENTIFIERS
 from lib_persres.masks import View
 from lib_persres.overlay import MaskRecorder, overlay
 from lib_persres.plan import Row
-from lib_persres.toybox.dataset import SceneSet, rare_words, scene_of
-from lib_persres.toybox.judge import ANSWERS, Judge
 from lib_persres.toybox.maps import best_iou
 from lib_persres.toybox.render import UNIT_AREA, render, signed_distance
-from lib_persres.toybox.train_denoiser import Captions, _outside
+from lib_persres.toybox.scenes import scene_of
+from lib_persres.toybox.training.captions import rare_words
 from lib_persres.toybox.world import (
     BACKGROUNDS,
     CLASSES,
@@ -104,50 +103,12 @@ def test_rare_words_are_one_token_each_and_leave_the_identifiers_new(tokenizer):
     assert all(len(tokenizer.encode(word)) == 1 for word in words[::100])
 
 
-def test_caption_indicators_mark_the_class_word_of_the_chosen_thing(tokenizer, tmp_path):
-    scenes = SceneSet.__new__(SceneSet)
-    scenes.count, scenes.seed, scenes.scenes = 40, 7, [scene_of(7, i) for i in range(40)]
-    captions = Captions(scenes, tokenizer)
-    rng = np.random.default_rng(1)
-    for index in range(40):
-        ids, indicator, thing = captions.draw(index, rng)
-        marked = [tokenizer.token_strings([ids[i]])[0].removesuffix("</w>") for i in np.flatnonzero(indicator)]
-        assert marked[-1] == scenes.scenes[index].things[thing].cls
-        assert all(word in captions.rare for word in marked[:-1])
-        assert len(ids) == 77
-
-
-def test_scene_sets_hold_pictures_and_mask_shares(tmp_path):
-    scenes = SceneSet(tmp_path, 6, seed=3)
-    picture, masks = render(scene_of(3, 4))
-    assert np.array_equal(scenes.pictures[4], picture)
-    shares = masks.reshape(len(masks), 16, 8, 16, 8).mean((2, 4))
-    assert np.allclose(scenes.masks[4, : len(masks)] / 255, shares, atol=1 / 255)
-
-
-def test_the_grounding_loss_is_the_log_of_the_share_inside():
-    mask = torch.zeros(1, 16, 16)
-    mask[:, :8] = 1
-    even = torch.ones(1, 256)
-    assert _outside(even, mask).item() == pytest.approx(np.log(2), rel=1e-5)
-    assert _outside(mask.flatten(1), mask).item() == pytest.approx(0, abs=1e-5)
-    assert _outside(torch.ones(1, 16), mask).item() == pytest.approx(np.log(2), rel=1e-5)
-
-
 def test_best_threshold_iou_finds_a_perfect_map_and_half_of_an_even_one():
     mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     mask[32:96, 32:96] = True
     assert best_iou(mask.float(), mask) == 1.0
     ramp = torch.linspace(0, 1, SIZE).expand(SIZE, SIZE)
     assert best_iou(ramp, mask) < 0.5
-
-
-def test_the_judge_answers_every_question_and_sees_a_mask():
-    torch.manual_seed(0)
-    seen = Judge().eval().see(torch.rand(2, 3, SIZE, SIZE))
-    for name, answers in ANSWERS.items():
-        assert len(seen[name]) == 2 and set(seen[name]) <= set(answers)
-    assert seen["mask"].shape == (2, SIZE, SIZE) and seen["mask"].dtype == torch.bool
 
 
 def test_recorded_masks_are_means_over_steps_and_blocks():

@@ -9,7 +9,7 @@ from PIL import Image
 pytest.importorskip("transformers")
 
 from lib_persres.evaluation.scores.clip import ClipEmbedder  # noqa: E402
-from lib_persres.toybox import train_clip as tc  # noqa: E402
+from lib_persres.toybox.training import clip as tc  # noqa: E402
 from lib_persres.toybox.vocabulary import (
     part_of,  # noqa: E402
     skin_words,

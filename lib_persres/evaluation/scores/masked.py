@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
-from ...toybox.sight import grow
 from .alignment import image_alignment
 
 MEAN_COLOUR = (0.48145466, 0.4578275, 0.40821073)
@@ -28,6 +27,11 @@ FEWEST = 200
 Embed = Callable[[Sequence[Image.Image]], torch.Tensor]
 Shown = tuple[torch.Tensor, torch.Tensor]
 """Pictures and their masks."""
+
+
+def grow(masks: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Masks (n,H,W) bool, larger by so many pixels on every side."""
+    return F.max_pool2d(masks.float()[:, None], 2 * pixels + 1, 1, pixels)[:, 0] > 0.5
 
 
 def object_only(pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

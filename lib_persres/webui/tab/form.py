@@ -5,68 +5,69 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ...errors import PersresError
 from ...metadata import Metadata
-from ...training.precision import PRECISIONS
-from ...training.recipe import OF_STAGES, TARGETS, Recipe
+from ...training import recipes
+from ...training.options import RECIPE, SET, STAGE, Option
+from ...training.recipe import Recipe
 from ...training.recipes import RECIPES
 from ..recipes import describe
-from ..training.request import Request
+from ..training.request import OF_RECIPE, OPTIONS, Request
 
 AUTOMATIC = "automatic"
 """The recipe of the loaded model: the Toybox's for the Toybox, else the paper's."""
 AS_RECIPE = "as the recipe"
-CHOICES = {
-    "flips": {AS_RECIPE: None, "yes": True, "no": False},
-    "targets": {AS_RECIPE: None, **{name: name for name in TARGETS}},
-    "precision": {AUTOMATIC: "", **{name: name for name in PRECISIONS}},
-}
-"""Inputs with a list: what is shown -> the request's value; the first is the default."""
+IN_A_ROW = 3
+WIDE = 100
+"""A text of more characters has a row of its own."""
 
 
-@dataclass(frozen=True)
-class Field:
-    """An input of the advanced settings; empty, it leaves the recipe's or the model's own value."""
+def _choices(option: Option) -> dict[str, Any]:
+    """What a list shows -> the request's value; the first is the default. Empty for what has no list."""
+    if option in OF_RECIPE:
+        if option.kind is bool:
+            return {AS_RECIPE: None, "yes": True, "no": False}
+        names = option.choices or option.offered
+        return {AS_RECIPE: None, **{name: name for name in names}} if names else {}
+    return {AUTOMATIC: "", **{name: name for name in option.choices}} if option.choices else {}
 
-    name: str
-    label: str
-    kind: type
-    hint: str = ""
 
-
-FIELDS = (
-    Field("steps", "Steps", int),
-    Field("batch", "Batch", int),
-    Field("learning_rate", "Learning rate", float),
-    Field("rank", "Rank", str, "a part of the width as 0.05m, or a number as 8"),
-    Field("crops", "Random crops of each image", int),
-    Field("template", "Template", str, "{identifier} stands for V*, {macro_class} for the class"),
-    Field("resolution", "Resolution", int, "side in pixels"),
-    Field("micro_batch", "Micro-batch", int, "images at a time, for less memory and the same result"),
-)
-SETTINGS = (
-    *("recipe", "steps", "batch", "learning_rate", "rank", "targets", "crops", "flips", "template", "resolution"),
-    *("seed", "micro_batch", "shrink", "precision", "checkpointing", "preview_every", "preview_prompt"),
-)
+CHOICES = {option.name: known for option in OPTIONS if (known := _choices(option))}
+"""Inputs with a list."""
+SWITCHES = tuple(option for option in OPTIONS if option.kind is bool and option.name not in CHOICES)
+"""Inputs that are ticked or not."""
+FIELDS = tuple(option for option in OPTIONS if option.name not in CHOICES and option not in SWITCHES)
+"""Inputs for text: empty, they leave the recipe's, the model's or the usual value."""
+SETTINGS = ("recipe", *(option.name for option in OPTIONS if option.name != "overwrite"))
 """What a preset holds: all but the concept itself."""
+
+
+def rows() -> list[list[Option]]:
+    """All inputs as they stand beside and below each other."""
+    found: list[list[Option]] = []
+    for option in OPTIONS:
+        begins = not found or len(found[-1]) == IN_A_ROW or found[-1][0].scope != option.scope
+        if begins or any(each.kind is str and each.high > WIDE for each in (option, found[-1][0])):
+            found.append([])
+        found[-1].append(option)
+    return found
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:
     """A request's values from the inputs' own; PersresError names the input that is not understood."""
     found = dict(values)
-    for field in FIELDS:
-        found[field.name] = _read(field, values.get(field.name))
-    for name in ("concept", "macro_class", "preview_prompt"):
+    for option in FIELDS:
+        value = _read(option, values.get(option.name))
+        found[option.name] = option.default if value is None and option not in OF_RECIPE else value
+    for name in ("concept", "macro_class"):
         found[name] = str(values.get(name) or "").strip()
     found["recipe"] = "" if values.get("recipe") in (None, "", AUTOMATIC) else values["recipe"]
     for name, choices in CHOICES.items():
         # what is not in the list, as of an older preset, is refused by the request in its words
         found[name] = choices.get(values.get(name) or next(iter(choices)), values.get(name))
-    found["seed"] = _read(Field("seed", "Seed", int), values.get("seed")) or 0
-    found["preview_every"] = _read(Field("preview_every", "Preview every", int), values.get("preview_every")) or 0
     if lacks := missing(found, images=1):
         raise PersresError(lacks)
     return found
@@ -81,23 +82,21 @@ def request_of(values: Mapping[str, Any], is_toybox: bool) -> Request:
     return replace(request, preview_every=preview_every(steps))
 
 
-def _read(field: Field, value):
+def _read(option: Option, value):
     text = "" if value is None else str(value).strip()
     if not text:
         return None
     try:
-        if field.kind is int:
+        if option.kind is int:
             return int(text.removesuffix(".0"))
-        return field.kind(text.replace(",", ".") if field.kind is float else text)
+        return option.kind(text.replace(",", ".") if option.kind is float else text)
     except ValueError as error:
-        what = "a whole number" if field.kind is int else "a number such as 0.001"
-        raise PersresError(f'{field.label} must be {what}, not "{text[:40]}"; empty takes the default.') from error
+        what = "a whole number" if option.kind is int else "a number such as 0.001"
+        raise PersresError(f'{option.label} must be {what}, not "{text[:40]}"; empty takes the default.') from error
 
 
 def recipe_of(choice: str | None, is_toybox: bool) -> Recipe:
-    if choice in RECIPES:
-        return RECIPES[choice]
-    return RECIPES["toybox" if is_toybox else "paper"]
+    return recipes.recipe_of(choice if choice in RECIPES else "", is_toybox)
 
 
 def about(choice: str | None, recipe: Recipe, *told) -> list[str]:
@@ -128,7 +127,7 @@ def preview_every(steps: int) -> int:
 
 def fixed(recipe: Recipe) -> tuple[str, ...]:
     """The inputs that the recipe does not leave to the user: each of its stages has its own."""
-    return OF_STAGES if len(recipe.stages) > 1 else ()
+    return tuple(option.name for option in OF_RECIPE if option.apart) if len(recipe.stages) > 1 else ()
 
 
 def unset(name: str) -> str:
@@ -138,31 +137,29 @@ def unset(name: str) -> str:
 
 def placeholders(recipe: Recipe, resolution: int | None) -> dict[str, str]:
     """What each empty field means now."""
-    stages = recipe.stages
-
-    def shown(name):
-        return ", then ".join(dict.fromkeys(str(getattr(stage, name)) for stage in stages))
-
-    return {
-        **{name: shown(name) for name in ("steps", "batch", "learning_rate", "rank")},
-        "crops": str(recipe.crops),
-        "template": recipe.template,
-        "resolution": str(recipe.resolution or resolution or "the model's own"),
-        "micro_batch": "the whole batch",
-    }
+    shown = {option.name: option.empty or str(option.default) for option in FIELDS}
+    for option in FIELDS:
+        if option.scope == STAGE:
+            own = (str(getattr(stage, option.name)) for stage in recipe.stages)
+            shown[option.name] = ", then ".join(dict.fromkeys(own))
+        elif option.scope == RECIPE and getattr(recipe, option.name) is not None:
+            shown[option.name] = str(getattr(recipe, option.name))
+    if recipe.resolution is None and resolution:
+        shown["resolution"] = str(resolution)
+    return shown
 
 
 def from_file(metadata: Metadata) -> dict[str, Any]:
     """The inputs' values that train again as a residual was trained."""
     request = Request.from_metadata(metadata)
-    shown = {field.name: getattr(request, field.name) for field in FIELDS}
-    shown = {name: "" if value is None else str(value) for name, value in shown.items()}
-    chosen = {
-        name: next(text for text, value in CHOICES[name].items() if value == getattr(request, name))
-        for name in ("flips", "targets")
-    }
-    kept = {name: getattr(request, name) for name in ("concept", "macro_class", "recipe")}
-    return {**shown, **kept, **chosen, "seed": str(request.seed)}
+    shown = {name: getattr(request, name) for name in ("concept", "macro_class", "recipe")}
+    for option in SET:
+        value = getattr(request, option.name)
+        if option in FIELDS:
+            shown[option.name] = "" if value is None else str(value)
+        elif option in OF_RECIPE:
+            shown[option.name] = next(text for text, known in CHOICES[option.name].items() if known == value)
+    return shown
 
 
 def tag_prompt(name: str, macro_class: str) -> str:

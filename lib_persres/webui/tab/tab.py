@@ -15,6 +15,7 @@ from modules.ui_common import create_refresh_button
 
 from ...errors import PersresError
 from ...residual_folder import ResidualFolder
+from ...training.options import Option
 from ..generation.prompt_status import NAME as STATUS
 from ..generation.prompt_status import PromptStatus
 from ..host import HOST
@@ -22,7 +23,7 @@ from ..recipes import choices, name_in, shown_as, weak_rank
 from ..settings import TITLE
 from ..training.jobs import Jobs
 from ..training.photos import MOST
-from ..training.request import Request
+from ..training.request import OF_RECIPE, Request
 from . import form, pictures
 from .desk import Desk
 from .model import LoadedModel
@@ -30,7 +31,7 @@ from .presets import Presets
 
 NAME = "persres_training"
 PRESET, RESIDUAL = "preset: ", "residual: "
-HINTED = (*(field.name for field in form.FIELDS), "targets")
+HINTED = tuple(option.name for option in OF_RECIPE if option in form.FIELDS or option.apart)
 """The inputs that a recipe's choice changes."""
 PANEL = f'<div id="{NAME}_panel"><p class="persres-note">Trainings are shown here.</p></div>'
 OTHERS = f"{NAME}_others"
@@ -87,72 +88,13 @@ class TrainingTab:
         self.seen = gr.Button("Look again", elem_id=f"{NAME}_seen", elem_classes="persres-hidden")
 
     def _advanced(self) -> None:
-        fields = {field.name: field for field in form.FIELDS}
         self.fields = {}
-
-        def text(*names):
-            with gr.Row():
-                for name in names:
-                    field = fields[name]
-                    self.fields[name] = gr.Textbox(
-                        label=field.label, info=field.hint or None, max_lines=1, elem_id=f"{NAME}_{name}"
-                    )
-
-        def choice(name, label, info):
-            options = list(form.CHOICES[name])
-            self.fields[name] = gr.Dropdown(
-                options, value=options[0], label=label, info=info, elem_id=f"{NAME}_{name}"
-            )
-
         with gr.Accordion("Advanced", open=False, elem_id=f"{NAME}_advanced"):
             gr.HTML('<p class="persres-note">What is empty has the value in grey.</p>')
-            text("steps", "batch", "learning_rate")
-            text("rank", "resolution", "micro_batch")
-            with gr.Row():
-                choice("targets", "Targets", "the layers that learn; more: a larger file")
-                choice("precision", "Precision", "of the numbers; automatic: the model's own")
-            with gr.Row():
-                self.fields["shrink"] = gr.Checkbox(
-                    True,
-                    label="Halve the micro-batch where memory is short",
-                    info="the result stays the same; each step takes longer",
-                    elem_id=f"{NAME}_shrink",
-                )
-                self.fields["checkpointing"] = gr.Checkbox(
-                    False,
-                    label="Gradient checkpointing",
-                    info="the same result with less memory, a third slower",
-                    elem_id=f"{NAME}_checkpointing",
-                )
-            with gr.Row():
-                text("crops")
-                choice("flips", "Mirror images, too", "wrong for a thing with a left and a right side")
-                self.fields["seed"] = gr.Textbox(
-                    label="Seed",
-                    info="the same seed learns the same",
-                    placeholder="0",
-                    max_lines=1,
-                    elem_id=f"{NAME}_seed",
-                )
-            text("template")
-            with gr.Row():
-                self.fields["preview_every"] = gr.Textbox(
-                    label="Preview every … steps",
-                    info="plain and LAG side by side; 0: none",
-                    placeholder="a third of them",
-                    max_lines=1,
-                    elem_id=f"{NAME}_preview_every",
-                )
-                self.fields["preview_prompt"] = gr.Textbox(
-                    label="Preview prompt",
-                    info="with V* for the concept",
-                    placeholder="a photo of a V* and the class",
-                    max_lines=1,
-                    elem_id=f"{NAME}_preview_prompt",
-                )
-            self.fields["overwrite"] = gr.Checkbox(
-                False, label="Replace a residual that has this name already", elem_id=f"{NAME}_overwrite"
-            )
+            for row in form.rows():
+                with gr.Row():
+                    for option in row:
+                        self.fields[option.name] = _input(option)
 
     def _sources(self) -> None:
         with gr.Accordion("Load or keep settings", open=False, elem_id=f"{NAME}_sources"):
@@ -338,6 +280,15 @@ class TrainingTab:
         except PersresError as error:
             return gr.update(), _refused(error)
         return gr.update(choices=self._choices(), value=None), _said(f'The preset "{preset.strip()}" is deleted.')
+
+
+def _input(option: Option):
+    about = {"label": option.label, "info": option.help or None, "elem_id": f"{NAME}_{option.name}"}
+    if option.name in form.CHOICES:
+        return gr.Dropdown(list(form.CHOICES[option.name]), value=form.unset(option.name), **about)
+    if option in form.SWITCHES:
+        return gr.Checkbox(option.default, **about)
+    return gr.Textbox(placeholder=option.empty or str(option.default), max_lines=1, **about)
 
 
 def _answer(name: str, answer: Callable[[str], str]) -> None:

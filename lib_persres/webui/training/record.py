@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from ...errors import PersresError, readable
 from .request import Request
 
+VERSION = 1
 STATES = ("queued", "running", "finished", "stopped", "cancelled", "failed", "interrupted")
 NEEDED = ("request", "images", "class_images", "state")
 """Without these a training cannot go on; another value that is damaged is left out, and said."""
@@ -16,6 +17,8 @@ NEEDED = ("request", "images", "class_images", "state")
 
 @dataclass
 class Record:
+    """version: of what is kept; a value that is added later has a default where it is missing, and needs no new one."""
+
     request: dict
     images: list[str]
     """The names that the user knows them by."""
@@ -40,6 +43,7 @@ class Record:
     base_hash: str | None = None
     checkpoint: str | None = None
     """The model that it was begun on, by which it has to be continued."""
+    version: int = VERSION
 
     @classmethod
     def from_json(cls, values) -> Record:
@@ -48,6 +52,8 @@ class Record:
             raise PersresError("it is no object")
         if missing := [name for name in ("request", "images") if name not in values]:
             raise PersresError(f"it lacks {' and '.join(missing)}")
+        if _count(version := values.get("version")) and version > VERSION:
+            raise PersresError(f"it is of version {version}, and this extension knows {VERSION}: update it")
         found = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         wrong = [name for name, value in found.items() if not _SOUND[name](value)]
         if essential := [name for name in wrong if name in NEEDED]:
@@ -94,6 +100,7 @@ _SOUND = {
     "stages": _list(lambda stage: isinstance(stage, list) and len(stage) == 2 and _text(stage[0]) and _count(stage[1])),
     "state": lambda value: isinstance(value, str) and value in STATES,
     "done": _count,
+    "version": _count,
     "total": _count,
     "curve": lambda value: _list(_number)(value) and len(value) <= 1000,
     "message": _text,

@@ -17,11 +17,12 @@ from ...residual import Residual, file_hash
 from ...residual_folder import ResidualFolder
 from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
+from ...training import recipes
 from ...training.host import Host
-from ...training.names import free_identifier
+from ...training.loop import learn
+from ...training.prepare import prepare
 from ...training.preview import draw
-from ...training.recipe import Recipe, alike
-from ...training.sizes import check_side, default_resolution, params_of
+from ...training.recipe import Recipe, same_training
 from ...training.trainer import Trainer
 from ...writing import write_whole
 from .job import Job
@@ -65,14 +66,14 @@ class _Wanted(Exception):
 def run(job: Job, loan: Loan, residuals: ResidualFolder, state_every: int) -> str:
     """Train; the state that the job ends in. PersresError for what the user can change."""
     notes = job.record.notes + ([ONE] if len(job.record.images) == 1 else [])
-    steps = _Steps(job, loan, residuals, *_trainer(job, loan, residuals), notes)
+    steps = _Steps(job, loan, residuals, _trainer(job, loan, residuals), notes, state_every)
     recipe = steps.trainer.recipe
     job.progress(steps.trainer.done, steps.trainer.losses, loan.memory())
     stages = [[stage.targets, stage.steps] for stage in recipe.stages]
     job.put(total=recipe.steps, stages=stages, message=" ".join(notes))
     end = "finished"
     try:
-        steps.make(state_every)
+        steps.make()
     except Ended as ended:
         end = str(ended)
     done = steps.trainer.done
@@ -98,7 +99,7 @@ def run(job: Job, loan: Loan, residuals: ResidualFolder, state_every: int) -> st
     return end
 
 
-def _trainer(job: Job, loan: Loan, residuals: ResidualFolder) -> tuple[Trainer, int]:
+def _trainer(job: Job, loan: Loan, residuals: ResidualFolder) -> Trainer:
     request, record, host = job.request, job.record, loan.host
     continued = job.folder.state.is_file()
     if continued and record.base_hash not in (None, host.hash):
@@ -106,42 +107,28 @@ def _trainer(job: Job, loan: Loan, residuals: ResidualFolder) -> tuple[Trainer, 
             f'The training of "{request.concept}" was begun on the checkpoint {record.checkpoint}: '
             "load that one again, then resume."
         )
-    recipe = recipe_of(request, host)
     request.refuse_unfit(host.unet)
-    params = params_of(host.unet)
-    resolution = request.resolution or default_resolution(params)
-    check_side(params, resolution, "The resolution")
-    identifier = record.identifier if continued else None
-    if identifier is None:
-        own = _target(job, residuals)
-        others = [entry.path for entry in residuals.refresh() if entry.path != own]
-        identifier = free_identifier(host.encode_text, request.macro_class, others)
-    trainer = Trainer(
+    own = _target(job, residuals)
+    trainer = prepare(
         host,
         job.folder.photos(record),
         request.concept,
         request.macro_class,
-        recipe,
-        resolution=resolution,
-        seed=request.seed,
-        identifier=identifier,
-        micro_batch=request.micro_batch,
-        shrink=request.shrink,
-        precision=request.precision or None,
-        checkpointing=request.checkpointing,
+        recipe_of(request, host),
+        request.running,
+        identifier=record.identifier if continued else None,
+        others=(entry.path for entry in residuals.refresh() if entry.path != own),
         class_photos=job.folder.class_photos(record),
     )
     if continued:
         trainer.load_state(job.folder.state)
-    job.put(identifier=identifier, base_hash=host.hash, checkpoint=loan.checkpoint)
-    return trainer, resolution
+    job.put(identifier=trainer.identifier, base_hash=host.hash, checkpoint=loan.checkpoint)
+    return trainer
 
 
 def recipe_of(request, host: Host) -> Recipe:
-    name = request.recipe
-    if not name:
-        name = "toybox" if CHECKPOINT.is_file() and file_hash(CHECKPOINT) == host.hash else "paper"
-    return request.recipe_for(name)
+    is_toybox = not request.recipe and CHECKPOINT.is_file() and file_hash(CHECKPOINT) == host.hash
+    return request.recipe_for(recipes.recipe_of(request.recipe, is_toybox).name)
 
 
 def _target(job: Job, residuals: ResidualFolder) -> Path:
@@ -157,34 +144,33 @@ class _Steps:
         loan: Loan,
         residuals: ResidualFolder,
         trainer: Trainer,
-        resolution: int,
         notes: list[str],
+        state_every: int,
     ):
         self.job, self.loan, self.residuals, self.trainer = job, loan, residuals, trainer
-        self.resolution, self.notes = resolution, notes
-        self.told = 0  # of the trainer's notes
+        self.notes, self.state_every = notes, state_every
         self.unet_size = size_of(loan.host.unet)
+        self._paced = False
+        """Whether the clock runs."""
 
-    def make(self, state_every: int) -> None:
+    def make(self) -> None:
         """All steps, with the model lent to others in between wherever they wait for it. Raises Ended."""
         while True:
+            self._paced = False
             try:
-                with self.trainer:
-                    self._make(state_every)
+                learn(
+                    self.trainer,
+                    after_step=self.after,
+                    should_stop=self.before,
+                    tell=self.tell_note,
+                    drawing=self.drawing,
+                )
+                self._heed_ends()
                 return
             except _Wanted:
                 self._give_way()
-
-    def _make(self, state_every: int) -> None:
-        self.draw_class()
-        self.job.begin_clock(self.trainer.done)
-        while not self.trainer.finished:
-            self.heed()
-            self.trainer.step()
-            self.after(state_every)
-            if self.loan.wanted() and not self.trainer.finished:
-                raise _Wanted
-        self.heed()
+            finally:
+                self.job.drawing = None
 
     def _give_way(self) -> None:
         job = self.job
@@ -195,8 +181,7 @@ class _Steps:
             if not same:  # another checkpoint was loaded in between, and ours anew
                 self.trainer.save_state(job.folder.state)
                 self.trainer = None  # its memory is the next one's
-                self.trainer, _ = _trainer(job, self.loan, self.residuals)
-                self.told = 0
+                self.trainer = _trainer(job, self.loan, self.residuals)
         except Ended:
             raise
         except Exception:
@@ -206,25 +191,13 @@ class _Steps:
         finally:
             job.paused = False
 
-    def draw_class(self) -> None:
-        """Let the model draw the pictures of the class that the recipe wants and nobody gave. Raises Ended."""
-        job, trainer = self.job, self.trainer
-        if not trainer.to_draw:
-            return
-
-        def progress(drawn, count):
-            job.drawing = {"done": drawn, "total": count}
-            self.loan.progress(drawn, count, f"drawing pictures of the class: {drawn} of {count}")
-            self._heed_ends()
-            if self.loan.wanted():
-                raise _Wanted
-
-        try:
-            trainer.draw_class(progress)
-        finally:
-            job.drawing = None
-        self._tell_notes()
-        self.save_state()  # so that an end of the process does not cost them
+    def drawing(self, drawn: int, count: int) -> None:
+        """While the model draws the pictures of the class that the recipe wants and nobody gave. Raises Ended."""
+        self.job.drawing = {"done": drawn, "total": count}
+        self.loan.progress(drawn, count, f"drawing pictures of the class: {drawn} of {count}")
+        self._heed_ends()
+        if self.loan.wanted():
+            raise _Wanted
 
     def _heed_ends(self) -> None:
         job = self.job
@@ -235,35 +208,40 @@ class _Steps:
         if not self.trainer.finished and (job.wished("stop") or self.loan.interrupted()):
             raise Ended("stopped")
 
-    def heed(self) -> None:
-        """Do what was wished since the last step. Raises Ended."""
-        self._heed_ends()
+    def before(self) -> bool:
+        """Before a step: do what was wished since the last. Raises Ended."""
         job = self.job
-        if self.trainer.finished:
-            return
+        if job.drawing is not None:
+            job.drawing = None
+            self.save_state()  # so that an end of the process does not cost the pictures
+        if not self._paced:
+            job.begin_clock(self.trainer.done)
+            self._paced = True
+        self._heed_ends()
         if job.take("save"):
             self._trying(lambda: self.save(done=False), "It could not be saved")
         if job.take("sample"):
             self._trying(self.preview, "No picture could be drawn")
+        return False
 
-    def after(self, state_every: int) -> None:
+    def after(self, loss: float) -> None:
+        """After a step. Raises _Wanted."""
         job, trainer = self.job, self.trainer
         job.progress(trainer.done, trainer.losses, self.loan.memory())
-        stage = trainer.recipe.at(trainer.done - 1)[2]
-        job.measure(stage.batch + stage.prior + stage.keep, self.resolution, self.unet_size)
+        job.measure(trainer.recipe.at(trainer.done - 1)[2].rows, trainer.resolution, self.unet_size)
         self.loan.progress(trainer.done, trainer.recipe.steps, trainer.recipe.place(trainer.done))
-        self._tell_notes()
-        if state_every and trainer.done % state_every == 0:
+        if self.state_every and trainer.done % self.state_every == 0:
             self.save_state()
         every = job.request.preview_every
         if every and trainer.done % every == 0:
             self._trying(self.preview, "No picture could be drawn")
+        if self.loan.wanted() and not trainer.finished:
+            raise _Wanted
 
-    def _tell_notes(self) -> None:
-        for sentence in self.trainer.notes[self.told :]:
-            if sentence not in self.notes:
-                self.tell(sentence, lasting=True)
-        self.told = len(self.trainer.notes)
+    def tell_note(self, sentence: str) -> None:
+        """One of the trainer's."""
+        if sentence not in self.notes:
+            self.tell(sentence, lasting=True)
 
     def tell(self, sentence: str, lasting: bool = False) -> None:
         self.job.put(message=" ".join([*self.notes, sentence]))
@@ -288,14 +266,14 @@ class _Steps:
     def _draw(self, residual: Residual, **options) -> list[Image.Image]:
         request = self.job.request
         prompt = request.preview_prompt or self.trainer.recipe.prompt("V*", request.macro_class)
-        return draw(self.loan.host, residual, prompt, self.resolution, request.seed, **options)
+        return draw(self.loan.host, residual, prompt, self.trainer.resolution, request.seed, **options)
 
     def preview(self) -> None:
         job, trainer = self.job, self.trainer
 
         def progress(done, total):
             if job.wished("cancel") or job.wished("close"):
-                self.heed()
+                self._heed_ends()
 
         plain, lag = self._draw(trainer.residual(), progress=progress)
         try:
@@ -374,11 +352,7 @@ def _is_own(job: Job, path: Path, metadata: Metadata) -> bool:
         status = path.stat()
         if job.record.file == str(path) and job.record.stamp == [status.st_mtime_ns, status.st_size]:
             return True
-        theirs = Residual.read_metadata(path)
-        same = ("concept", "identifier", "macro_class", "base_hash", "seed", "image_hashes")
-        return all(getattr(theirs, name) == getattr(metadata, name) for name in same) and alike(
-            theirs.recipe, metadata.recipe
-        )
+        return same_training(Residual.read_metadata(path), metadata)
     return False
 
 

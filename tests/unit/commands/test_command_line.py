@@ -185,9 +185,10 @@ def test_toybox_photos_are_told_apart_by_their_seed_and_kept(photos, tmp_path, c
 
 
 def test_toybox_export_writes_a_checkpoint_that_loads(tmp_path, capsys):
-    from lib_persres.standalone.checkpoint import load
     from lib_persres.toybox.train_autoencoder import DDCONFIG as TOYBOX_DDCONFIG
     from lib_persres.toybox.train_denoiser import Model
+
+    from lib_persres.standalone.checkpoint import load
 
     base, out = tmp_path / "base", tmp_path / "out" / "toybox.safetensors"
     base.mkdir()

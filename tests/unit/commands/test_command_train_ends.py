@@ -48,15 +48,15 @@ def heeded():
 @pytest.fixture
 def at_step(monkeypatch):
     """at_step(n, do): do() is called after the n-th step."""
-    original = TrainingRun.progress
+    original = TrainingRun.after_step
 
     def set_(number, do):
-        def progress(self, done, total, loss):
-            original(self, done, total, loss)
-            if done == number:
+        def after_step(self, loss):
+            original(self, loss)
+            if self.trainer.done == number:
                 do()
 
-        monkeypatch.setattr(TrainingRun, "progress", progress)
+        monkeypatch.setattr(TrainingRun, "after_step", after_step)
 
     yield set_
 
@@ -128,14 +128,14 @@ def test_what_cannot_be_resumed_says_what_is_there_and_what_to_do(checkpoint, ph
 
 
 def train_until_killed(*arguments):
-    original = TrainingRun.progress
+    original = TrainingRun.after_step
 
-    def progress(self, done, total, loss):
-        original(self, done, total, loss)
-        if done == 3:
+    def after_step(self, loss):
+        original(self, loss)
+        if self.trainer.done == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    TrainingRun.progress = progress
+    TrainingRun.after_step = after_step
     train(*arguments)
 
 

@@ -13,7 +13,7 @@ from command_runs import train
 from PIL import Image
 
 from lib_persres.residual import Residual
-from lib_persres.training.recipe import TARGETS
+from lib_persres.training.options import TARGETS
 
 
 def test_the_file_has_a_picture_that_was_drawn_and_not_a_photo(residual, checkpoint, photos, tmp_path, capsys):

@@ -26,4 +26,4 @@ def test_programs_get_numbers(capsys):
 @pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--recipes", "a.safetensors"]])
 def test_either_files_or_recipes_are_inspected(arguments, capsys):
     assert main(arguments) != 0
-    assert "Name residual files to inspect, or give --recipes and no file." in capsys.readouterr().err
+    assert "Name residual files to inspect, or give --recipes or --options and no file." in capsys.readouterr().err

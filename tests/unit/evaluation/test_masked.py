@@ -11,13 +11,13 @@ from lib_persres.evaluation.scores.masked import (
     background_copied,
     background_distance,
     drift,
+    grow,
     iou,
     object_alignment,
     object_only,
     to_images,
     to_pictures,
 )
-from lib_persres.toybox.sight import grow
 
 
 def pixels(images):

@@ -16,7 +16,7 @@ from lib_persres.evaluation.scoring import Scorer
 from lib_persres.evaluation.workers import run_here
 from lib_persres.residual import Residual
 from lib_persres.toybox.concepts import ToyConcept
-from lib_persres.toybox.sight import Sight, Thing
+from lib_persres.toybox.judge import Seen, SeenThing
 from lib_persres.toybox.truth import Expected, score
 
 METHODS = ("base", "residual", "residual+lag")
@@ -175,7 +175,8 @@ ASKED = Expected(background="grass")
 
 def look(*things, background="grass"):
     mask = torch.zeros(4, 4, dtype=torch.bool)
-    return Sight(tuple(Thing(cls, "red", skin, 0.1, mask) for cls, skin in things), background, 0.5)
+    seen = (SeenThing(cls, "red", "plain", skin, (64.0, 64.0), 0.1, mask) for cls, skin in things)
+    return Seen(background, tuple(seen), 0.5)
 
 
 @pytest.mark.parametrize(

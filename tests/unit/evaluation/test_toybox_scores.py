@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lib_persres.toybox.concepts import CONCEPTS, ToyConcept
-from lib_persres.toybox.judge import Judge
+from lib_persres.toybox.judge import Judge, masks
 from lib_persres.toybox.render import render
-from lib_persres.toybox.sight import components, look, masks
 from lib_persres.toybox.truth import GREY, Expected, score
 from lib_persres.toybox.world import BACKGROUNDS, SKINS, Scene, Thing
 
@@ -28,7 +27,7 @@ def drawn(*scenes):
 
 
 def scored(judge, scenes, **expected):
-    return [score(sight, Expected(**expected), TRUTH) for sight in look(judge, drawn(*scenes))]
+    return [score(sight, Expected(**expected), TRUTH) for sight in judge.see(drawn(*scenes))]
 
 
 def ball(**more):
@@ -93,7 +92,7 @@ def test_sketches_are_told_from_photos_on_every_background_that_is_asked_for(jud
     for name in [name for name in BACKGROUNDS if name != "snow"]:
         photo = Scene((Thing("ball", "black", area=0.18),), name, seed=8)
         sketch = dataclasses.replace(photo, style="sketch")
-        sights = look(judge, drawn(photo, sketch))
+        sights = judge.see(drawn(photo, sketch))
         assert sights[0].chroma > GREY + 0.03 and sights[1].chroma < 0.01, name
     rows = scored(judge, [photo, sketch], style="sketch")
     assert [row["style"] for row in rows] == [0, 1] and rows[1]["identity"] is None
@@ -104,26 +103,16 @@ def test_most_concepts_are_recognised_on_their_own_photos(judge):
     for concept in CONCEPTS:
         skin = next(skin for skin in SKINS if skin.name == concept.skin)
         scene = Scene((Thing(concept.cls, skin=skin, area=0.2),), concept.background, seed=concept.seed)
-        (sight,) = look(judge, drawn(scene))
+        (sight,) = judge.see(drawn(scene))
         row = score(sight, Expected(cls=concept.cls, background=concept.background), concept)
         right += row["identity"] == row["obeyed"] == 1
     assert right >= len(CONCEPTS) - 1
 
 
-def test_parts_of_a_mask_are_told_apart_and_specks_left_out():
-    mask = torch.zeros(128, 128, dtype=torch.bool)
-    mask[8:40, 8:40] = True
-    mask[60:120, 60:120] = True
-    mask[2:6, 100:104] = True
-    parts = components(mask)
-    assert [int(part.sum()) for part in parts] == [3600, 1024]
-    assert components(torch.zeros(128, 128, dtype=torch.bool)) == []
-
-
 def test_masks_are_those_of_the_renderer(judge):
     scenes = [Scene((ball(),), "grass", seed=1), Scene((), "grass", seed=1)]
     pictures = drawn(*scenes)
-    found = masks(look(judge, pictures), pictures)
+    found = masks(judge.see(pictures), pictures)
     truth = torch.from_numpy(render(scenes[0])[1][0])
     assert (found[0] & truth).sum() / (found[0] | truth).sum() > 0.85 and not found[1].any()
 

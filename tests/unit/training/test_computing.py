@@ -10,7 +10,8 @@ from trainer_bench import RECIPE, make, steps, weights
 
 from lib_persres.errors import PersresError
 from lib_persres.training import computing
-from lib_persres.training.recipe import TARGETS, Recipe
+from lib_persres.training.options import TARGETS
+from lib_persres.training.recipe import Recipe
 from lib_persres.training.texts import Texts
 
 

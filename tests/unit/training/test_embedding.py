@@ -63,7 +63,7 @@ def test_the_vectors_gradient_is_that_of_the_whole_way_through_encoder_and_unet(
     embedding = Embedding(sd, "phol", "dog", "identifier")
     context = embedding.encode([PROMPT], learning=True).expand(3, -1, -1)
     ((sd.unet(z_t, t, context) - target) ** 2).mean().backward()
-    grown = trainer._embedding.vector.grad
+    grown = trainer.learned[-1].vector.grad
     assert grown.abs().max() > 0
     assert_near(grown, embedding.vector.grad, 4 * NETWORK)  # two networks, there and back
 
@@ -100,7 +100,7 @@ def test_a_later_stage_reads_the_learned_vector_and_leaves_it(sd, photos):
     assert all(not f.up.any() for f in trainer.residual().factors.values())
     with trainer:
         trainer.step()
-        expected = trainer._embedding.encode([PROMPT, ""])
+        expected = trainer.learned[-1].encode([PROMPT, ""])
         assert torch.equal(trainer._texts.contexts, expected) and not trainer._texts.contexts.requires_grad
         trainer.step()
     assert torch.equal(vector(trainer), learned)

@@ -31,9 +31,9 @@ def small(name):
 
 def held(trainer):
     """Bytes of what learns, of its gradients and of the optimizer's moments."""
-    tensors = list(trainer._tensors().values())
+    tensors = list(trainer.tensors().values())
     moments = [value for state in trainer._optimizer[1].state.values() for value in state.values() if value.dim()]
-    gradients = [tensor.grad for tensor in trainer._weights]
+    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors, *moments, *gradients])
 
 
@@ -48,7 +48,7 @@ def test_files_and_memory_are_what_a_training_takes(sd, photos, tmp_path, name, 
         while not trainer.finished:
             trainer.step()
             most = max(most, held(trainer))
-    assert told.learned == sum(tensor.numel() for tensor in trainer._tensors().values())
+    assert told.learned == sum(tensor.numel() for tensor in trainer.tensors().values())
     assert told.memory == most
     residual = trainer.residual()
     assert told.stored == residual.parameters_count()

@@ -13,27 +13,24 @@ from trainer_bench import RECIPE, make, steps, weights
 from lib_persres.concept_tokens import ConceptTokens
 from lib_persres.standalone.modules import build_unet
 from lib_persres.training import graph
+from lib_persres.training.changes import KINDS
 from lib_persres.training.frozen import frozen, lean
-from lib_persres.training.low_rank import LowRank
 from lib_persres.training.maps import MapComparison
-from lib_persres.training.recipe import Stage
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.step import Gradients, Rows
 from lib_persres.training.texts import Texts
-from lib_persres.training.whole import FORMS
 
 
 def computed(stage: Stage, form: str) -> list[str]:
     """What a step of a stage does outside of the card, from its second pass on."""
     with CARD:
         unet = build_unet(UNET)
-    if form == "low-rank":
-        learned = LowRank(unet, stage.targets, "2", torch.Generator().manual_seed(0), CARD)
-    else:
-        learned = FORMS[form](unet, stage.targets, "2", CARD)
+    recipe = Recipe("test", "a test's", (stage,), form=form)
+    learned = KINDS[form].of(recipe, unet, torch.Generator().manual_seed(0), CARD)
     texts = Texts(torch.zeros(3, longhand.TOKENS, 32, device=CARD), ConceptTokens((3, 4), own=(3,)))
     rows = Rows(stage, CARD)
     maps = MapComparison(unet, texts.tokens, longhand.TOKENS, stage) if stage.compares_maps else None
-    gradients = Gradients(unet, learned, texts, rows, 1.0, maps)
+    gradients = Gradients(unet, [learned], texts, stage, torch.ones((), device=CARD), maps)
     weights = learned.weights(stage.targets)
     x, t, _ = (tensor.to(CARD) for tensor in longhand.inputs(rows.count))
 

@@ -85,7 +85,7 @@ def test_parts_of_a_batch_and_checkpointing_give_the_same_gradient(sd, photos, f
     for values, ways in ((weighted, {}), (weighted, options), ({}, {})):
         trainer = make(sd, photos, prior=1, keep=1, options={"class_photos": photos, **ways}, **values)
         steps(trainer, 1)
-        gradients.append(torch.cat([w.grad.flatten() for w in trainer._weights]))
+        gradients.append(torch.cat([w.grad.flatten() for w in trainer.tensors().values()]))
     size = gradients[0].abs().max().item()
     assert_near(gradients[1], gradients[0], 8 * NETWORK)
     assert (gradients[2] - gradients[0]).abs().max() > 1e-2 * size

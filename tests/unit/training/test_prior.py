@@ -35,7 +35,7 @@ def test_rows_of_the_class_have_its_prompt_its_pictures_and_the_noise_as_target(
     # what is left of a class row without its noise is the class photo's latent
     alphas = sd.alphas_cumprod[t].view(-1, 1, 1, 1)
     z = (z_t - (1 - alphas).sqrt() * target) / alphas.sqrt()
-    mean, std = trainer._prior.mean, trainer._prior.std
+    mean, std = trainer._of_class.mean, trainer._of_class.std
     assert len(mean) == 1  # its centre alone: no crops of the class
     assert ((z[2:4] - mean).abs() < 6 * std + 1e-3).all()
     expected = ((sd.unet(z_t, t, context) - target) ** 2).mean((1, 2, 3)) @ weight
@@ -45,8 +45,8 @@ def test_rows_of_the_class_have_its_prompt_its_pictures_and_the_noise_as_target(
 def test_without_class_photos_the_model_draws_its_own_and_says_so(sd, photos):
     trainer = make(sd, photos)
     steps(trainer, 1)
-    assert trainer._prior.mean.shape == (3, *trainer._latents.mean.shape[1:])
-    assert trainer._prior.mean.std() > 0.1 and not trainer._prior.std.any()
+    assert trainer._of_class.mean.shape == (3, *trainer._photos.mean.shape[1:])
+    assert trainer._of_class.mean.std() > 0.1 and not trainer._of_class.std.any()
     assert any("drew 3 pictures of its own dog" in note for note in trainer.notes)
     given = make(sd, photos, class_photos=photos)
     steps(given, 1)
@@ -114,4 +114,4 @@ def test_a_template_without_the_class_cannot_have_them(sd, photos):
 def test_without_rows_of_the_class_none_are_drawn_and_no_third_text_is_encoded(sd, photos):
     trainer = make(sd, photos, Stage(rank="2", steps=1, batch=2))
     steps(trainer, 1)
-    assert trainer._prior is None and len(trainer._texts.contexts) == 2
+    assert trainer._of_class is None and len(trainer._texts.contexts) == 2

@@ -21,7 +21,7 @@ def learn(sd, photos, **options):
     with trainer:
         trainer.step()  # up is 0 before it
         loss = trainer.step()
-    return torch.cat([weight.grad.flatten() for weight in trainer._weights]), loss
+    return torch.cat([weight.grad.flatten() for weight in trainer.tensors().values()]), loss
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from rounding import PICTURE
 from lib_persres.commands import main
 from lib_persres.residual import Residual
 from lib_persres.standalone.generate import generate
-from lib_persres.training.recipe import TARGETS, Recipe, Stage
+from lib_persres.training.options import TARGETS
+from lib_persres.training.recipe import Recipe, Stage
 from lib_persres.training.trainer import Trainer
 from lib_persres.unet import find_targets
 

@@ -171,6 +171,16 @@ def test_where_memory_is_short_the_micro_batch_is_halved_and_the_result_stays(sd
 def test_without_leave_to_shrink_the_sentence_says_what_to_lower(sd, photos, monkeypatch):
     limited(sd, 0, monkeypatch)
     with pytest.raises(PersresError, match="memory for 5 rows.*micro-batch"):
-        steps(make(sd, photos), 1)
+        steps(make(sd, photos, shrink=False), 1)
     with pytest.raises(PersresError, match="memory for 1 row of"):
         steps(make(sd, photos, shrink=True), 1)
+
+
+def test_a_state_may_be_loaded_between_two_steps(sd, photos, whole, watched):
+    again = make(sd, photos)
+    with again:
+        again.step()
+        again.step()
+        again.load_state(watched[1] / "1.state")
+        losses = [again.step() for _ in range(5)]
+    assert losses == whole[1][1:] and torch.equal(weights(again), weights(whole[0]))

@@ -67,11 +67,11 @@ def test_a_matrixs_gradient_is_its_weights(sd, photos, objectives, options):
     z_t, t, context, target, _ = (torch.cat(parts) for parts in zip(*objectives))
     weights = {
         f"{path}.weight": sd.unet.get_submodule(path).weight.clone().requires_grad_()
-        for path in trainer._learned._learned
+        for path in trainer.learned[0]._learned
     }
     ((functional_call(sd.unet, weights, (z_t, t, context)) - target) ** 2).mean().backward()
     largest = max(weight.grad.abs().max() for weight in weights.values())
-    for path, parameter in trainer._learned._learned.items():
+    for path, parameter in trainer.learned[0]._learned.items():
         grad = weights[f"{path}.weight"].grad
         assert (parameter.grad - grad).abs().max() < 8 * NETWORK * grad.abs().max() + NETWORK * largest
 
@@ -89,7 +89,7 @@ def test_a_file_of_full_rank_draws_what_was_learned(sd, photos, form, rule):
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         branches.plan = plain_plan(2)
         drawn = sd.unet(x, t, context)
-    assert_near(drawn, changed(sd.unet, trainer._learned)(x, t, context), 2 * NETWORK)  # its factors round, too
+    assert_near(drawn, changed(sd.unet, trainer.learned[0])(x, t, context), 2 * NETWORK)  # its factors round, too
     assert relative(drawn, sd.unet(x, t, context)) > 1e-3
 
 
@@ -109,7 +109,7 @@ def test_a_truncated_file_tells_what_it_lost(sd, photos):
     trainer = make(sd, photos, "full", "unet", rank="2")
     steps(trainer, 3)
     residual = trainer.residual()
-    learned = trainer._learned
+    learned = trainer.learned[0]
     lost = whole = 0.0
     for target in learned._targets:
         delta = learned._delta(target, learned._learned[target.path].detach())
@@ -135,8 +135,8 @@ def test_such_a_training_is_resumed_bit_identically(sd, photos, tmp_path, form, 
     again = make(sd, photos, form, rule, keep=1)
     again.load_state(tmp_path / "state")
     assert steps(again, 1) == losses[2:]
-    for name, tensor in whole._tensors().items():
-        assert torch.equal(tensor, again._tensors()[name])
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, again.tensors()[name])
 
 
 def test_a_half_models_small_changes_are_not_rounded_away(sd, photos):
@@ -145,7 +145,7 @@ def test_a_half_models_small_changes_are_not_rounded_away(sd, photos):
     for options in ({}, {"precision": "bfloat16"}):
         trainer = make(sd, photos, "full", "unet", options=options, learning_rate=1e-5, count=4)
         steps(trainer, 4)
-        moved.append((changed(sd.unet, trainer._learned)(x, t, context) - sd.unet(x, t, context)).flatten())
+        moved.append((changed(sd.unet, trainer.learned[0])(x, t, context) - sd.unet(x, t, context)).flatten())
     assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.8
 
 
@@ -167,7 +167,7 @@ def test_recipes_that_cannot_be_are_refused(values, said):
 
 def test_a_diverged_change_is_not_saved(sd, photos):
     trainer = make(sd, photos, "full", "kv")
-    next(iter(trainer._learned._learned.values())).data.fill_(float("nan"))
+    next(iter(trainer.learned[0]._learned.values())).data.fill_(float("nan"))
     with pytest.raises((PersresError, torch.linalg.LinAlgError)):
         trainer.residual()
 

@@ -7,7 +7,7 @@ from training_form_values import EMPTY, metadata
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
 from lib_persres.training.estimate import bytes_text, estimate
-from lib_persres.training.recipe import TARGETS
+from lib_persres.training.options import TARGETS
 from lib_persres.training.recipes import RECIPES
 from lib_persres.webui.recipes import choices, name_in, shown_as, weak_rank
 from lib_persres.webui.tab import form

@@ -9,7 +9,8 @@ from standalone_models import tiny_unet
 
 from lib_persres.errors import PersresError
 from lib_persres.metadata import Metadata
-from lib_persres.training.recipe import OF_STAGES, TARGETS, Recipe
+from lib_persres.training.options import STAGE_OPTIONS, TARGETS
+from lib_persres.training.recipe import Recipe
 from lib_persres.training.recipes import RECIPES
 from lib_persres.webui.training import photos
 from lib_persres.webui.training.job import curve
@@ -42,7 +43,7 @@ def test_a_request_survives_its_dict_and_takes_null_for_the_default():
         ({"steps": 0}, "steps is '0'; allowed is a whole number from 1"),
         ({"steps": True}, "steps is 'True'"),
         ({"steps": 2.5}, "steps is '2.5'"),
-        ({"learning_rate": 3}, "learning rate must lie between 1e-10 and 1"),
+        ({"learning_rate": 3}, "learning_rate is '3'; allowed is a number between 1e-10 and 1"),
         ({"learning_rate": float("nan")}, "learning_rate is 'nan'"),
         ({"rank": "lots"}, "The rank 'lots'"),
         ({"targets": "everything"}, "'everything' names no targets: they are .*proj_out"),
@@ -96,7 +97,7 @@ def test_a_number_that_python_cannot_write_is_refused_for_what_it_is(value):
         ({"batch": 64, "resolution": 2048}, "64 rows of a step at 2048×2048 are 268 million pixels at a time"),
         ({"crops": 100, "resolution": 1024}, "101 views of a photo at 1024×1024 are 105 million pixels"),
         ({"resolution": 2048, "recipe": "lora", "crops": 40}, "41 views of a photo"),
-        ({"learning_rate": 1e-320}, "must lie between 1e-10 and 1"),
+        ({"learning_rate": 1e-320}, "allowed is a number between 1e-10 and 1"),
         ({"template": "a \x1b {identifier} {macro_class}"}, r"The template .* has a control character \(U\+001B\)"),
         ({"preview_prompt": "a V* dog\x07"}, r"The preview's prompt .* has a control character \(U\+0007\)"),
     ],
@@ -160,7 +161,8 @@ def test_a_record_of_before_these_settings_is_still_read():
 @pytest.mark.parametrize("changes", [{}, {"steps": 9, "rank": "3", "flips": True, "learning_rate": 0.03}])
 def test_a_residuals_file_gives_its_settings_back(name, changes):
     if len(RECIPES[name].stages) > 1:
-        changes = {key: value for key, value in changes.items() if key not in OF_STAGES}
+        apart = [option.name for option in STAGE_OPTIONS if option.apart]
+        changes = {key: value for key, value in changes.items() if key not in apart}
     recipe = RECIPES[name].changed(resolution=64, **changes)
     metadata = Metadata(concept="rex", macro_class="dog", recipe=recipe.to_dict(), seed=3)
     request = Request.from_metadata(metadata)
@@ -182,7 +184,7 @@ def test_a_file_of_an_unknown_or_bent_recipe_is_refused():
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if len(recipe.stages) > 1])
 def test_values_that_each_stage_has_of_its_own_are_refused_by_name(name):
     assert Request.from_dict({**GOOD, "recipe": name, "rank": "4", "crops": 1}).recipe_for(name).rank == "4"
-    said = f"{name} has {len(RECIPES[name].stages)} stages .*: leave out steps, targets.$"
+    said = f"{name} has {len(RECIPES[name].stages)} stages .*: leave out targets, steps.$"
     with pytest.raises(PersresError, match=said):
         Request.from_dict({**GOOD, "recipe": name, "steps": 5, "targets": "kv"})
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..render import render
+from ..scenes import scene_of
 from ..world import SIZE
-from .scenes import composed_scene
 
 CHUNK = 500
 LATENT = SIZE // 8
@@ -78,7 +78,7 @@ def renderers(processes: int):
 def _render(seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     pictures, shares = [], np.zeros((stop - start, THINGS, LATENT, LATENT), np.uint8)
     for row, index in enumerate(range(start, stop)):
-        picture, masks = render(composed_scene(seed, index))
+        picture, masks = render(scene_of(seed, index))
         cells = masks.reshape(len(masks), LATENT, 8, LATENT, 8).mean((2, 4))
         shares[row, : len(masks)] = (cells * 255).astype(np.uint8)
         pictures.append(picture)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch.nn.utils import parametrize
 
 from ...standalone.modules import AutoencoderKL
-from ..state import load_state, save_state
 from .reconstruction import reconstruction_errors
+from .state import load_state, save_state
 
 DDCONFIG = {
     "double_z": True,
@@ -194,7 +194,7 @@ def _split(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _batch(pictures: np.ndarray, rng: np.random.Generator, count: int, device) -> torch.Tensor:
     """Some of the pictures, (count,3,128,128) in [-1,1]."""
-    rows = np.sort(rng.choice(len(pictures), count, replace=False))
+    rows = np.sort(rng.choice(len(pictures), min(count, len(pictures)), replace=False))
     chosen = torch.from_numpy(pictures[rows]).to(device)
     return chosen.permute(0, 3, 1, 2).float() / 127.5 - 1
 

@@ -1,30 +1,37 @@
 """What a base model draws, by the judge: one thing, pairs, twins, places; and where its words' maps lie.
 
+    python -m benchmarks.toybox_base CHECKPOINT [--judge FILE] [--sheets FOLDER] [--count N] [--steps N] [--fast]
+
 Each function takes a loaded checkpoint and returns {figure: value}.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ...identifiers import IDENTIFIERS
-from ...sampler import noise_for, sample
-from ..maps import best_iou, level_maps
-from ..render import render
-from ..world import BACKGROUNDS, CLASSES, COLOURS, SIZE
-from .judge import Judge, Seen
-from .reconstruction import reconstruction_errors
-from .scenes import OPPOSITE, composed_caption, composed_scene
+from lib_persres.identifiers import IDENTIFIERS
+from lib_persres.sampler import noise_for, sample
+from lib_persres.standalone.checkpoint import load
+from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.judge import WEIGHTS, Judge, Seen
+from lib_persres.toybox.maps import best_iou, level_maps
+from lib_persres.toybox.render import render
+from lib_persres.toybox.scenes import OPPOSITE, caption_of, scene_of
+from lib_persres.toybox.training.reconstruction import reconstruction_errors
+from lib_persres.toybox.world import BACKGROUNDS, CLASSES, COLOURS, SIZE
 
 MAP_SCENES, PICTURES = 41, 42  # seeds of scenes that no training uses
-
-
+FIGURES = {"one": "toybox.base_all_right", **{kind: f"toybox.base_{kind}" for kind in ("pairs", "twins", "places")}}
+"""Kind of prompts -> figure."""
 _AND = "and"
 
 
@@ -101,44 +108,39 @@ def draw(sd, prompts: Sequence[str], *, steps: int = 50, batch: int = 32, fast: 
     return torch.cat(pictures)
 
 
-def composition(
-    sd, judge: Judge, *, count: int = 192, say: Callable[[str], None] = print, sheets: Path | None = None, **options
+def asked_of(kind: str, count: int) -> list[Asked]:
+    """The prompts of a kind: one, pairs, or half as many twins or places."""
+    makers = {"one": one_thing, "pairs": pairs, "twins": twins, "places": partial(pairs, placed=True)}
+    return makers[kind](count if kind in ("one", "pairs") else count // 2)
+
+
+def drawn_right(
+    sd, judge: Judge, kind: str, count: int, say: Callable[[str], None] = print, sheets: Path | None = None, **options
 ) -> dict[str, float]:
-    """Shares of pictures that show what their prompts ask for.
+    """The share of a kind's pictures that show what their prompts ask for.
 
     base_all_right: one thing, its class, colour and background, and nothing else. base_pairs, base_twins: both things
     in their colours and nothing else. base_places: of pairs with a word of place whose things are right, those that
-    lie as asked. sheets: a folder for a contact sheet of 64 pictures of each kind.
+    lie as asked. sheets: a folder for a contact sheet of 64 pictures.
     """
-    kinds = {
-        "one": one_thing(count),
-        "pairs": pairs(count),
-        "twins": twins(count // 2),
-        "places": pairs(count // 2, placed=True),
-    }
-    right, placed, behind = {}, [], []
-    for kind, asked in kinds.items():
-        pictures = draw(sd, [one.prompt for one in asked], **options)
-        seen = judge.see(pictures)
-        if sheets:
-            contact_sheet(pictures[:64], sheets / f"{kind}.png")
-        good = [one.things_right(s) for one, s in zip(asked, seen)]
-        backgrounds = [one.background == s.background for one, s in zip(asked, seen)]
-        behind += backgrounds
-        placed += [one.place_right(s) for one, s, ok in zip(asked, seen, good) if one.place and ok]
-        right[kind] = float(np.mean(np.array(good) & (np.array(backgrounds) | (kind != "one"))))
-        numbers = np.bincount([len(s.things) for s in seen], minlength=4)
-        classes = [sorted(t.cls for t in s.things) == sorted(cls for cls, _ in a.things) for a, s in zip(asked, seen)]
-        say(
-            f"{kind}: right {right[kind]:.3f}, classes {np.mean(classes):.3f}, background {np.mean(backgrounds):.3f}, "
-            f"pictures of 0, 1, 2… things {numbers.tolist()}"
-        )
-    return {
-        "toybox.base_all_right": right["one"],
-        "toybox.base_pairs": right["pairs"],
-        "toybox.base_twins": right["twins"],
-        "toybox.base_places": float(np.mean(placed)) if placed else 0.0,
-    }
+    asked = asked_of(kind, count)
+    pictures = draw(sd, [one.prompt for one in asked], **options)
+    seen = judge.see(pictures)
+    if sheets:
+        contact_sheet(pictures[:64], sheets / f"{kind}.png")
+    good = [one.things_right(s) for one, s in zip(asked, seen)]
+    backgrounds = [one.background == s.background for one, s in zip(asked, seen)]
+    placed = [one.place_right(s) for one, s, ok in zip(asked, seen, good) if one.place and ok]
+    numbers = np.bincount([len(s.things) for s in seen], minlength=4)
+    classes = [sorted(t.cls for t in s.things) == sorted(cls for cls, _ in a.things) for a, s in zip(asked, seen)]
+    say(
+        f"{kind}: things right {np.mean(good):.3f}, classes {np.mean(classes):.3f}, background "
+        f"{np.mean(backgrounds):.3f}, pictures of 0, 1, 2… things {numbers.tolist()}"
+    )
+    if kind == "one":
+        good = [things and behind for things, behind in zip(good, backgrounds)]
+    values = placed if kind == "places" else good
+    return {FIGURES[kind]: float(np.mean(values)) if values else 0.0}
 
 
 @torch.no_grad()
@@ -153,13 +155,13 @@ def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[st
     index = -1
     while min(numbers.values()) < count:
         index += 1
-        scene = composed_scene(MAP_SCENES, index)
+        scene = scene_of(MAP_SCENES, index)
         number = len(scene.things)
         if scene.style != "photo" or numbers.get(number, count) >= count:
             continue
         numbers[number] += 1
         picture, masks = render(scene)
-        caption = composed_caption(scene, np.random.default_rng([MAP_SCENES, index]))
+        caption = caption_of(scene, np.random.default_rng([MAP_SCENES, index]))
         last = {owner: i for i, owner in enumerate(caption.owners) if owner >= 0}
         words, tokens = [], {}
         for i, (word, owner) in enumerate(zip(caption.words, caption.owners)):
@@ -184,7 +186,7 @@ def map_ious(sd, count: int = 60, say: Callable[[str], None] = print) -> dict[st
 
 def reconstruction(sd, count: int = 100) -> dict[str, float]:
     """PSNR, the colours of even areas and the corners of the checkpoint's autoencoder, on fresh renderings."""
-    pictures = np.stack([render(composed_scene(PICTURES, index))[0] for index in range(count)])
+    pictures = np.stack([render(scene_of(PICTURES, index))[0] for index in range(count)])
     errors = reconstruction_errors(sd.vae, pictures)
     names = {"psnr": "psnr", "colour": "colour_error", "corner": "corner_error"}
     return {f"toybox.{name}": errors[error] for error, name in names.items()}
@@ -198,3 +200,28 @@ def contact_sheet(pictures: torch.Tensor, file: Path, columns: int = 8) -> None:
         sheet.paste(Image.fromarray(picture), (i % columns * side, i // columns * side))
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=CHECKPOINT)
+    parser.add_argument("--judge", type=Path, default=WEIGHTS)
+    parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--count", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fast", action="store_true", help="bfloat16")
+    parser.add_argument("--only-drawings", action="store_true")
+    args = parser.parse_args()
+    drawing = {"count": args.count, "steps": args.steps, "fast": args.fast, "sheets": args.sheets}
+    sd, judge, figures = load(args.checkpoint, args.device), Judge.load(args.judge), {}
+    for kind in FIGURES:
+        figures |= drawn_right(sd, judge, kind, **drawing)
+    if not args.only_drawings:
+        sd = load(args.checkpoint, "cpu")
+        figures |= map_ious(sd) | reconstruction(sd)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from ..standalone.tokenizer import Tokenizer
-from .render import render
+from ...standalone.tokenizer import Tokenizer
+from ..render import render
+from ..vocabulary import part_of, skin_words, words
+from ..world import BACKGROUNDS, Scene, describe, random_scene
 from .state import load_state, save_state
-from .vocabulary import part_of, skin_words, words
-from .world import BACKGROUNDS, Scene, describe, random_scene
 
 SIDE = 64
 """Pictures are scaled to this side."""

@@ -6,36 +6,37 @@ import numpy as np
 import pytest
 import torch
 
-from lib_persres.standalone.checkpoint import alphas_cumprod, load
-from lib_persres.standalone.modules import AutoencoderKL
-from lib_persres.toybox.composed import __main__ as command
-from lib_persres.toybox.composed import autoencoder, dataset, denoiser, step
-from lib_persres.toybox.composed.autoencoder import (
-    DDCONFIG,
-    begin_with_averages,
-    fold,
-    learn_small,
-    train_autoencoder,
-)
-from lib_persres.toybox.composed.captions import Captions
-from lib_persres.toybox.composed.dataset import encode_scenes, render_pictures, scale_of
-from lib_persres.toybox.composed.denoiser import Model, train_denoiser
-from lib_persres.toybox.composed.judge import GRID, QUESTIONS, Judge, Seen, SeenThing, separate
-from lib_persres.toybox.composed.measure import (
+from benchmarks.toybox_base import (
+    FIGURES,
     Asked,
-    composition,
     contact_sheet,
+    drawn_right,
     map_ious,
     one_thing,
     pairs,
     reconstruction,
     twins,
 )
-from lib_persres.toybox.composed.reconstruction import reconstruction_errors
-from lib_persres.toybox.composed.scenes import OPPOSITE, composed_caption, composed_scene, relation
-from lib_persres.toybox.composed.step import Timesteps, grounding_loss
-from lib_persres.toybox.composed.train_judge import _centre_maps, examples, held_out_accuracy, train_judge
+from lib_persres.commands import main
+from lib_persres.standalone.checkpoint import alphas_cumprod, load
+from lib_persres.standalone.modules import AutoencoderKL
+from lib_persres.toybox.judge import GRID, QUESTIONS, Judge, Seen, SeenThing, separate
 from lib_persres.toybox.render import render
+from lib_persres.toybox.scenes import OPPOSITE, caption_of, relation, scene_of
+from lib_persres.toybox.training import autoencoder, dataset, denoiser, step
+from lib_persres.toybox.training.autoencoder import (
+    DDCONFIG,
+    begin_with_averages,
+    fold,
+    learn_small,
+    train_autoencoder,
+)
+from lib_persres.toybox.training.captions import Captions
+from lib_persres.toybox.training.dataset import encode_scenes, render_pictures, scale_of
+from lib_persres.toybox.training.denoiser import Model, train_denoiser
+from lib_persres.toybox.training.judge import _centre_maps, examples, held_out_accuracy, train_judge
+from lib_persres.toybox.training.reconstruction import reconstruction_errors
+from lib_persres.toybox.training.step import Timesteps, grounding_loss
 from lib_persres.toybox.world import COLOURS
 
 SEED = 21
@@ -43,7 +44,7 @@ SEED = 21
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [composed_scene(SEED, index) for index in range(600)]
+    return [scene_of(SEED, index) for index in range(600)]
 
 
 # -- scenes and captions ----------------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def test_things_of_one_class_have_different_colours(scenes):
 def test_every_attribute_in_a_caption_belongs_to_the_thing_that_it_stands_before(scenes):
     rng = np.random.default_rng(0)
     for scene in scenes[:200]:
-        caption = composed_caption(scene, rng, ("sune",))
+        caption = caption_of(scene, rng, ("sune",))
         for index, thing in enumerate(scene.things):
             owned = [word for word, owner in zip(caption.words, caption.owners) if owner == index]
             assert owned[-1] == thing.cls and set(owned) & set(COLOURS) <= {thing.colour}
@@ -77,7 +78,7 @@ def test_words_of_place_are_true_and_stand_in_a_part_of_the_captions(scenes):
     said = 0
     two = [scene for scene in scenes if len(scene.things) == 2]
     for scene in two:
-        caption = composed_caption(scene, rng)
+        caption = caption_of(scene, rng)
         place = next((place for place in OPPOSITE if f" {place} " in f" {caption.text} "), None)
         if place:
             said += 1
@@ -104,10 +105,10 @@ def test_indicators_mark_each_things_class_word(tokenizer):
     for index in range(40):
         ids, indicator = captions.draw(index, rng)
         assert len(ids) == 77 and indicator.shape == (3, 77)
-        for row, thing in zip(indicator, composed_scene(SEED, index).things):
+        for row, thing in zip(indicator, scene_of(SEED, index).things):
             marked = [tokenizer.token_strings([ids[i]])[0].removesuffix("</w>") for i in np.flatnonzero(row)]
             assert marked[-1] == thing.cls and all(word in captions.rare for word in marked[:-1])
-        assert not indicator[len(composed_scene(SEED, index).things) :].any()
+        assert not indicator[len(scene_of(SEED, index).things) :].any()
 
 
 # -- the denoiser's losses --------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_latents_are_of_the_sets_scenes_and_are_not_made_twice(trained):
         x = torch.from_numpy(np.array(pictures[3:4])).permute(0, 3, 1, 2).float() / 127.5 - 1
         mean, _ = vae.moments(x)
     assert torch.allclose(latents["mean"][3].float(), mean[0], atol=0.1)
-    _, masks = render(composed_scene(SEED, 3))
+    _, masks = render(scene_of(SEED, 3))
     assert latents["masks"][3, 0].sum() / 255 == pytest.approx(masks[0].sum() / 64, rel=0.05)
     assert torch.equal(encode_scenes(None, folder / "latents", 12, SEED)["mean"], latents["mean"])
 
@@ -226,7 +227,7 @@ def test_scenes_are_the_same_from_any_number_of_processes(tmp_path, monkeypatch)
     monkeypatch.setattr(dataset, "CHUNK", 2)
     one, two = (render_pictures(tmp_path / f"{n}.npy", 5, SEED, n) for n in (1, 2))
     assert one.shape == (5, 128, 128, 3) and np.array_equal(one, two)
-    assert np.array_equal(one[3], render(composed_scene(SEED, 3))[0])
+    assert np.array_equal(one[3], render(scene_of(SEED, 3))[0])
 
 
 def test_the_latents_scale_is_that_of_unit_variance(trained):
@@ -246,7 +247,7 @@ def fresh():
 
 
 def test_a_fresh_autoencoder_gives_back_the_averages_of_a_picture(fresh):
-    x = torch.from_numpy(render(composed_scene(SEED, 5))[0]).permute(2, 0, 1)[None].float() / 127.5 - 1
+    x = torch.from_numpy(render(scene_of(SEED, 5))[0]).permute(2, 0, 1)[None].float() / 127.5 - 1
     averages = torch.nn.functional.avg_pool2d(x, 8)
     with torch.no_grad():
         mean, std = fresh.moments(x)
@@ -309,16 +310,17 @@ def base(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autoencoder, "DDCONFIG", small)
         patch.setattr(denoiser, "Model", tiny_model)
-        yield folder, ["--pictures", "20", "--autoencoder-steps", "1", "--scenes", "6", "--batch", "4"]
+        autoencoders = ["--pictures", "20", "--autoencoder-steps", "1", "--autoencoder-batch", "2"]
+        yield folder, [*autoencoders, "--scenes", "6", "--batch", "4"]
 
 
 def test_the_same_command_goes_on_and_copies_are_cooled_down(base):
     folder, options = base
     for steps in (1, 2):
-        assert command.main(["train", str(folder), "--steps", str(steps), *options]) == 0
+        assert main(["toybox", "train", str(folder), "--steps", str(steps), *options]) == 0
         assert torch.load(folder / "denoiser.pt", weights_only=True)["step"] == steps
     for _ in range(2):  # the second finds the first one finished, and makes the same copy's end again
-        assert command.main(["cool", str(folder), "--steps", "1", *options]) == 0
+        assert main(["toybox", "cool", str(folder), "--steps", "1", *options]) == 0
     assert torch.load(folder / "cooled-2.pt", weights_only=True)["step"] == 3
     assert torch.load(folder / "denoiser.pt", weights_only=True)["step"] == 2
     assert (folder / "cooled-2" / "toybox.safetensors").is_file() and not list(folder.glob("*.new"))
@@ -326,7 +328,9 @@ def test_the_same_command_goes_on_and_copies_are_cooled_down(base):
 
 def test_what_is_exported_loads_as_a_checkpoint_and_is_measured(base, tmp_path):
     sd = load(base[0] / "latest" / "toybox.safetensors", "cpu")
-    figures = composition(sd, Judge().eval(), count=2, steps=1, sheets=tmp_path, say=lambda text: None)
+    figures, judge = {}, Judge().eval()
+    for kind in FIGURES:
+        figures |= drawn_right(sd, judge, kind, 2, steps=1, sheets=tmp_path, say=lambda text: None)
     figures |= map_ious(sd, 1, say=lambda text: None) | reconstruction(sd, 2)
     wanted = "base_all_right base_pairs base_twins base_places map_iou map_iou_pairs psnr colour_error corner_error"
     assert set(figures) == {f"toybox.{name}" for name in wanted.split()}
@@ -355,6 +359,30 @@ def test_true_maps_are_separated_into_the_true_masks():
         assert len(masks) == len(true)
         ious = [max(((m > 0) & t).sum() / ((m > 0) | t).sum() for m in masks) for t in true]
         assert min(ious) > 0.9
+
+
+def disc(x: float, y: float, radius: float) -> torch.Tensor:
+    rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    return ((columns - x).square() + (rows - y).square()).sqrt() < radius
+
+
+@pytest.mark.parametrize(
+    ("things", "peaks"),
+    [
+        ([(16, 16, 11)], [(16, 16), (20, 16)]),  # a large thing that is unsure of its centre
+        ([(16, 16, 11)], [(16, 16), (20, 16), (12, 18)]),
+        ([(9, 16, 5), (20, 16, 5)], [(9, 16), (20, 16)]),  # two that touch
+        ([(16, 16, 8), (16, 16, 0.5), (28, 28, 1)], [(16, 16), (28, 28)]),  # a speck is no thing
+    ],
+)
+def test_centres_nearer_than_two_things_could_be_are_one_thing(things, peaks):
+    here = torch.stack([disc(*thing) for thing in things]).any(0)
+    centres = torch.full((GRID, GRID), -9.0)
+    for number, (x, y) in enumerate(peaks):
+        centres[y, x] = 3.0 - number
+    separated = separate(torch.stack([here * 2.0 - 1, centres, torch.zeros(GRID, GRID), torch.zeros(GRID, GRID)]))
+    large = sum(radius > 3 for *_, radius in things)
+    assert len(separated) == large and separated.sum() >= 0.95 * here.sum()
 
 
 def test_a_judge_learns_resumes_and_sees(tmp_path):

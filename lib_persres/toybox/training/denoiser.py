@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from ...standalone.modules import TextEncoder, build_unet
 from ...standalone.tokenizer import Tokenizer
-from ..state import load_state, save_state
 from .captions import Batches, Captions
 from .dataset import scale_of
+from .state import load_state, save_state
 from .step import Step
 
 UNET = {

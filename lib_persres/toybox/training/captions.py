@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from ...identifiers import IDENTIFIERS
 from ...standalone.tokenizer import Tokenizer
-from ..dataset import rare_words
+from ..scenes import caption_of, scene_of
 from .dataset import THINGS
-from .scenes import composed_caption, composed_scene
+
+
+def rare_words(tokenizer: Tokenizer, excluded: Collection[str] = ()) -> tuple[str, ...]:
+    """Words that are one late token of CLIP's vocabulary, for captions; identifiers of concepts are excluded."""
+    words = []
+    for index in range(40000, tokenizer.bos):
+        word = tokenizer.token_strings([index])[0]
+        if word.endswith("</w>") and word[:-4].isascii() and word[:-4].isalpha() and 3 <= len(word[:-4]) <= 5:
+            if word[:-4] not in excluded and tokenizer.encode(word[:-4]) == [index]:
+                words.append(word[:-4])
+    return tuple(words)
 
 
 class Captions:
@@ -27,7 +39,7 @@ class Captions:
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[list[int], np.ndarray]:
         """77 ids, and the indicator (3, 77) of each thing's class word (and rare word before it)."""
-        caption = composed_caption(composed_scene(self.seed, index), rng, self.rare)
+        caption = caption_of(scene_of(self.seed, index), rng, self.rare)
         last = {owner: i for i, owner in enumerate(caption.owners) if owner >= 0}
         ids, indicator = [], np.zeros((THINGS, self.tokenizer.length), np.float32)
         for i, (word, owner) in enumerate(zip(caption.words, caption.owners)):
@@ -43,7 +55,7 @@ class Batches(Dataset):
     """The batch of every step: which scenes, their captions' ids (b,77), and the indicators (b,3,77)."""
 
     def __init__(self, captions: Captions, batch: int, seed: int):
-        self.captions, self.batch, self.seed = captions, batch, seed
+        self.captions, self.batch, self.seed = captions, min(batch, len(captions)), seed
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([self.seed, 1, step])

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from ..judge import CELL, GRID, PLACES, QUESTIONS, Judge
 from ..render import render
-from ..state import load_state, save_state
+from ..scenes import scene_of
 from ..world import SKINS, Scene
 from .dataset import THINGS, chunks, renderers
-from .judge import CELL, GRID, PLACES, QUESTIONS, Judge
-from .scenes import composed_scene
+from .state import load_state, save_state
 
 #: Seeds of the scenes that the judge learns from and of those that it is tested on.
 TRAINING, HELD_OUT = 31, 32
@@ -26,7 +26,7 @@ SPREAD = 1.2  # cells: how wide the centre map's hills are
 def scene_to_judge(seed: int, index: int) -> Scene:
     """A scene half of whose things wear skins."""
     rng = np.random.default_rng([seed, index, 1])
-    scene = replace(composed_scene(seed, index), style="photo")
+    scene = replace(scene_of(seed, index), style="photo")
     return replace(scene, things=tuple(_dressed(thing, rng) if rng.random() < 0.5 else thing for thing in scene.things))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..world import COLOURS, SIZE, Caption, Scene, describe, random_scene
+from .world import COLOURS, SIZE, Caption, Scene, describe, random_scene
 
 #: Shares of scenes of one, two and three things.
 COUNTS = (0.45, 0.45, 0.10)
@@ -18,7 +18,7 @@ PLACED = 0.4
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
-def composed_scene(seed: int, index: int) -> Scene:
+def scene_of(seed: int, index: int) -> Scene:
     """The `index`-th scene of the set with this seed."""
     rng = np.random.default_rng([seed, index])
     count = int(rng.choice([1, 2, 3], p=COUNTS))
@@ -44,7 +44,7 @@ def relation(first: tuple[float, float], second: tuple[float, float]) -> str | N
     return "above" if dy < 0 else "below"
 
 
-def composed_caption(scene: Scene, rng: np.random.Generator, rare_words: tuple[str, ...] = ()) -> Caption:
+def caption_of(scene: Scene, rng: np.random.Generator, rare_words: tuple[str, ...] = ()) -> Caption:
     """A caption with its things in any order; of two things it sometimes says how they lie."""
     order = rng.permutation(len(scene.things))
     shuffled = replace(scene, things=tuple(scene.things[i] for i in order))
