@@ -23,7 +23,8 @@ def _config(state: State) -> CLIPConfig:
     positions = len(state["vision_model.embeddings.position_embedding.weight"])
     ids = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
     text = tower(state, width, re.compile(r"text_model\.encoder\.layers\.(\d+)")) | ids | {"vocab_size": vocabulary}
-    vision = tower(state, len(patches), re.compile(r"vision_model\.encoder\.layers\.(\d+)")) | squares(patches, positions)
+    vision = tower(state, len(patches), re.compile(r"vision_model\.encoder\.layers\.(\d+)"))
+    vision |= squares(patches, positions)
     shared = {"hidden_act": "quick_gelu"}
     size = len(state["text_projection.weight"])
     return CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=size, **ids)
