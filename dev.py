@@ -7,7 +7,7 @@
 
 Every command runs in the project's folder. `python dev.py demo --help`, and so for figures and cuda, says more.
 `test` without arguments runs some tests once more, with the kernels of the oldest processors: those of files that take
-bounds from tests/unit/rounding.py which compare within a bound or to the bit. Other kernels could decide no other.
+bounds from tests/helpers/rounding.py which compare within a bound or to the bit. Other kernels could decide no other.
 Three environment variables are read:
 
     PERSRES_VENV     the folder of the virtual environment; else .venv beside this file
@@ -220,7 +220,7 @@ MODULES = {"demo": "lib_persres.commands.demo", "figures": "benchmarks.figures",
 
 
 def numerics(root: Path) -> list:
-    """The test files that take a bound from tests/unit/rounding.py, by their paths in the project."""
+    """The test files that take a bound from tests/helpers/rounding.py, by their paths in the project."""
     files = sorted((root / "tests" / "unit").rglob("test_*.py"))
     return [
         path.relative_to(root).as_posix()

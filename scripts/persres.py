@@ -1,42 +1,41 @@
 """Registers the extension with the WebUI; everything else is in lib_persres/webui."""
 
-from pathlib import Path
-
-from modules import extra_networks, paths, script_callbacks, ui_extra_networks
+from modules import extra_networks, script_callbacks, ui_extra_networks
 from modules.cache import cache
 
-from lib_persres.webui import script
-from lib_persres.webui.api import add_routes
-from lib_persres.webui.cards import ResidualsPage
-from lib_persres.webui.files import Shelf
-from lib_persres.webui.guard import guard
-from lib_persres.webui.infotext import renamed
-from lib_persres.webui.job import Job
-from lib_persres.webui.network import PersresNetwork
+from lib_persres.residual_folder import ResidualFolder
+from lib_persres.webui.api.guard import guard
+from lib_persres.webui.api.residuals import add_routes
+from lib_persres.webui.api.training import add_training_routes
+from lib_persres.webui.cards.page import ResidualsPage
+from lib_persres.webui.chosen import chosen, folder, training_folders
+from lib_persres.webui.generation import script
+from lib_persres.webui.generation.infotext import renamed
+from lib_persres.webui.generation.job import Job
+from lib_persres.webui.generation.network import PersresNetwork
+from lib_persres.webui.generation.xyz import add_axes
+from lib_persres.webui.host import HOST
 from lib_persres.webui.options import CACHE, STATE_EVERY
-from lib_persres.webui.section import add_section, chosen, folder, training_folders
-from lib_persres.webui.training.api import add_training_routes
+from lib_persres.webui.options_section import add_section
+from lib_persres.webui.tab.model import refuse_unfit
+from lib_persres.webui.tab.presets import Presets
+from lib_persres.webui.tab.tab import TrainingTab
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.lend import lend, turn
-from lib_persres.webui.training.restart import watch_restarts
-from lib_persres.webui.training_model import refuse_unfit
-from lib_persres.webui.training_presets import Presets
-from lib_persres.webui.training_tab import TrainingTab
-from lib_persres.webui.xyz import add_axes
 
-SHELF = Shelf(folder, lambda: int(chosen(CACHE)), hashes=cache("persres-hashes"))
-QUEUE = Path(paths.data_path, "persres-training")
-JOBS = Jobs(QUEUE, SHELF, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit)
-TAB = TrainingTab(JOBS, SHELF, Presets(QUEUE / "presets.json"))
+RESIDUALS = ResidualFolder(folder, lambda: int(chosen(CACHE)), hashes=cache("persres-hashes"))
+QUEUE = HOST.data_folder() / "persres-training"
+JOBS = Jobs(QUEUE, RESIDUALS, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit)
+TAB = TrainingTab(JOBS, RESIDUALS, Presets(QUEUE / "presets.json"))
 
 
 class PersonalizedResiduals(script.PersresScript):
-    shelf = SHELF
+    residuals = RESIDUALS
 
 
 def register(*_):
-    SHELF.refresh()
-    extra_networks.register_extra_network(PersresNetwork(SHELF))
+    RESIDUALS.refresh()
+    extra_networks.register_extra_network(PersresNetwork(RESIDUALS))
 
 
 def cfg_denoiser(params):
@@ -45,22 +44,22 @@ def cfg_denoiser(params):
 
 
 def settings_changed():
-    SHELF.refresh()
-    SHELF.trim()
+    RESIDUALS.refresh()
+    RESIDUALS.trim()
 
 
-watch_restarts()  # now: the page's button is made of the method that is there then
-add_axes(SHELF)  # with --nowebui the plot is made before on_before_ui
-script_callbacks.on_before_ui(lambda: add_axes(SHELF))
+HOST.watch_restarts()  # now: the page's button is made of the method that is there then
+add_axes(RESIDUALS)  # with --nowebui the plot is made before on_before_ui
+script_callbacks.on_before_ui(lambda: add_axes(RESIDUALS))
 script_callbacks.on_before_ui(register)
 script_callbacks.on_ui_settings(lambda: add_section(settings_changed))
-script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(SHELF)))
+script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(RESIDUALS)))
 script_callbacks.on_ui_tabs(TAB.tabs)
 script_callbacks.on_app_started(register)  # with --nowebui there is no UI
-script_callbacks.on_app_started(lambda _, app: add_routes(app, SHELF))
+script_callbacks.on_app_started(lambda _, app: add_routes(app, RESIDUALS))
 script_callbacks.on_app_started(lambda _, app: guard(app))
 script_callbacks.on_app_started(lambda _, app: add_training_routes(app, JOBS, training_folders))
 script_callbacks.on_app_started(lambda *_: JOBS.start())
 script_callbacks.on_script_unloaded(JOBS.close)
 script_callbacks.on_cfg_denoiser(cfg_denoiser)
-script_callbacks.on_infotext_pasted(lambda infotext, params: renamed(SHELF, params))
+script_callbacks.on_infotext_pasted(lambda infotext, params: renamed(RESIDUALS, params))

@@ -15,13 +15,13 @@ from unittest import mock
 from PIL import Image
 
 from lib_persres.errors import LONGEST, PersresError
-from lib_persres.webui.files import Shelf
+from lib_persres.residual_folder import ResidualFolder
 from lib_persres.webui.json_file import read_json
+from lib_persres.webui.tab.desk import Desk
+from lib_persres.webui.tab.presets import Presets
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.record import Record
 from lib_persres.webui.training.request import Request
-from lib_persres.webui.training_desk import Desk
-from lib_persres.webui.training_presets import Presets
 
 COUNT = 2000
 NAMES = ("20250101-000000-aaaaaa", "20250101-000001-bbbbbb", "20250101-000002-cccccc")
@@ -47,7 +47,7 @@ def MAKE(chance: random.Random, folder: Path) -> Path:  # noqa: N802 a target's 
 
 
 def USE(root: Path) -> None:  # noqa: N802
-    jobs = Jobs(root, Shelf(lambda: root.parent / "persres"), lambda: None, lambda *_: None)
+    jobs = Jobs(root, ResidualFolder(lambda: root.parent / "persres"), lambda: None, lambda *_: None)
     try:
         # the disk is not what is tried, and waiting for it would take most of the time
         with contextlib.redirect_stdout(io.StringIO()), mock.patch("os.fsync"):
@@ -80,7 +80,7 @@ def _told(jobs: Jobs) -> list[dict]:
     for status in listed:
         if status["state"] == "failed" and not status["request"]:
             _one_sentence(status["message"].removesuffix(" It is left out: mend its folder, or remove it."))
-    answer = json.loads(Desk(jobs, jobs.shelf).answer("{}"), parse_constant=_no_constant)
+    answer = json.loads(Desk(jobs, jobs.residuals).answer("{}"), parse_constant=_no_constant)
     if answer["error"] or len(answer["jobs"]) != len(listed):
         raise AssertionError(f"the page is told {answer['error']!r}")
     return listed

@@ -19,7 +19,7 @@ import torch
 from lib_persres.errors import PersresError
 from lib_persres.names import one_form
 from lib_persres.residual import Residual, concept_of
-from lib_persres.webui.card_notes import read_notes
+from lib_persres.webui.cards.notes import read_notes
 
 COUNT = 100_000
 

@@ -1,4 +1,4 @@
-"""The values that the WebUI's settings hold for this extension, and which of them are understood."""
+"""The options: what the WebUI's settings hold for this extension, and which of it is understood."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Settings:
         """From the values of the inputs in their order, or from a dict alone, as the API may give it.
 
         None stands for the default. A dict switches the script on, unless it says otherwise. PersresError for what is
-        not understood. lag: the WebUI's setting, one of `options.LAG_CHOICES`.
+        not understood. lag: the option, one of `options.LAG_CHOICES`.
         """
         args = list(args)
         names = [field.name for field in fields(cls)]

@@ -12,10 +12,9 @@ from residual_samples import sample_residual
 from standalone_models import tiny_text, tiny_vae
 from training_bench import Bench
 
-from lib_persres.standalone import preview
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
 from lib_persres.standalone.tokenizer import Tokenizer
-from lib_persres.training import step
+from lib_persres.training import preview, step
 from lib_persres.training.images import Photo
 from lib_persres.training.objective import objective
 

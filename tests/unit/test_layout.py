@@ -14,6 +14,15 @@ PACKAGE = ROOT / "lib_persres"
 
 IGNORED = {".git", "__pycache__", ".pytest_cache", ".ruff_cache", "demo-output", "outputs"}
 CORE_MAY_IMPORT = {"torch", "safetensors", "numpy", "PIL", "lib_persres"} | sys.stdlib_module_names
+ENTRIES = (
+    "cards/editor",
+    "cards/page",
+    "generation/network",
+    "generation/script",
+    "options_section",
+    "tab/tab",
+)
+"""Of lib_persres/webui: what the WebUI calls by classes of its own, and what makes inputs for its page."""
 NOT_CORE = {"__main__.py", "progress.py"}
 MUTABLE = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "bytearray"}
 CHANGES = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "remove", "clear"}
@@ -72,6 +81,14 @@ def imports(tree: ast.Module, path: Path) -> list[tuple[str, int]]:
             if node.args and isinstance(node.args[0], ast.Constant):
                 found.append((str(node.args[0].value), node.lineno))
     return found
+
+
+def host_imports(path: Path) -> list[str]:
+    return [
+        f"{name_of(path)}:{line} imports {name}"
+        for name, line in imports(parse(path), path)
+        if name.split(".")[0] in ("modules", "gradio")
+    ]
 
 
 def state(tree: ast.Module) -> list[tuple[str, int]]:
@@ -183,12 +200,14 @@ def test_machine_paths_are_seen_and_others_are_not():
 def test_only_scripts_and_webui_import_the_host():
     wrong = []
     for path in PYTHON:
-        if name_of(path).startswith(("scripts/", "lib_persres/webui/", "tests/webui/")):
-            continue
-        for name, line in imports(parse(path), path):
-            if name.split(".")[0] in ("modules", "gradio"):
-                wrong.append(f"{name_of(path)}:{line} imports {name}")
+        if not name_of(path).startswith(("scripts/", "lib_persres/webui/", "tests/webui/")):
+            wrong += host_imports(path)
     assert wrong == []
+
+
+def test_in_the_webuis_part_only_the_host_and_what_registers_with_it_import_it():
+    found = {name_of(path) for path in PYTHON if (PACKAGE / "webui") in path.parents and host_imports(path)}
+    assert found == {f"lib_persres/webui/{name}.py" for name in ("host", *ENTRIES)}
 
 
 def test_the_core_imports_torch_safetensors_numpy_pillow_and_the_standard_library():
@@ -222,6 +241,16 @@ def test_nothing_but_the_entry_imports_the_commands():
             continue
         for name, line in imports(parse(path), path):
             if name.startswith("lib_persres.commands"):
+                wrong.append(f"{name_of(path)}:{line} imports {name}")
+    assert wrong == []
+
+
+def test_no_module_of_tests_imports_another():
+    tests = {path.stem for path in PYTHON if path.name.startswith("test_")}
+    wrong = []
+    for path in PYTHON:
+        for name, line in imports(parse(path), path) if (ROOT / "tests") in path.parents else ():
+            if tests & set(name.split(".")[:-1]):
                 wrong.append(f"{name_of(path)}:{line} imports {name}")
     assert wrong == []
 

@@ -15,7 +15,6 @@ from lib_persres import residual_folder as module
 from lib_persres.errors import PersresError
 from lib_persres.residual import MAX_FILE, Factors, Metadata, Residual
 from lib_persres.residual_folder import ResidualFolder
-from lib_persres.webui.files import Shelf
 
 CAFE, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 NO_UTF_8 = os.fsdecode(b"caf\xe9.safetensors")
@@ -39,21 +38,21 @@ def folder(tmp_path):
 
 
 def test_by_stem_path_and_alias(folder):
-    shelf = ResidualFolder(lambda: folder)
-    assert [entry.name for entry in shelf.entries] == ["mia", "rex"]
+    residuals = ResidualFolder(lambda: folder)
+    assert [entry.name for entry in residuals.entries] == ["mia", "rex"]
     for name in ("rex", "rex.safetensors", "Rex of Rome"):
-        assert value(shelf.load(name)) == 1
+        assert value(residuals.load(name)) == 1
     for name in ("mia", "deep/mia", "deep\\mia"):
-        assert value(shelf.load(name)) == 2
-    assert shelf.load("mia") is shelf.load("deep/mia") and len(shelf.load("mia").short_hash) == 10
+        assert value(residuals.load(name)) == 2
+    assert residuals.load("mia") is residuals.load("deep/mia") and len(residuals.load("mia").short_hash) == 10
 
 
 def test_a_missing_one_is_looked_for_again_and_then_told(folder):
-    shelf = ResidualFolder(lambda: folder)
+    residuals = ResidualFolder(lambda: folder)
     with pytest.raises(PersresError, match='no residual "new".*mia, rex'):
-        shelf.load("new")
+        residuals.load("new")
     write(folder / "new.safetensors", value=3.0)
-    assert value(shelf.load("new")) == 3
+    assert value(residuals.load("new")) == 3
     with pytest.raises(PersresError, match="does not exist"):
         ResidualFolder(lambda: folder / "nowhere").load("rex")
     for name in ("../rex", "", str(folder / "rex")):
@@ -62,69 +61,70 @@ def test_a_missing_one_is_looked_for_again_and_then_told(folder):
 
 
 def test_a_changed_file_is_read_again_and_a_deleted_one_is_gone(folder):
-    shelf = ResidualFolder(lambda: folder)
-    first = shelf.load("rex")
+    residuals = ResidualFolder(lambda: folder)
+    first = residuals.load("rex")
     path = write(folder / "rex.safetensors", value=5.0)
     os.utime(path, ns=(1, 1))
-    assert value(shelf.load("rex")) == 5 and shelf.load("rex").hash != first.hash
+    assert value(residuals.load("rex")) == 5 and residuals.load("rex").hash != first.hash
     path.unlink()
     with pytest.raises(PersresError, match="no residual"):
-        shelf.load("rex")
+        residuals.load("rex")
 
 
 def test_two_files_of_one_name_are_told_apart(folder):
     write(folder / "other" / "mia.safetensors", value=7.0)
-    shelf = ResidualFolder(lambda: folder)
-    assert [entry.name for entry in shelf.entries] == ["deep/mia", "other/mia", "rex"]
-    assert value(shelf.load("other/mia")) == 7
+    residuals = ResidualFolder(lambda: folder)
+    assert [entry.name for entry in residuals.entries] == ["deep/mia", "other/mia", "rex"]
+    assert value(residuals.load("other/mia")) == 7
     with pytest.raises(PersresError, match="2 residuals.*deep/mia, other/mia"):
-        shelf.load("mia")
+        residuals.load("mia")
 
 
 def test_a_file_that_cannot_be_read_is_listed_and_says_why_when_it_is_asked_for(folder):
     (folder / "bad.safetensors").write_bytes(b"no")
-    shelf = ResidualFolder(lambda: folder)
-    assert [entry.metadata is None for entry in shelf.entries if entry.name == "bad"] == [True]
+    residuals = ResidualFolder(lambda: folder)
+    assert [entry.metadata is None for entry in residuals.entries if entry.name == "bad"] == [True]
     with pytest.raises(PersresError, match="bad.safetensors cannot be used"):
-        shelf.load("bad")
+        residuals.load("bad")
 
 
 def test_by_hash(folder):
-    shelf = ResidualFolder(lambda: folder)
-    digest = shelf.load("rex").hash
+    residuals = ResidualFolder(lambda: folder)
+    digest = residuals.load("rex").hash
     (folder / "rex.safetensors").rename(folder / "max.safetensors")
-    assert shelf.by_hash(digest[:10]).name == "max" and shelf.by_hash("") is None and shelf.by_hash("zz") is None
+    assert residuals.by_hash(digest[:10]).name == "max"
+    assert residuals.by_hash("") is None and residuals.by_hash("zz") is None
 
 
 def test_the_ones_not_used_for_the_longest_time_go_out_of_memory(folder):
     write(folder / "max.safetensors", value=3.0)
     limit = [2]
-    shelf = ResidualFolder(lambda: folder, lambda: limit[0])
-    first = {name: weakref.ref(shelf.load(name)) for name in ("rex", "mia")}
-    shelf.load("rex")
-    shelf.load("max")
+    residuals = ResidualFolder(lambda: folder, lambda: limit[0])
+    first = {name: weakref.ref(residuals.load(name)) for name in ("rex", "mia")}
+    residuals.load("rex")
+    residuals.load("max")
     gc.collect()
     assert first["rex"]() is not None and first["mia"]() is None
-    held = shelf.load("rex")
+    held = residuals.load("rex")
     limit[0] = 0
-    shelf.trim()
+    residuals.trim()
     # what a generation uses is not read a second time
-    assert shelf.load("rex") is held
+    assert residuals.load("rex") is held
     del held
     gc.collect()
-    assert first["rex"]() is None and value(shelf.load("rex")) == 1
+    assert first["rex"]() is None and value(residuals.load("rex")) == 1
 
 
 def test_another_folder_is_read_when_it_is_chosen(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     write(other / "rex.safetensors", value=9.0)
     chosen = [folder]
-    shelf = ResidualFolder(lambda: chosen[0])
-    assert value(shelf.load("rex")) == 1
+    residuals = ResidualFolder(lambda: chosen[0])
+    assert value(residuals.load("rex")) == 1
     chosen[0] = other
-    assert value(shelf.load("rex")) == 9 and [entry.name for entry in shelf.entries] == ["rex"]
+    assert value(residuals.load("rex")) == 9 and [entry.name for entry in residuals.entries] == ["rex"]
     with pytest.raises(PersresError, match="no residual"):
-        shelf.load("mia")
+        residuals.load("mia")
 
 
 # -- names
@@ -132,7 +132,7 @@ def test_another_folder_is_read_when_it_is_chosen(folder, tmp_path_factory):
 
 def test_the_webui_and_the_command_line_agree_on_every_name(folder):
     write(folder / "other" / "mia.safetensors", "mia the other")
-    shelf, command_line = Shelf(lambda: folder), ResidualFolder(lambda: folder, anywhere=True)
+    residuals, command_line = ResidualFolder(lambda: folder), ResidualFolder(lambda: folder, anywhere=True)
 
     def found(residuals, name):
         try:
@@ -141,7 +141,7 @@ def test_the_webui_and_the_command_line_agree_on_every_name(folder):
             return str(error)
 
     for name in ("rex", "Rex of Rome", "mia", "deep/mia", "mia the other", "rx", "deep\\mia", "nothing like it"):
-        assert found(shelf, name) == found(command_line, name)
+        assert found(residuals, name) == found(command_line, name)
 
 
 def test_one_form_of_unicode_finds_the_other(folder):

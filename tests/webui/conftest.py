@@ -5,12 +5,12 @@ give the WebUI a data folder of their own, with a tiny model in it.
 """
 
 import os
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the tiny models
 WEBUI = os.environ.get("PERSRES_WEBUI")
 if not WEBUI:
     collect_ignore_glob = ["*"]
@@ -62,3 +62,62 @@ def host(tmp_path_factory, reference):
         yield host.wait()
     finally:
         host.stop()
+
+
+@pytest.fixture
+def folder(host):
+    """The folder of residuals; what a test puts there is taken out."""
+    folder = host.data / "models" / "persres"
+    before = set(folder.rglob("*"))
+    yield folder
+    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    host.post("/persres/v1/refresh")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(2):
+        pixels = np.random.default_rng(index).integers(0, 255, (80, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def training_browser(host, tmp_path_factory):
+    from browser import Browser
+
+    browser = Browser(f"http://127.0.0.1:{host.port}", tmp_path_factory.mktemp("profile"))
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@pytest.fixture
+def training_page(host, training_browser):
+    """The page anew with the tab in sight and no trainings; it may not complain about anything."""
+    from training_page import show
+
+    host.end_trainings()
+    for path in (host.data / "models" / "persres").glob("learned*"):
+        path.unlink()
+    (host.data / "persres-training" / "presets.json").unlink(missing_ok=True)
+    training_browser.recover()
+    show(training_browser)
+    training_browser.run("sessionStorage.clear()")  # else the page has the images of the one before
+    show(training_browser)
+    training_browser.errors()
+    yield training_browser
+    assert training_browser.errors() == []
+
+
+@pytest.fixture(scope="module")
+def drawn_photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(5):
+        image = Image.new("RGB", (96, 80), "white")
+        ImageDraw.Draw(image).ellipse((10 + 5 * number, 10, 60 + 5 * number, 60), fill="teal")
+        image.save(folder / f"{number}.png")
+    return folder

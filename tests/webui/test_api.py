@@ -9,22 +9,10 @@ import numpy as np
 import pytest
 import standalone_models as models
 from host import PLAIN, TITLE, copy_of, make_residual
+from pictures import LAG, REX, near, refused, same, script
 from PIL import Image
-from test_generation import LAG, REX, near, same
 
 NEGATIVE = "a V* dog in the rain"
-
-
-def refused(host, body: dict, path="/sdapi/v1/txt2img") -> tuple[int, str]:
-    try:
-        host.post(path, body)
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())["detail"]
-    raise AssertionError("the WebUI accepted it")
-
-
-def script(entry, name=TITLE) -> dict:
-    return {**PLAIN, "prompt": REX, "alwayson_scripts": {name: entry}}
 
 
 # -- refusals

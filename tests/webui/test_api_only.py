@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from host import ROOT, Host, body_of, make_data
+from pictures import LAG, REX, near, same
+from plots import cells
 from routes import ROUTES
-from test_generation import LAG, REX, near, same
-from test_xyz import cells
 
 
 @pytest.fixture(scope="module")

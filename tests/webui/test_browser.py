@@ -6,8 +6,8 @@ import json
 import pytest
 import standalone_models as models
 from browser import Browser, missing
+from card_files import ODD, change, png
 from host import copy_of, make_residual
-from test_cards import ODD, change, folder, png  # noqa: F401
 
 from lib_persres.training.recipes import RECIPES
 
@@ -33,7 +33,7 @@ def open_page(host, tmp_path_factory):
 
 
 @pytest.fixture
-def page(host, open_page, folder):  # noqa: F811
+def page(host, open_page, folder):
     """The page with empty prompts and the tab of residuals open; it may not complain about anything."""
     host.end_trainings()  # of a test that failed; they would come before this one's pictures
     open_page.recover()
@@ -52,7 +52,7 @@ def page(host, open_page, folder):  # noqa: F811
     assert open_page.errors() == []
 
 
-def test_cards_have_pictures_and_those_for_other_models_are_hidden_with_the_reason(host, page, folder):  # noqa: F811
+def test_cards_have_pictures_and_those_for_other_models_are_hidden_with_the_reason(host, page, folder):
     path = make_residual(host.data, "seen", models.tiny_unet(), 5, "olis", "dog")
     change(path, preview=base64.b64encode(png("red")).decode())
     change(copy_of(path, folder / "large.safetensors"), base_family="SDXL")
@@ -151,7 +151,7 @@ def test_what_a_click_makes_of_a_prompt(page):
         assert left == text or text == "" and left == "big cat, purring"
 
 
-def test_any_name_can_be_clicked(host, page, folder):  # noqa: F811
+def test_any_name_can_be_clicked(host, page, folder):
     make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", "d'og").rename(folder / f"{ODD}.safetensors")
     page.refresh_cards()
     page.click_card(ODD)
@@ -163,7 +163,7 @@ def test_any_name_can_be_clicked(host, page, folder):  # noqa: F811
 
 
 @pytest.mark.parametrize("noun", ["t-shirt", "teddy-bear", "a'b-c", "two words", "собака-9", "犬"])
-def test_a_card_of_any_class_can_be_clicked(host, page, folder, noun):  # noqa: F811
+def test_a_card_of_any_class_can_be_clicked(host, page, folder, noun):
     make_residual(host.data, "odd", models.tiny_unet(), 5, "olis", noun)
     page.refresh_cards()
     page.set("txt2img_prompt", f"a red {noun} on grass")
@@ -201,7 +201,7 @@ def test_the_accordion_opens_with_the_first_tag_so_that_lag_acts(host, page):
 STATUS = f"gradioApp().querySelector('#{ACCORDION}_enabled > .persres-status').innerText"
 
 
-def test_what_the_prompt_uses_is_said_while_it_is_typed(host, page, folder):  # noqa: F811
+def test_what_the_prompt_uses_is_said_while_it_is_typed(host, page, folder):
     make_residual(host.data, "<b>odd", models.tiny_unet(), 5, "olis", "x").rename(folder / "a<b.safetensors")
     change(copy_of(folder / "rex.safetensors", folder / "large.safetensors"), base_family="SDXL")
     host.post("/persres/v1/refresh")
@@ -287,7 +287,7 @@ def test_send_to_img2img_and_inpaint_takes_the_accordion_along(host, page):
             page.run(f"const box = gradioApp().querySelector('#{name}_show_masks input'); if (box.checked) box.click()")
 
 
-def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder):  # noqa: F811
+def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder):
     path = make_residual(host.data, "foreign", models.tiny_unet(), 5, "olis", "dog")
     change(path, base_hash="ab" * 32, recipe=RECIPES["word-first"].to_dict(), steps=210, rank="0.05m")
     host.post("/probe/checkpoint/" + "cd" * 32)
@@ -314,7 +314,7 @@ def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder): 
         host.post("/probe/checkpoint/none")
 
 
-def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):  # noqa: F811
+def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):
     make_residual(host.data, "a \"noted\" one", models.tiny_unet(), 5, "olis", "dog")
     page.refresh_cards()
     notes = folder / "a \"noted\" one.json"

@@ -9,18 +9,14 @@ import os
 import sqlite3
 import urllib.parse
 import urllib.request
-from dataclasses import replace
 
 import pytest
 import safetensors.torch
 import standalone_models as models
 import torch
+from card_files import ODD, change, png
 from host import make_residual
 from PIL import Image
-
-from lib_persres.residual import Residual
-
-ODD = "o'd \"name\" (x) [y] & {0} $1 `ü☺`"
 
 
 class Card(html.parser.HTMLParser):
@@ -42,33 +38,9 @@ class Card(html.parser.HTMLParser):
         self.text += data
 
 
-@pytest.fixture
-def folder(host):
-    """The folder of residuals; what a test puts there is taken out."""
-    folder = host.data / "models" / "persres"
-    before = set(folder.rglob("*"))
-    yield folder
-    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    host.post("/persres/v1/refresh")
-
-
 def card(host, name) -> Card:
     query = urllib.parse.urlencode({"page": "residuals", "tabname": "txt2img", "name": name})
     return Card(host.get(f"/sd_extra_networks/get-single-card?{query}")["html"])
-
-
-def change(path, **metadata):
-    """Write a residual again with other metadata."""
-    residual = Residual.load(path)
-    residual.metadata = replace(residual.metadata, **metadata)
-    residual.save(path)
-
-
-def png(colour) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def picture(host, card) -> tuple:

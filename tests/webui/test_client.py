@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import LAG, REX, same
 from PIL import Image
-from test_generation import LAG, REX, same
 
 
 @pytest.fixture(scope="module")

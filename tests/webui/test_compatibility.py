@@ -5,7 +5,6 @@ batch. And a residual of the same ΔW as a LoRA draws what the LoRA draws.
 """
 
 import base64
-import contextlib
 import io
 import os
 from pathlib import Path
@@ -14,35 +13,13 @@ import numpy as np
 import pytest
 from companions import EMBEDDING, OTHER, VECTORS
 from host import ROOT, Host, Result, body_of, make_data
+from lag_checks import BASE, OPTIMIZATIONS, check_lag
+from pictures import HIRES, LAG, REX, near, same
 from PIL import Image
 from requests_without import REQUESTS
-from test_generation import LAG, REX, near, same
-from test_learned_words import agree, learned, private
+from words import agree, learned, private
 
-BASE = "a photo of a olis dog"
-HIRES = {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 REFINER = {"refiner_checkpoint": OTHER, "refiner_switch_at": 0.5, "steps": 4}
-
-
-@contextlib.contextmanager
-def masks_of_ones(host):
-    host.post("/probe/ones/1")
-    try:
-        yield
-    finally:
-        host.post("/probe/ones/0")
-
-
-def check_lag(host, draw):
-    """draw(prompt, args): the images of one setup. Leaves no hook."""
-    base, plain, lag = draw(BASE, None), draw(REX, None), draw(REX, LAG)
-    with masks_of_ones(host):
-        ones = draw(REX, LAG)
-    for index in range(len(base)):
-        assert near(ones[index], plain[index])
-        assert not near(base[index], plain[index])
-        assert not near(lag[index], plain[index]) and not near(lag[index], base[index])
-    assert host.get("/probe/hooks") == []
 
 
 # -- sizes, passes, models
@@ -105,17 +82,6 @@ def test_switching_the_model_leaves_nothing(host, reference, limit):
 
 
 # -- attention
-
-
-OPTIMIZATIONS = {
-    "sdp-no-mem - scaled dot product without memory efficient attention": "sdp-no-mem",
-    "sdp - scaled dot product": "sdp",
-    "sub-quadratic": "sub-quadratic",
-    "V1 - original v1": "V1",
-    "InvokeAI": "InvokeAI",
-    "Doggettx": "Doggettx",
-    "None": "",
-}
 
 
 @pytest.mark.parametrize("title", OPTIMIZATIONS)

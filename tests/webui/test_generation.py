@@ -7,21 +7,9 @@ import numpy as np
 import pytest
 import standalone_models as models
 from host import PLAIN, Result, body_of, copy_of, make_residual
+from pictures import LAG, REX, near, same
 from PIL import Image
 from requests_without import REQUESTS
-
-REX = "a photo of a V* dog <persres:rex>"
-LAG = [{"lag": True}]
-
-
-def same(a, b) -> bool:
-    return np.array_equal(a, b)
-
-
-def near(a, b) -> bool:
-    """Equal but for rounding: two grey levels at most."""
-    return a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 2
-
 
 # -- nothing changes that should not
 

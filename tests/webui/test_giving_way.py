@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 from companions import OTHER
-from test_generation import same
-from test_training import ROUTE, numbers, photos, submit, wait  # noqa: F401 photos is a fixture
+from pictures import same
+from trainings import ROUTE, numbers, submit, wait
 
 from lib_persres.residual import Residual
 
@@ -57,7 +57,7 @@ def until(condition, seconds=120):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(host, photos):  # noqa: F811
+def undisturbed(host, photos):
     """What a training of STEPS learns without anybody else."""
     status = wait(host, submit(host, photos, "undisturbed", steps=STEPS))
     assert status["state"] == "finished"
@@ -88,7 +88,7 @@ def learned(status):
     return numbers(Residual.load(status["file"]))
 
 
-def test_an_image_comes_before_three_trainings_end_and_changes_nothing_of_what_is_learned(host, photos, undisturbed):  # noqa: F811
+def test_an_image_comes_before_three_trainings_end_and_changes_nothing_of_what_is_learned(host, photos, undisturbed):
     expected, before = host.image("a dog"), host.get("/probe/state")
     begun = time.monotonic()
     host.image("a dog", **LONG)
@@ -113,14 +113,14 @@ def test_an_image_comes_before_three_trainings_end_and_changes_nothing_of_what_i
     left_alone(host, before, expected)
 
 
-def test_between_two_trainings_an_image_is_first_too(host, photos):  # noqa: F811
+def test_between_two_trainings_an_image_is_first_too(host, photos):
     jobs = [submit(host, photos, f"short {number}", steps=1) for number in range(6)]
     Asking(host).join()
     assert any(status_of(host, identity)["state"] in ("queued", "running") for identity in jobs)
 
 
 @pytest.mark.parametrize("moment", ["it waits", "it is drawn"])
-def test_interrupt_on_an_image_is_the_images(host, photos, undisturbed, moment):  # noqa: F811
+def test_interrupt_on_an_image_is_the_images(host, photos, undisturbed, moment):
     identity = submit(host, photos, "goes on", steps=STEPS)
     wait(host, identity, done=3)
     asked = Asking(host, steps=1000, sampler_name="Euler")
@@ -137,7 +137,7 @@ def test_interrupt_on_an_image_is_the_images(host, photos, undisturbed, moment):
 
 
 @pytest.mark.parametrize("what, state", [("stop", "stopped"), ("cancel", "cancelled")])
-def test_a_training_is_ended_while_an_image_is_drawn(host, photos, what, state):  # noqa: F811
+def test_a_training_is_ended_while_an_image_is_drawn(host, photos, what, state):
     plain, expected, before = host.image("a dog"), host.image("a dog", **LONG), host.get("/probe/state")
     identity = submit(host, photos, "ended", steps=100_000)
     wait(host, identity, done=3)
@@ -152,7 +152,7 @@ def test_a_training_is_ended_while_an_image_is_drawn(host, photos, what, state):
     left_alone(host, before, plain)
 
 
-def test_an_image_of_another_checkpoint_does_not_cost_the_training_its_own(host, photos, undisturbed):  # noqa: F811
+def test_an_image_of_another_checkpoint_does_not_cost_the_training_its_own(host, photos, undisturbed):
     name = OTHER.removesuffix(".safetensors")
     own = host.image("a dog")
     other = host.image("a dog", override_settings={"sd_model_checkpoint": name})
@@ -165,7 +165,7 @@ def test_an_image_of_another_checkpoint_does_not_cost_the_training_its_own(host,
     assert torch.equal(learned(status), undisturbed)
 
 
-def test_a_checkpoint_that_is_chosen_meanwhile_is_drawn_with_and_stays_chosen(host, photos, undisturbed):  # noqa: F811
+def test_a_checkpoint_that_is_chosen_meanwhile_is_drawn_with_and_stays_chosen(host, photos, undisturbed):
     name = OTHER.removesuffix(".safetensors")
     other = host.image("a dog", override_settings={"sd_model_checkpoint": name})
     own = host.get("/sdapi/v1/options")["sd_model_checkpoint"]
@@ -181,7 +181,7 @@ def test_a_checkpoint_that_is_chosen_meanwhile_is_drawn_with_and_stays_chosen(ho
     host.image("a dog")
 
 
-def test_reload_ui_interrupts_a_training_and_it_goes_on_by_itself(host, photos, undisturbed):  # noqa: F811
+def test_reload_ui_interrupts_a_training_and_it_goes_on_by_itself(host, photos, undisturbed):
     identity = submit(host, photos, "reloaded", steps=STEPS)
     wait(host, identity, done=3)
     host.post("/probe/reload")
@@ -190,7 +190,7 @@ def test_reload_ui_interrupts_a_training_and_it_goes_on_by_itself(host, photos, 
     assert status["message"] == "" and torch.equal(learned(status), undisturbed)
 
 
-def test_the_webuis_interrupt_is_a_stop_where_nobody_waits(host, photos):  # noqa: F811
+def test_the_webuis_interrupt_is_a_stop_where_nobody_waits(host, photos):
     identity = submit(host, photos, "stopped", steps=100_000)
     wait(host, identity, done=2)
     host.post("/sdapi/v1/interrupt")

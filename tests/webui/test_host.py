@@ -1,10 +1,10 @@
 """What the tests do with a WebUI between them."""
 
 from host import copy_of
-from test_training import photos, submit  # noqa: F401 a fixture
+from trainings import submit
 
 
-def test_what_a_failed_test_left_behind_is_put_away(host, photos):  # noqa: F811
+def test_what_a_failed_test_left_behind_is_put_away(host, photos):
     residuals = host.data / "models" / "persres"
     for concept in ("first", "second"):
         submit(host, photos, concept, steps=100_000)

@@ -9,37 +9,10 @@ import standalone_models as models
 import torch
 from companions import OTHER
 from host import Result, make_residual
-from safetensors.torch import save_file
-from test_generation import LAG, near, same
+from pictures import HIRES, LAG, PROBLEMS, near, same
+from words import WIDTH, agree, learned, private, user_embedding
 
 from lib_persres.residual import Factors, Metadata, Residual
-
-WIDTH = models.TEXT["hidden_size"]
-HIRES = {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6}
-PROBLEMS = "Persres problems"
-
-
-def user_embedding(host, name, vectors):
-    """An embedding in the user's own folder; the WebUI reads it with the next generation."""
-    folder = host.data / "embeddings"
-    save_file({"emb_params": vectors.contiguous()}, folder / f"{name}.safetensors")
-    later = time.time() + 10
-    os.utime(folder, (later, later))  # it looks at the folder's time, in its file system's steps
-
-
-def learned(host, name, seed, shape=(1, WIDTH), identifier="phol", targets="embedding"):
-    """A residual with an embedding, and the same vectors as the user's embedding `my<name>`."""
-    vectors = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).half().float()
-    path = host.data / "models" / "persres" / f"{name}.safetensors"
-    factors = {}
-    if targets != "embedding":
-        rule = targets.removeprefix("embedding+")
-        made = make_residual(host.data, name, models.tiny_unet(), seed, identifier, "dog", rule)
-        factors = Residual.load(made).factors
-    metadata = Metadata(concept=f"{name}'s own", identifier=identifier, macro_class="dog", targets=targets)
-    Residual(factors, metadata, {identifier: vectors}).save(path)
-    user_embedding(host, f"my{name}", vectors.reshape(-1, shape[-1]))
-    return vectors
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,23 +36,6 @@ def files(host):
 def nothing_left(host):
     yield
     assert private(host.get("/probe/embeddings")) == [] and host.get("/probe/hooks") == []
-
-
-def private(database) -> list[str]:
-    return [name for _, found in database["lookup"] for _, name, _ in found if name.startswith("persres")]
-
-
-def agree(host, prompt, tag="<persres:ana>", name="myana", **options):
-    """The images with the tag are those with the user's embedding in the place of V*, to the bit, and not others."""
-    negative = options.pop("negative_prompt", "")
-    words = [("V*", "V*", tag), (name, name, ""), ("phol", "phol", "")]
-    ours, theirs, base = (
-        host.generate(prompt.replace("V*", a) + tag, negative_prompt=negative.replace("V*", b), **options).images
-        for a, b, tag in words
-    )
-    assert all(map(same, ours, theirs)) and len(ours) == len(theirs)
-    assert not near(ours[0], base[0])
-    return ours
 
 
 CALLS = {

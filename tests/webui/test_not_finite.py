@@ -3,9 +3,7 @@
 import contextlib
 
 import pytest
-from test_api import refused, script
-from test_generation import LAG, REX
-from test_sentences import HIRES, told
+from pictures import HIRES, LAG, REX, refused, script, told
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from test_training import ROUTE, assert_as_before, photos, refused, wait  # noqa: F401 photos is a fixture
+from trainings import ROUTE, assert_as_before, refused_training, wait
 
 from lib_persres.residual import Residual
 from lib_persres.training.recipes import RECIPES
@@ -31,7 +31,7 @@ def test_a_recipe_learns_on_the_loaded_model_and_leaves_nothing_but_its_file(hos
     assert_as_before(host, before, image)
 
 
-def test_a_recipe_of_stages_is_trained_by_the_queue_and_tells_its_stage(host, photos):  # noqa: F811
+def test_a_recipe_of_stages_is_trained_by_the_queue_and_tells_its_stage(host, photos):
     identity = host.post(ROUTE, {**BODY, "recipe": "attn-residual", "images": encoded(photos)})["id"]
     stage = wait(host, identity, done=1)["stage"]
     assert stage["number"] in (1, 2, 3) and stage["of"] == 3
@@ -40,7 +40,7 @@ def test_a_recipe_of_stages_is_trained_by_the_queue_and_tells_its_stage(host, ph
     assert wait(host, identity)["state"] == "cancelled"
 
 
-def test_the_class_is_drawn_in_sight_and_stopped_or_given(host, photos):  # noqa: F811
+def test_the_class_is_drawn_in_sight_and_stopped_or_given(host, photos):
     body = {**BODY, "concept": "kept", "recipe": "dreambooth", "images": encoded(photos)}
     identity = host.post(ROUTE, body)["id"]
     status = wait(host, identity, "running", "failed")
@@ -60,7 +60,7 @@ def test_the_class_is_drawn_in_sight_and_stopped_or_given(host, photos):  # noqa
     host.post("/persres/v1/refresh")
 
 
-def test_what_a_recipe_does_not_take_is_refused(host, photos):  # noqa: F811
+def test_what_a_recipe_does_not_take_is_refused(host, photos):
     images = encoded(photos)
     cases = [
         ({"recipe": "attn-residual", "steps": 5}, "attn-residual has 3 stages with steps"),
@@ -70,5 +70,5 @@ def test_what_a_recipe_does_not_take_is_refused(host, photos):  # noqa: F811
         ({"recipe": "dreambooth", "class_folder": "/etc", "class_images": images}, "not as both"),
     ]
     for changes, words in cases:
-        status, detail = refused(host, {**BODY, "concept": "never", "images": images, **changes})
+        status, detail = refused_training(host, {**BODY, "concept": "never", "images": images, **changes})
         assert status == 422 and words in detail, detail

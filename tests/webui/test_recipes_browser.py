@@ -5,18 +5,7 @@ import re
 
 import pytest
 from browser import missing
-from test_training_browser import (  # noqa: F401 fixtures
-    LONG,
-    PANEL,
-    fill,
-    open_page,
-    page,
-    photos,
-    press,
-    state,
-    train,
-    views,
-)
+from training_page import LONG, PANEL, fill, press, state, train, views
 
 if reason := missing():
     pytestmark = pytest.mark.skip(reason=f"No browser: {reason}")
@@ -29,7 +18,17 @@ CLOSED = (
 )
 
 
-def pick(page, name):  # noqa: F811
+@pytest.fixture
+def page(training_page):
+    return training_page
+
+
+@pytest.fixture(scope="module")
+def photos(drawn_photos):
+    return drawn_photos
+
+
+def pick(page, name):
     """A recipe from the list, as a click does it; what is said of it."""
     field = "gradioApp().querySelector('#persres_training_recipe input')"
     found = (
@@ -41,18 +40,18 @@ def pick(page, name):  # noqa: F811
     page.wait(f"return {field}.value.startsWith(`${{arguments[0]}} (`)", name)
 
 
-def about(page, part):  # noqa: F811
+def about(page, part):
     text = "gradioApp().querySelector('#persres_training_about').innerText"
     page.wait(f"return {text}.includes(arguments[0])", part)
     return page.run(f"return {text}")
 
 
-def shot(page, name):  # noqa: F811
+def shot(page, name):
     if SHOTS:
         page.driver.save_screenshot(os.path.join(SHOTS, f"{name}.png"))
 
 
-def test_choosing_a_recipe_says_what_it_takes_and_closes_what_its_stages_have_of_their_own(page):  # noqa: F811
+def test_choosing_a_recipe_says_what_it_takes_and_closes_what_its_stages_have_of_their_own(page):
     fill(page, steps=7)
     pick(page, "attn-residual")
     said = about(page, "3 stages: the word V* itself (60 steps), then keys and values (50 steps)")
@@ -68,7 +67,7 @@ def test_choosing_a_recipe_says_what_it_takes_and_closes_what_its_stages_have_of
     page.wait(f"return !({CLOSED[7:]}).length")
 
 
-def test_the_list_has_groups_and_a_rank_that_learns_nothing_is_warned_of_while_it_is_typed(page):  # noqa: F811
+def test_the_list_has_groups_and_a_rank_that_learns_nothing_is_warned_of_while_it_is_typed(page):
     field = "gradioApp().querySelector('#persres_training_recipe input')"
     page.run(f"{field}.focus(); {field}.click()")
     listed = "[...gradioApp().querySelectorAll('#persres_training_recipe li, ul.options li')]"
@@ -84,7 +83,7 @@ def test_the_list_has_groups_and_a_rank_that_learns_nothing_is_warned_of_while_i
         page.wait(f"return {text}.includes('comes out at') == arguments[0]", warned)
 
 
-def test_after_a_training_the_time_of_others_is_told_in_minutes(host, page, photos):  # noqa: F811
+def test_after_a_training_the_time_of_others_is_told_in_minutes(host, page, photos):
     pick(page, "word-first")
     assert "is measured in its first steps" in about(page, "2 stages")
     pick(page, "paper")
@@ -97,7 +96,7 @@ def test_after_a_training_the_time_of_others_is_told_in_minutes(host, page, phot
     assert re.search(r"Lasts about [0-9.]+ (seconds|minutes|hours) here", said), said
 
 
-def test_pictures_of_the_class_are_wanted_by_recipes_that_keep_it(host, page, photos):  # noqa: F811
+def test_pictures_of_the_class_are_wanted_by_recipes_that_keep_it(host, page, photos):
     zone = "gradioApp().querySelector('#persres_training_others_drop').offsetParent"
     page.wait(f"return {zone} === null")
     pick(page, "dreambooth")
@@ -119,7 +118,7 @@ def test_pictures_of_the_class_are_wanted_by_recipes_that_keep_it(host, page, ph
     assert [path.read_bytes() for path in sorted(kept.iterdir())] == [path.read_bytes() for path in paths[1:3]]
 
 
-def test_the_drawing_of_the_class_and_the_stage_are_shown_while_they_last(page, photos):  # noqa: F811
+def test_the_drawing_of_the_class_and_the_stage_are_shown_while_they_last(page, photos):
     pick(page, "dreambooth")
     about(page, "or the model first draws 64 of its own")
     fill(page, folder=str(photos), name="learned", rank=2, **{"class": "ball"})

@@ -5,16 +5,10 @@ import standalone_models as models
 import torch
 from companions import OTHER, save_checkpoint
 from host import copy_of, make_residual
+from pictures import HIRES, LAG, REX, near, same, told
 from safetensors.torch import save_file
-from test_generation import LAG, REX, near, same
 
-PROBLEMS = "Persres problems"
-HIRES = {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 WIDE = "zwide.safetensors"
-
-
-def told(result) -> list[str]:
-    return result.info["extra_generation_params"].get(PROBLEMS, [])
 
 
 # -- V* and its tags

@@ -4,9 +4,9 @@ import pytest
 import standalone_models as models
 import torch
 from host import make_residual
+from lag_checks import OPTIMIZATIONS, check_lag
+from pictures import LAG, REX, near, same
 from safetensors.torch import save_file
-from test_compatibility import OPTIMIZATIONS, check_lag
-from test_generation import LAG, REX, near, same
 
 from lib_persres.residual import Residual
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from host import ROOT, Host, make_data
+from pictures import near
 from PIL import Image
-from test_generation import near, same
+from trainings import ROUTE, SETTINGS, assert_as_before, numbers, refused_training, submit, wait
 
 from lib_persres.residual import Residual
 from lib_persres.standalone.checkpoint import load
@@ -24,47 +24,7 @@ from lib_persres.training.images import load_images
 from lib_persres.training.recipes import RECIPES
 from lib_persres.training.trainer import Trainer
 
-SETTINGS = {"macro_class": "dog", "recipe": "paper", "steps": 20, "batch": 2, "rank": "4", "resolution": 64, "crops": 1}
-ROUTE = "/persres/v1/train"
 PROBE = Path(__file__).parent / "probe"
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(2):
-        pixels = np.random.default_rng(index).integers(0, 255, (80, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return sorted(folder.iterdir())
-
-
-def submit(host, photos, concept, **changes) -> str:
-    images = [{"name": path.name, "data": base64.b64encode(path.read_bytes()).decode()} for path in photos]
-    return host.post(ROUTE, {"concept": concept, "images": images, **SETTINGS, **changes})["id"]
-
-
-def wait(host, identity, *states, done=None) -> dict:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        status = host.get(f"{ROUTE}/{identity}")
-        if done is not None and status["done"] >= done:
-            return status
-        if status["state"] in (states or ("finished", "stopped", "cancelled", "failed", "interrupted")):
-            return status
-        time.sleep(0.1)
-    raise AssertionError(f"still {status}")
-
-
-def refused(host, body) -> tuple[int, str]:
-    try:
-        host.post(ROUTE, body)
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())["detail"]
-    raise AssertionError("it was accepted")
-
-
-def numbers(residual) -> torch.Tensor:
-    return torch.cat([part.flatten() for f in residual.factors.values() for part in (f.down, f.up)])
 
 
 def ups(residual) -> torch.Tensor:
@@ -85,14 +45,6 @@ def by_hand(host, photos, identifier="phol") -> Residual:
         while not trainer.finished:
             trainer.step()
     return trainer.residual()
-
-
-def assert_as_before(host, before, image):
-    # at once: the WebUI seeds Python's random numbers anew with each picture
-    numbers = host.get("/probe/state").pop("random")
-    assert numbers == before["random"]
-    assert same(host.image("a dog"), image)
-    assert {**host.get("/probe/state"), "random": numbers} == before
 
 
 def test_it_learns_what_the_command_line_learns_and_the_tag_draws_it(host, photos):
@@ -264,7 +216,7 @@ def test_bad_requests_are_answered_in_one_sentence(host, photos):
     ]
     before = len(host.get(ROUTE))
     for body, words in cases:
-        status, detail = refused(host, body)
+        status, detail = refused_training(host, body)
         assert status == 422 and words in detail and "\n" not in detail and len(detail) <= 300
     assert len(host.get(ROUTE)) == before
 

@@ -6,53 +6,25 @@ import time
 from pathlib import Path
 
 import pytest
-from browser import Browser, missing
-from PIL import Image, ImageDraw
+from browser import missing
+from PIL import Image
+from training_page import LONG, PANEL, drop, fill, press, show, state, train, views
 
 if reason := missing():
     pytestmark = pytest.mark.skip(reason=f"No browser: {reason}")
 
-TAB = "Personalized Residuals"
 ACCORDION = "script_txt2img_personalized_residuals"
-LONG = 1200
-"""Seconds for what a slow machine computes."""
-PANEL = "gradioApp().querySelector('#persres_training_panel')"
 POINTS = f"Number({PANEL}.querySelector('.persres-curve')?.dataset.points || 0)"
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(5):
-        image = Image.new("RGB", (96, 80), "white")
-        ImageDraw.Draw(image).ellipse((10 + 5 * number, 10, 60 + 5 * number, 60), fill="teal")
-        image.save(folder / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def open_page(host, tmp_path_factory):
-    browser = Browser(f"http://127.0.0.1:{host.port}", tmp_path_factory.mktemp("profile"))
-    try:
-        yield browser
-    finally:
-        browser.close()
-
-
 @pytest.fixture
-def page(host, open_page):
-    """The page anew with the tab in sight and no trainings; it may not complain about anything."""
-    host.end_trainings()
-    for path in (host.data / "models" / "persres").glob("learned*"):
-        path.unlink()
-    (host.data / "persres-training" / "presets.json").unlink(missing_ok=True)
-    open_page.recover()
-    show(open_page)
-    open_page.run("sessionStorage.clear()")  # else the page has the images of the one before
-    show(open_page)
-    open_page.errors()
-    yield open_page
-    assert open_page.errors() == []
+def page(training_page):
+    return training_page
+
+
+@pytest.fixture(scope="module")
+def photos(drawn_photos):
+    return drawn_photos
 
 
 def jobs(host, ready):
@@ -62,50 +34,6 @@ def jobs(host, ready):
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     return found
-
-
-def show(page):
-    page.open()
-    page.tab("tabs", TAB)
-    page.wait(f"return {PANEL}.querySelector('.persres-part') && true")
-
-
-def drop(page, paths):
-    field = page.driver.find_element("css selector", "#persres_training_files")
-    field.send_keys("\n".join(map(str, paths)))
-
-
-def views(page, count):
-    page.wait(
-        "return gradioApp().querySelectorAll('#persres_training_shown .persres-view').length == arguments[0]",
-        count,
-    )
-
-
-def fill(page, **values):
-    for name, value in values.items():
-        page.set(f"persres_training_{name}", value)
-
-
-def train(page, said):
-    page.click("#persres_training_start")
-    page.wait(
-        "return gradioApp().querySelector('#persres_training_said').innerText.includes(arguments[0])", said
-    )
-
-
-def press(page, action):
-    page.wait(f"return {PANEL}.querySelector('.persres-part-buttons .persres-do-{action}') && true", seconds=LONG)
-    page.click(f"#persres_training_panel .persres-part-buttons .persres-do-{action}")
-
-
-def state(page, *states):
-    return page.wait(
-        f"const found = {PANEL}.querySelector('h3 .persres-state').className.split('persres-state-')[1];"
-        "return arguments[0].includes(found) && found",
-        states,
-        seconds=LONG,
-    )
 
 
 QUICK = {"steps": 400, "batch": 1, "rank": 2, "crops": 0, "preview_every": 150}

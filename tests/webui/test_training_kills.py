@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from host import ROOT, Host, make_data
-from test_training import ROUTE, numbers, photos, submit, wait  # noqa: F401 photos is a fixture
+from trainings import ROUTE, numbers, submit, wait
 
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
@@ -52,7 +52,7 @@ def kill_soon(host, identity, chance) -> float:
     return seconds
 
 
-def test_kills_leave_no_broken_file_and_the_training_ends_as_if_there_had_been_none(start, photos):  # noqa: F811
+def test_kills_leave_no_broken_file_and_the_training_ends_as_if_there_had_been_none(start, photos):
     host = start()
     folder = host.data / "models" / "persres"
     whole = wait(host, submit(host, photos, "whole", steps=STEPS))

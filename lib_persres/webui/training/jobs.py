@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ...errors import PersresError, first_line
-from ..files import SUFFIX, Shelf
+from ...names import SUFFIX
+from ...residual_folder import ResidualFolder
 from . import store
 from .folder_lock import FolderLock
 from .job import OVER, RESUMABLE, Broken, Job
@@ -40,14 +41,14 @@ class Jobs:
     def __init__(
         self,
         root: Path,
-        shelf: Shelf,
+        residuals: ResidualFolder,
         turn: Callable[[], AbstractContextManager[Turn]],
         lend: Callable[[str, Turn], AbstractContextManager[Loan]],
         state_every: Callable[[], int] = lambda: 50,
         check: Callable[[Request], None] = lambda request: None,
     ):
-        self.root, self.shelf, self.turn, self.lend, self.state_every = Path(root), shelf, turn, lend, state_every
-        self.check = check
+        self.root, self.residuals = Path(root), residuals
+        self.turn, self.lend, self.state_every, self.check = turn, lend, state_every, check
         self._changed = threading.Condition(threading.RLock())
         self._lock = FolderLock(self.root)
         self._jobs: dict[str, Job] = {}
@@ -141,7 +142,7 @@ class Jobs:
         return folder.id
 
     def _refuse_name(self, request: Request) -> None:
-        path = Path(self.shelf.folder()) / f"{request.concept}{SUFFIX}"
+        path = Path(self.residuals.folder()) / f"{request.concept}{SUFFIX}"
         try:
             is_there = path.exists()
         except (OSError, ValueError) as error:
@@ -299,7 +300,7 @@ class Jobs:
         state, message = "failed", ""
         try:
             with self.lend(f"training {job.request.concept}", turn) as loan:
-                state = run(job, loan, self.shelf, self.state_every())
+                state = run(job, loan, self.residuals, self.state_every())
         except PersresError as error:
             state, message = "failed", str(error)
         except torch.cuda.OutOfMemoryError:

@@ -12,7 +12,9 @@ from PIL import Image
 
 from ...errors import PersresError, first_line
 from ...metadata import Metadata
+from ...names import SUFFIX
 from ...residual import Residual, file_hash
+from ...residual_folder import ResidualFolder
 from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
 from ...training.host import Host
@@ -22,9 +24,8 @@ from ...training.recipe import Recipe, alike
 from ...training.sizes import check_side, default_resolution, params_of
 from ...training.trainer import Trainer
 from ...writing import write_whole
-from ..files import SUFFIX, Shelf
-from ..training_time import size_of
 from .job import Job
+from .pace import size_of
 
 ONE = "It learns from a single photo: its background may become part of the concept; 3 to 10 photos are better."
 
@@ -61,10 +62,10 @@ class _Wanted(Exception):
     """Somebody waits for the model."""
 
 
-def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
+def run(job: Job, loan: Loan, residuals: ResidualFolder, state_every: int) -> str:
     """Train; the state that the job ends in. PersresError for what the user can change."""
     notes = job.record.notes + ([ONE] if len(job.record.images) == 1 else [])
-    steps = _Steps(job, loan, shelf, *_trainer(job, loan, shelf), notes)
+    steps = _Steps(job, loan, residuals, *_trainer(job, loan, residuals), notes)
     recipe = steps.trainer.recipe
     job.progress(steps.trainer.done, steps.trainer.losses, loan.memory())
     stages = [[stage.targets, stage.steps] for stage in recipe.stages]
@@ -97,7 +98,7 @@ def run(job: Job, loan: Loan, shelf: Shelf, state_every: int) -> str:
     return end
 
 
-def _trainer(job: Job, loan: Loan, shelf: Shelf) -> tuple[Trainer, int]:
+def _trainer(job: Job, loan: Loan, residuals: ResidualFolder) -> tuple[Trainer, int]:
     request, record, host = job.request, job.record, loan.host
     continued = job.folder.state.is_file()
     if continued and record.base_hash not in (None, host.hash):
@@ -112,8 +113,8 @@ def _trainer(job: Job, loan: Loan, shelf: Shelf) -> tuple[Trainer, int]:
     check_side(params, resolution, "The resolution")
     identifier = record.identifier if continued else None
     if identifier is None:
-        own = _target(job, shelf)
-        others = [entry.path for entry in shelf.refresh() if entry.path != own]
+        own = _target(job, residuals)
+        others = [entry.path for entry in residuals.refresh() if entry.path != own]
         identifier = free_identifier(host.encode_text, request.macro_class, others)
     trainer = Trainer(
         host,
@@ -143,15 +144,23 @@ def recipe_of(request, host: Host) -> Recipe:
     return request.recipe_for(name)
 
 
-def _target(job: Job, shelf: Shelf) -> Path:
-    return Path(shelf.folder()) / f"{job.request.concept}{SUFFIX}"
+def _target(job: Job, residuals: ResidualFolder) -> Path:
+    return Path(residuals.folder()) / f"{job.request.concept}{SUFFIX}"
 
 
 class _Steps:
     """What happens between the steps."""
 
-    def __init__(self, job: Job, loan: Loan, shelf: Shelf, trainer: Trainer, resolution: int, notes: list[str]):
-        self.job, self.loan, self.shelf, self.trainer = job, loan, shelf, trainer
+    def __init__(
+        self,
+        job: Job,
+        loan: Loan,
+        residuals: ResidualFolder,
+        trainer: Trainer,
+        resolution: int,
+        notes: list[str],
+    ):
+        self.job, self.loan, self.residuals, self.trainer = job, loan, residuals, trainer
         self.resolution, self.notes = resolution, notes
         self.told = 0  # of the trainer's notes
         self.unet_size = size_of(loan.host.unet)
@@ -186,7 +195,7 @@ class _Steps:
             if not same:  # another checkpoint was loaded in between, and ours anew
                 self.trainer.save_state(job.folder.state)
                 self.trainer = None  # its memory is the next one's
-                self.trainer, _ = _trainer(job, self.loan, self.shelf)
+                self.trainer, _ = _trainer(job, self.loan, self.residuals)
                 self.told = 0
         except Ended:
             raise
@@ -302,17 +311,17 @@ class _Steps:
         """Write the residual into the folder of residuals, never over a file that is not this training's own."""
         job, trainer, residual = self.job, self.trainer, self.trainer.residual()
         residual.metadata.preview = self._last_preview()
-        path, moved = _free(job, _target(job, self.shelf), residual.metadata)
+        path, moved = _free(job, _target(job, self.residuals), residual.metadata)
         try:
             self._write(residual, path)
         except PersresError as error:
             if done:
                 raise PersresError(f"{error} What was learned is kept here: make room, then resume.") from error
             raise
-        entries = self.shelf.refresh()
+        entries = self.residuals.refresh()
         job.put(name=next((entry.name for entry in entries if entry.path == path), path.stem))
         if moved:
-            taken = _target(job, self.shelf).name
+            taken = _target(job, self.residuals).name
             self.tell(f'A file "{taken}" is there already, so this one is "{path.name}".', lasting=True)
         if not done:
             self.tell(f"What was learned in {trainer.done} of {trainer.recipe.steps} steps is in {path.name}.")

@@ -1,0 +1,229 @@
+"""The branches while the WebUI samples: on the model that is being sampled, and live only inside its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ...branch import Branches
+from ...concepts import Use, decide, wants_lag
+from ...errors import PersresError
+from ...finite import BASE, TEXT
+from ...masks import MASKS
+from ...overlay import MaskRecorder
+from ...plan import Plans, Row
+from ...residual_folder import Loaded
+from ..host import HOST
+from ..settings import Settings
+from .prompts import Concept, Texts, Tokens
+from .rows import Rows, context_of
+from .words import word_of
+
+
+class Pass:
+    """One pass of a batch, the first or the hires one: which concepts each image has, how strong, and when."""
+
+    def __init__(self, images: Sequence[Sequence[Concept]], settings: Settings, hires: bool = False):
+        self.images = [list(concepts) for concepts in images]
+        self.settings = settings
+        self.hires = hires
+        self._words = {
+            concept: word_of(concept.loaded, self.strength(concept) != 0)
+            for concepts in self.images
+            for concept in concepts
+            if concept.loaded is not None
+        }
+        self.loaded: list[Loaded] = []
+        """The residuals of all images, each once: the K concepts of a plan."""
+        for concepts in self.images:
+            for concept in concepts:
+                if concept.loaded is not None and concept.loaded not in self.loaded:
+                    if self.strength(concept) != 0:
+                        self.loaded.append(concept.loaded)
+
+    def strength(self, concept: Concept) -> float:
+        tag = concept.tag
+        return self.settings.strength * (tag.hr if self.hires and tag.hr is not None else tag.strength)
+
+    def word(self, concept: Concept) -> str:
+        """The word of our own in the place of the concept's identifier; "" where that stands itself."""
+        return self._words.get(concept, "")
+
+    def wants_lag(self, concept: Concept) -> bool:
+        return wants_lag(concept.tag, self.settings.lag)
+
+
+class Sampling:
+    """Hooks for one `p.sample`. `evaluate` begins each evaluation of the denoiser; `close` leaves nothing behind.
+
+    problem: told a sentence for the user. attached: told, for each model and pass, of each residual why it cannot act
+    there, or None.
+    """
+
+    def __init__(
+        self, problem: Callable[[str], None], attached: Callable[[dict[Loaded, str | None]], None] = lambda _: None
+    ):
+        self.problem = problem
+        self.attached = attached
+        self.recorder: MaskRecorder | None = None
+        self._branches: Branches | None = None
+        self._unet = None
+        self._pass: Pass | None = None
+        self._attached: list[Loaded] = []
+        self._handles: list = []
+        self._tokens: Tokens | None = None
+        self._asked: tuple | None = None
+        """The arguments of the first call of the UNet."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._rows: Rows | None = None
+        self._plans: Plans | None = None
+
+    def close(self) -> None:
+        """Remove every hook. May be called twice, at any time."""
+        while self._handles:
+            self._handles.pop().remove()
+        if self._branches is not None:
+            self._branches.detach()
+        self._branches = self._unet = self._pass = self._asked = None
+        self._attached = []
+        self._reset()
+
+    def evaluate(
+        self,
+        model,
+        current: Pass,
+        texts: Sequence[Sequence[Texts]],
+        cond: torch.Tensor,
+        uncond: torch.Tensor,
+        step: int,
+        total: int,
+        vectors: torch.Tensor | None = None,
+    ) -> None:
+        """An evaluation of the denoiser begins.
+
+        model: the WebUI's model, sampled now. texts: each image's parts. cond (Σ parts, n, d) and uncond
+        (images, m, d): the rows' contexts. step of total: how far this pass is, in evaluations. vectors: (Σ parts, m),
+        what SDXL's UNet is given beside cond.
+        """
+        self._reset()
+        unet, encoder = HOST.unet(model), HOST.text_encoder(model)
+        if unet is not self._unet or current is not self._pass:
+            self._attach(unet, current)
+        if not self._attached:
+            return
+        if self._tokens is None or self._tokens.encoder is not encoder:
+            self._tokens = Tokens(encoder)
+        done = step / total if total else 0.0
+        self._branches.begin(step, done)
+        self._rows = Rows(HOST.row_order([len(each) for each in texts]), cond, uncond, vectors)
+        uses = [self._uses(image, parts, step, done) for image, parts in enumerate(texts)]
+        self._plans = Plans(uses, current.settings.unconditional)
+
+    def _uses(self, image: int, parts: Sequence[Texts], step: int, done: float) -> list[Use]:
+        """What each attached residual does in an image now."""
+        current = self._pass
+        concepts = [concept for concept in current.images[image] if concept.loaded is not None]
+        words = [current.word(concept) for concept in concepts]
+        uses = dict.fromkeys(self._attached, Use(0.0, False, ((),) * len(parts)))
+        for place, concept in enumerate(concepts):
+            if concept.loaded not in uses:
+                continue
+            found = {
+                text: self._tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule
+            }
+            uses[concept.loaded] = use = decide(
+                concept.tag,
+                concept.loaded.residual.metadata,
+                list(found.values()),
+                lag=current.settings.lag,
+                strength=current.strength(concept),
+                done=done,
+                now=[found[part.at(step)] for part in parts],
+                placeholder=concept.placeholder,
+            )
+            for sentence in use.sentences:
+                self.problem(sentence)
+        return [uses[loaded] for loaded in self._attached]
+
+    # -- the UNet's hooks
+
+    def _attach(self, unet, current: Pass) -> None:
+        """Move the hooks to the model and the pass that are sampled now."""
+        self.close()
+        reasons: dict[Loaded, str | None] = {}
+        for loaded in current.loaded:
+            try:
+                loaded.residual.check(unet, loaded.name)
+                reasons[loaded] = None
+            except PersresError as error:
+                reasons[loaded] = str(error)
+        self.attached(reasons)
+        wanted = [loaded for loaded, reason in reasons.items() if reason is None]
+        self._unet, self._pass, self._attached = unet, current, wanted
+        settings = current.settings
+        self.recorder = MaskRecorder(len(current.images)) if settings.show_masks else None
+        if not wanted:
+            return
+        residuals = [loaded.residual for loaded in wanted]
+        self._branches = Branches(unet, residuals, MASKS[settings.mask](), self.recorder).attach()
+        self._handles = [
+            unet.register_forward_pre_hook(self._enter, with_kwargs=True),
+            unet.register_forward_hook(self._leave, always_call=True),
+        ]
+
+    def _enter(self, module, args, kwargs) -> None:
+        self._branches.plan = None
+        context = context_of(args, kwargs)
+        self._asked = self._asked or (args, kwargs)
+        if self._rows is None or context is None:
+            return
+        rows = self._rows.identify(context)
+        if missing := self._plans.missing(rows):
+            # for their masks alone: the picture does not hang on how the WebUI cuts an evaluation into calls
+            own_args, own_kwargs = self._rows.instead(missing, rows, args, kwargs)
+            self._plan(missing, own_kwargs["context"])
+            module.forward(*own_args, **own_kwargs)
+        self._plan(rows, context)
+
+    def _plan(self, rows: Sequence[Row | None], context: torch.Tensor) -> None:
+        # an extension may mark prompts with one more vector in front, which it takes off in the UNet
+        tokens = context.shape[1] - (context.shape[1] % 77 == 1)
+        self._branches.plan = self._plans.plan(rows, tokens, context.device)
+
+    def _leave(self, module, args, output) -> None:
+        if self._branches is not None:
+            self._branches.plan = None
+
+    # -- what went wrong
+
+    def model_problem(self) -> str | None:
+        """Where the numbers of this sampling are not finite: a sentence if the model's own are not. The last thing to
+        be asked: the branches are gone after it."""
+        if self._asked is None:
+            return None
+        (args, kwargs), unet = self._asked, self._unet
+        self.close()
+        x, context = args[0], context_of(args, kwargs)
+        if not torch.isfinite(context).all():
+            return TEXT
+        x = x if torch.isfinite(x).all() else torch.randn_like(x)
+        return None if torch.isfinite(unet(x, *args[1:], **kwargs)).all() else BASE
+
+    def strengths(self, images: Sequence[int] | None = None) -> dict[str, float]:
+        """How strong the concepts of these images (None: all) act, by their tags."""
+        current = self._pass
+        if current is None or not self._attached:
+            return {}
+        concepts = [c for i, each in enumerate(current.images) if images is None or i in images for c in each]
+        return {c.tag.text: current.strength(c) for c in concepts if c.loaded in self._attached}
+
+    # -- what LAG did, for the overlays
+
+    def take_masks(self) -> tuple[MaskRecorder | None, list[Loaded]]:
+        """The masks of the last pass, None where there are none, and the residuals of their K concepts."""
+        if self.recorder is not None:
+            self.recorder.end()
+        return (self.recorder if self.recorder and self.recorder.calls else None), list(self._attached)

@@ -1,0 +1,145 @@
+"""Words of our own among the WebUI's embeddings, only while it encodes the texts of their own generation.
+
+A word is written into the texts under a name of its own, with the file's hash: no user's embedding is called so, and
+the WebUI's cache of conds knows one file's vectors from another's. It has the learned vectors of a file; or, where a
+user's embedding would be read in the identifier's place, the model's own vectors of the identifier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+
+from ...errors import PersresError
+from ...learned_words import check_width, learned_vectors
+from ...prompt import NETWORK
+from ...residual_folder import Loaded
+from ..host import HOST
+
+LONGEST = 75
+"""Tokens that a chunk of a prompt has room for."""
+OWN = f"{NETWORK}own"
+
+
+def word_of(loaded: Loaded, used: bool) -> str:
+    """What the WebUI's texts call a concept; "" for one that keeps its identifier.
+
+    used: whether its learned word, where it has one, is to be there.
+    """
+    if HOST.family(HOST.model()) == "SD3":
+        return ""
+    if used and learned_vectors(loaded.residual) is not None:
+        return f"{NETWORK}{loaded.short_hash}"
+    return f"{OWN}{loaded.short_hash}" if is_taken(loaded.residual.metadata.identifier) else ""
+
+
+def is_own(word: str) -> bool:
+    """Whether it is a word for the model's own vectors of an identifier."""
+    return word.startswith(OWN)
+
+
+def is_taken(identifier: str) -> bool:
+    """Whether a user's embedding may be read where the identifier stands, alone or with words beside it."""
+    tokens = HOST.tokens(HOST.text_encoder(HOST.model()), identifier) if identifier else []
+    return any(_overlap(tokens, list(ids)) for entries in HOST.embeddings().values() for ids, _ in entries)
+
+
+def _overlap(word: list[int], other: list[int]) -> bool:
+    """Whether `other` can stand in a text so that it has some of the word's tokens."""
+    if set(word).isdisjoint(other):
+        return False
+    for shift in range(1 - len(other), len(word)):
+        first = max(shift, 0)
+        part = other[max(-shift, 0) :][: len(word) - first]
+        if part and word[first : first + len(part)] == part:
+            return True
+    return False
+
+
+def unreadable(loaded: Loaded) -> str | None:
+    """A sentence where the loaded model has no place for learned words at all."""
+    if learned_vectors(loaded.residual) is None or HOST.family(HOST.model()) != "SD3":
+        return None
+    return f"The embedding of {loaded.name} is for CLIP, and the loaded model, SD3, reads more than that."
+
+
+class LentWords:
+    """The words of one job. problem: told a sentence of a word that the model cannot read, and whose it is."""
+
+    def __init__(self, problem: Callable[[str, Loaded], None]):
+        self.problem = problem
+        self.known: dict[str, Loaded] = {}
+        """Word -> whose it is."""
+        self._depth = 0
+        self._model = None
+        self._entries: list[tuple] = []
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """The WebUI knows the words; when the outermost of these ends, its database is as it was."""
+        self._depth += 1
+        try:
+            self.renew()
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._take_back()
+
+    def renew(self) -> None:
+        """The WebUI may have changed the model, or read the user's embeddings again, which forgets ours."""
+        lookup, model = HOST.embeddings(), HOST.model()
+        if not self._depth or (
+            model is self._model
+            and [entry[1].name for entry in self._entries] == list(self.known)
+            and all(any(entry is other for other in lookup.get(entry[0][0], ())) for entry in self._entries)
+        ):
+            return
+        self._take_back()
+        self._model = model
+        for word, loaded in self.known.items():
+            ids = HOST.tokens(HOST.text_encoder(model), word)
+            entry = (ids, self._embedding(word, loaded, model))
+            # the WebUI takes the first that matches, and sorts the longest first
+            lookup[ids[0]] = sorted([entry, *lookup.get(ids[0], ())], key=lambda other: -len(other[0]))
+            self._entries.append(entry)
+
+    def _take_back(self) -> None:
+        lookup = HOST.embeddings()
+        while self._entries:
+            entry = self._entries.pop()
+            first = entry[0][0]
+            others = [other for other in lookup.get(first, ()) if other is not entry]
+            if others:
+                lookup[first] = others
+            else:
+                lookup.pop(first, None)
+        self._model = None
+
+    def _embedding(self, word: str, loaded: Loaded, model):
+        """The learned vectors; where they are not for this model, its own of the identifier."""
+        vectors = HOST.token_vectors(model, loaded.residual.metadata.identifier, LONGEST)
+        if is_own(word):
+            return HOST.embedding(word, vectors)
+        fits = isinstance(vectors, torch.Tensor)
+        learned = learned_vectors(loaded.residual)
+        try:
+            loaded.residual.check(HOST.unet(model), loaded.name)
+        except PersresError:
+            fits = False  # told where it is attached, for all of the file
+        else:
+            try:
+                widths = [part.shape[-1] for part in ([vectors] if fits else vectors.values())]
+                check_width(learned, sum(widths), loaded.name)
+            except PersresError as error:
+                self.problem(str(error), loaded)
+                fits = False
+        return HOST.embedding(word, HOST.placed(learned) if fits else vectors)
+
+    def named(self, text: str) -> str:
+        """A text for the user, with the concepts' names where the words stand."""
+        for word, loaded in self.known.items():
+            text = text.replace(word, loaded.name)
+        return text

@@ -1,0 +1,53 @@
+"""What the training tab says of the loaded checkpoint; the training itself looks again when its turn comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ...residual import file_hash
+from ...toybox import CHECKPOINT
+from ...training.sizes import default_resolution, params_of
+from ..host import HOST
+from ..training.model import refuse_unsupported
+from ..training.request import Request
+
+
+class LoadedModel:
+    def __init__(self):
+        self._known: tuple[tuple, bool] | None = None
+
+    def is_toybox(self) -> bool:
+        info = HOST.checkpoint(HOST.loaded_model())
+        if info is None:
+            return False
+        with contextlib.suppress(OSError):
+            status = os.stat(info.filename)
+            key = info.filename, status.st_size, status.st_mtime_ns
+            if self._known is None or self._known[0] != key:
+                # a file of another size is not read at all
+                same = CHECKPOINT.is_file() and status.st_size == CHECKPOINT.stat().st_size
+                self._known = key, same and file_hash(CHECKPOINT) == file_hash(info.filename)
+            return self._known[1]
+        return False
+
+    def resolution(self) -> int | None:
+        """Of the pictures that it was trained on; None where no model is loaded yet."""
+        try:
+            return default_resolution(params_of(self.unet()))
+        except AttributeError:  # no model, or one that training refuses
+            return None
+
+    def unet(self):
+        """None where no model is loaded yet."""
+        return HOST.loaded_unet()
+
+
+def refuse_unfit(request: Request) -> None:
+    """PersresError for a training that the chosen checkpoint could not follow; while another one is loaded, or none,
+    the training says it itself when its turn comes."""
+    model, chosen = HOST.loaded_model(), HOST.chosen_checkpoint()
+    loaded = HOST.checkpoint(model)
+    if loaded is not None and chosen is not None and loaded.filename == chosen.filename:
+        refuse_unsupported(model)
+        request.refuse_unfit(HOST.unet(model))
