@@ -55,9 +55,7 @@ def add_parser(commands) -> None:
         made.set_defaults(run=run)
         return made
 
-    photos = action(
-        "photos", write_photos, '"photos" of a thing that the model has never seen, to learn from'
-    )
+    photos = action("photos", write_photos, '"photos" of a thing that the model has never seen, to learn from')
     photos.add_argument("folder", type=file_name, metavar="FOLDER", help="where the photos go")
     photos.add_argument(
         "--class",

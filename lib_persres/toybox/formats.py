@@ -133,9 +133,7 @@ def _is_projection(name: str) -> bool:
 
 def _with_linear_projections(state: State) -> State:
     """A 1x1 convolution is a linear map of every pixel."""
-    return {
-        name: tensor[:, :, 0, 0].contiguous() if _is_projection(name) else tensor for name, tensor in state.items()
-    }
+    return {name: tensor[:, :, 0, 0].contiguous() if _is_projection(name) else tensor for name, tensor in state.items()}
 
 
 def _open_clip(state: State) -> State:
