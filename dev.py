@@ -2,7 +2,7 @@
 
     python dev.py demo [ARGUMENTS...]     learn a concept, draw it, show pictures and scores on one page
     python dev.py test [ARGUMENTS...]     ruff, then pytest; the arguments are pytest's, such as -k lag
-    python dev.py figures [NAME...]       list the figures that the README states, or measure some again
+    python dev.py figures [NAME...]       list the figures of docs/figures.md, or measure some again
     python dev.py cuda [ARGUMENTS...]     all that waits for a card, in at most nine minutes; a report in a folder
 
 Every command runs in the project's folder. `python dev.py demo --help`, and so for figures and cuda, says more.

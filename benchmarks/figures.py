@@ -1,4 +1,4 @@
-"""The figures that the README states: what each means, its goal, and the function that measures it.
+"""The figures of docs/figures.md: what each means, its goal, and the function that measures it.
 
 python dev.py figures                     the list, with the last measured values
 python dev.py figures toybox.* cost.lag   measures these again, one JSON object a line
@@ -367,7 +367,7 @@ def main(
     out = out or sys.stdout
     parser = argparse.ArgumentParser(
         prog="dev.py figures",
-        description="List the figures that the README states, or measure some of them again.",
+        description="List the figures of docs/figures.md, or measure some of them again.",
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a figure to measure, or a pattern such as 'toybox.*'"

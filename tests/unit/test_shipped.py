@@ -1,7 +1,4 @@
-"""What the project ships: the Toybox checkpoint, its judge, and the figures that the README states."""
-
-import json
-from pathlib import Path
+"""What the project ships: the Toybox checkpoint and its judge."""
 
 import pytest
 import torch
@@ -9,7 +6,6 @@ from branch_calls import plain_plan
 from PIL import Image
 from rounding import PICTURE, assert_near
 
-from benchmarks.figures import FIGURES, Goal
 from benchmarks.toybox_concepts import METHODS, draw, learn, prompts_for, score
 from lib_persres.branch import Branches
 from lib_persres.evaluation.scores.alignment import cosines
@@ -25,8 +21,6 @@ from lib_persres.toybox.training.judge import held_out_accuracy
 from lib_persres.training.images import load_images
 from lib_persres.training.recipes import RECIPES
 from lib_persres.unet import find_blocks
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +108,3 @@ def test_methods_start_from_the_same_noise_and_lag_records_its_masks(toybox, jud
     rows = score(judge, concept, prompt, {method: got.images for method, got in drawn.items()})
     assert {row["method"] for row in rows} == set(METHODS)
     assert next(row for row in rows if row["method"] == "plain")["outside"] in (0.0, None)
-
-
-def test_the_readme_states_every_figure_as_recorded():
-    record = json.loads((ROOT / "docs" / "figures.json").read_text(encoding="utf-8"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for figure in FIGURES:
-        measured = record[figure.name]
-        if measured["value"] is None:
-            assert f"| `{figure.name}` | {figure.goal_text} | never | - |" in readme, figure.name
-            continue
-        value = measured["value"] if isinstance(measured["value"], int) else f"{measured['value']:.4g}"
-        reached = "yes" if Goal.parse(figure.goal_text).reached(measured["value"]) else "**no**"
-        assert f"| `{figure.name}` | {figure.goal_text} | {value} | {reached} |" in readme, figure.name
