@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import PersresError
 from ..writing import write_whole
 from .common import Formatter, at_least, file_name, make_folder, refuse_existing, seed, words
+from .toybox_convert import add_convert
 from .toybox_install import add_actions
 from .toybox_training import add_training
 
@@ -23,6 +24,8 @@ examples:
       scenes as the model was trained on, with their captions
   python -m lib_persres toybox install --webui stable-diffusion-webui
       the Toybox model among the WebUI's checkpoints; toybox uninstall takes it out again
+  python -m lib_persres toybox convert --family SDXL --out toybox-sdxl.safetensors
+      the same model in SDXL's format, which draws the same pictures
 
 the model can be made again:
   python -m lib_persres toybox train base
@@ -52,9 +55,7 @@ def add_parser(commands) -> None:
         made.set_defaults(run=run)
         return made
 
-    photos = action(
-        "photos", write_photos, '"photos" of a thing that the model has never seen, to learn from'
-    )
+    photos = action("photos", write_photos, '"photos" of a thing that the model has never seen, to learn from')
     photos.add_argument("folder", type=file_name, metavar="FOLDER", help="where the photos go")
     photos.add_argument(
         "--class",
@@ -86,6 +87,7 @@ def add_parser(commands) -> None:
 
     add_training(action)
     add_actions(action)
+    add_convert(action)
 
 
 # -- pictures ------------------------------------------------------------------------------------------------

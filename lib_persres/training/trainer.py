@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ from .finite import check_contexts, check_latents
 from .host import Host
 from .images import Photo
 from .latents import Latents, encode_photos
+from .losses import summary
 from .maps import MapComparison
 from .objective import noised
 from .options import Running
@@ -252,7 +252,7 @@ class Trainer:
 
     def residual(self) -> Residual:
         """What was learned until now, on the CPU; its metadata say after how many steps."""
-        facts = {"steps": self.done, "loss": _summary(self.losses), "created": _moment()}
+        facts = {"steps": self.done, "loss": summary(self.losses), "created": _moment()}
         residual = Residual({}, replace(self._facts, **facts))
         for each in self.learned:
             each.put_into(residual)
@@ -300,17 +300,3 @@ class Trainer:
 
 def _moment() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _summary(losses: list[float]) -> dict:
-    """First and last tenth of the training, and the loss of up to 100 points in between for a curve."""
-    if not losses:
-        return {}
-    tenth = max(1, len(losses) // 10)
-    stride = max(1, math.ceil(len(losses) / 100))
-    curve = [sum(losses[i : i + stride]) / len(losses[i : i + stride]) for i in range(0, len(losses), stride)]
-    return {
-        "first": sum(losses[:tenth]) / tenth,
-        "last": sum(losses[-tenth:]) / tenth,
-        "curve": [round(value, 5) for value in curve],
-    }

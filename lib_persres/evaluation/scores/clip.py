@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +22,9 @@ def _config(state: State) -> CLIPConfig:
     patches = state["vision_model.embeddings.patch_embedding.weight"]
     positions = len(state["vision_model.embeddings.position_embedding.weight"])
     ids = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
-    text = tower(state, width, r"text_model.*layers\.(\d+)") | ids | {"vocab_size": vocabulary}
-    vision = tower(state, len(patches), r"vision_model.*layers\.(\d+)") | squares(patches, positions)
+    text = tower(state, width, re.compile(r"text_model\.encoder\.layers\.(\d+)")) | ids | {"vocab_size": vocabulary}
+    vision = tower(state, len(patches), re.compile(r"vision_model\.encoder\.layers\.(\d+)"))
+    vision |= squares(patches, positions)
     shared = {"hidden_act": "quick_gelu"}
     size = len(state["text_projection.weight"])
     return CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=size, **ids)
@@ -36,23 +38,23 @@ CLIP = Kind(
         "merges.txt), or OpenAI's ViT-B-32.pt"
     ),
     renames=(
-        (r"^visual\.conv1", "vision_model.embeddings.patch_embedding"),
-        (r"^visual\.class_embedding", "vision_model.embeddings.class_embedding"),
-        (r"^visual\.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
-        (r"^visual\.ln_pre", "vision_model.pre_layrnorm"),
-        (r"^visual\.ln_post", "vision_model.post_layernorm"),
-        (r"^visual\.proj$", "visual_projection.TRANSPOSED"),
-        (r"^visual\.transformer\.resblocks", "vision_model.encoder.layers"),
-        (r"^transformer\.resblocks", "text_model.encoder.layers"),
-        (r"^token_embedding", "text_model.embeddings.token_embedding"),
-        (r"^positional_embedding", "text_model.embeddings.position_embedding.weight"),
-        (r"^ln_final", "text_model.final_layer_norm"),
-        (r"^text_projection$", "text_projection.TRANSPOSED"),
-        (r"\.attn\.in_proj_", ".self_attn.FUSED."),
-        (r"\.attn\.out_proj", ".self_attn.out_proj"),
-        (r"\.ln_([12])\.", r".layer_norm\1."),
-        (r"\.mlp\.c_fc", ".mlp.fc1"),
-        (r"\.mlp\.c_proj", ".mlp.fc2"),
+        (re.compile(r"^visual\.conv1"), "vision_model.embeddings.patch_embedding"),
+        (re.compile(r"^visual\.class_embedding"), "vision_model.embeddings.class_embedding"),
+        (re.compile(r"^visual\.positional_embedding"), "vision_model.embeddings.position_embedding.weight"),
+        (re.compile(r"^visual\.ln_pre"), "vision_model.pre_layrnorm"),
+        (re.compile(r"^visual\.ln_post"), "vision_model.post_layernorm"),
+        (re.compile(r"^visual\.proj$"), "visual_projection.TRANSPOSED"),
+        (re.compile(r"^visual\.transformer\.resblocks"), "vision_model.encoder.layers"),
+        (re.compile(r"^transformer\.resblocks"), "text_model.encoder.layers"),
+        (re.compile(r"^token_embedding"), "text_model.embeddings.token_embedding"),
+        (re.compile(r"^positional_embedding"), "text_model.embeddings.position_embedding.weight"),
+        (re.compile(r"^ln_final"), "text_model.final_layer_norm"),
+        (re.compile(r"^text_projection$"), "text_projection.TRANSPOSED"),
+        (re.compile(r"\.attn\.in_proj_"), ".self_attn.FUSED."),
+        (re.compile(r"\.attn\.out_proj"), ".self_attn.out_proj"),
+        (re.compile(r"\.ln_([12])\."), r".layer_norm\1."),
+        (re.compile(r"\.mlp\.c_fc"), ".mlp.fc1"),
+        (re.compile(r"\.mlp\.c_proj"), ".mlp.fc2"),
     ),
     parts=("q_proj", "k_proj", "v_proj"),
     config=_config,

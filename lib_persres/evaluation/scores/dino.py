@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 from transformers import ViTConfig, ViTModel
@@ -17,7 +18,7 @@ RESIZED = 256 / 224
 def _config(state: State) -> ViTConfig:
     """DINO's architecture by the tensors' shapes: norms with eps 1e-6, as in its own code."""
     patches = state["embeddings.patch_embeddings.projection.weight"]
-    sizes = tower(state, len(patches), r"(?:encoder\.layer|layers)\.(\d+)")
+    sizes = tower(state, len(patches), re.compile(r"(?:encoder\.layer|layers)\.(\d+)"))
     sizes |= squares(patches, state["embeddings.position_embeddings"].shape[1])
     return ViTConfig(**sizes, layer_norm_eps=1e-6, qkv_bias=True)
 
@@ -30,18 +31,18 @@ DINO = Kind(
         "dino_deitsmall16_pretrain.pth of github.com/facebookresearch/dino"
     ),
     renames=(
-        (r"^(module\.|backbone\.|vit\.)+", ""),  # whole trainings keep the backbone so
-        (r"^cls_token", "embeddings.cls_token"),
-        (r"^pos_embed", "embeddings.position_embeddings"),
-        (r"^patch_embed\.proj", "embeddings.patch_embeddings.projection"),
-        (r"^norm\.", "layernorm."),
-        (r"^blocks", "encoder.layer"),
-        (r"\.attn\.qkv", ".attention.attention.FUSED"),
-        (r"\.attn\.proj", ".attention.output.dense"),
-        (r"\.norm1", ".layernorm_before"),
-        (r"\.norm2", ".layernorm_after"),
-        (r"\.mlp\.fc1", ".intermediate.dense"),
-        (r"\.mlp\.fc2", ".output.dense"),
+        (re.compile(r"^(module\.|backbone\.|vit\.)+"), ""),  # whole trainings keep the backbone so
+        (re.compile(r"^cls_token"), "embeddings.cls_token"),
+        (re.compile(r"^pos_embed"), "embeddings.position_embeddings"),
+        (re.compile(r"^patch_embed\.proj"), "embeddings.patch_embeddings.projection"),
+        (re.compile(r"^norm\."), "layernorm."),
+        (re.compile(r"^blocks"), "encoder.layer"),
+        (re.compile(r"\.attn\.qkv"), ".attention.attention.FUSED"),
+        (re.compile(r"\.attn\.proj"), ".attention.output.dense"),
+        (re.compile(r"\.norm1"), ".layernorm_before"),
+        (re.compile(r"\.norm2"), ".layernorm_after"),
+        (re.compile(r"\.mlp\.fc1"), ".intermediate.dense"),
+        (re.compile(r"\.mlp\.fc2"), ".output.dense"),
     ),
     parts=("query", "key", "value"),
     config=_config,

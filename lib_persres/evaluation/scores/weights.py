@@ -62,7 +62,7 @@ class Kind:
     name: str
     cls: type[PreTrainedModel]
     source: str
-    renames: Sequence[tuple[str, str]]
+    renames: Sequence[tuple[re.Pattern[str], str]]
     parts: Sequence[str]
     config: Callable[[State], PretrainedConfig]
     options: dict = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Kind:
         out = {}
         for name, tensor in state.items():
             for pattern, replacement in self.renames:
-                name = re.sub(pattern, replacement, name)
+                name = pattern.sub(replacement, name)
             if "FUSED" in name:  # queries, keys and values in one
                 thirds = zip(self.parts, tensor.chunk(3))
                 out |= {name.replace("FUSED", part): third.contiguous() for part, third in thirds}
@@ -137,9 +137,9 @@ def read_state(path: Path, what: str) -> State:
     return {name: tensor.detach().float() for name, tensor in found.items()}
 
 
-def tower(state: State, width: int, layers: str) -> dict:
+def tower(state: State, width: int, layers: re.Pattern[str]) -> dict:
     """A transformer's sizes, heads of 64. layers: a pattern of the tensors' names with the layer's number."""
-    count = 1 + max(int(found[1]) for name in state if (found := re.match(layers, name)))
+    count = 1 + max(int(found[1]) for name in state if (found := layers.match(name)))
     heads = max(width // 64, 1)
     sizes = {"hidden_size": width, "intermediate_size": 4 * width}
     return {**sizes, "num_hidden_layers": count, "num_attention_heads": heads}

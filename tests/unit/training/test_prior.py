@@ -99,6 +99,25 @@ def test_drawing_tells_how_far_it_is_and_what_ends_it_costs_no_whole_picture(sd,
     assert steps(again, 3) == losses and torch.equal(weights(again), weights(whole))
 
 
+def test_an_end_with_the_last_picture_costs_none_and_the_steps_go_on(sd, photos, monkeypatch):
+    whole = make(sd, photos)
+    losses = steps(whole, 3)
+
+    class Enough(Exception):
+        pass
+
+    def progress(drawn, count):
+        if drawn == count:
+            raise Enough
+
+    trainer = make(sd, photos)
+    with trainer, pytest.raises(Enough):
+        trainer.draw_class(progress)
+    assert trainer.to_draw == 0
+    monkeypatch.setattr(prior, "sample", None)
+    assert steps(trainer, 3) == losses
+
+
 def test_the_loop_tells_of_the_drawing(sd, photos):
     told = []
     recipe = Recipe("test", "a test's", (STAGE,), crops=1, class_images=3)

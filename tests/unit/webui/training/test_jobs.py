@@ -29,6 +29,8 @@ def test_a_training_ends_in_the_file_that_the_same_training_by_hand_writes(bench
 def test_stop_keeps_what_is_learned_and_resume_ends_as_if_nothing_had_been(bench, sd, tmp_path):
     b = bench(gated=True)
     identity = b.stop_after_two()
+    state = b.jobs.root / identity / "state.pt"
+    assert state.is_file()
     status = b.jobs.get(identity)
     assert status["state"] == "stopped" and status["done"] == 2
     assert "2 of 8 steps is in rex.safetensors" in status["message"]
@@ -36,6 +38,8 @@ def test_stop_keeps_what_is_learned_and_resume_ends_as_if_nothing_had_been(bench
     b.jobs.resume(identity)
     assert b.wait(identity, "finished")["file"] == status["file"]
     assert same(Residual.load(status["file"]), saved(direct(sd, tmp_path / "by hand"), tmp_path))
+    b.jobs.close()
+    assert not state.exists()  # the file has all of it, and a state may be as large as several models
 
 
 def test_the_webuis_interrupt_is_a_stop(bench):
