@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lib_persres.commands import recipe_table
+from lib_persres.commands import option_table, recipe_table
 
 from . import architecture, figures
 
@@ -33,6 +33,7 @@ def figure_table() -> str:
 
 FILLED = {
     "recipes": ("recipes-table.md", recipe_table.as_text),
+    "options": ("recipes-table.md", option_table.as_text),
     "figures": ("figures.md", figure_table),
     "house": ("architecture.md", architecture.house),
     "core": ("architecture.md", architecture.core),

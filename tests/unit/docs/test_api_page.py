@@ -8,6 +8,7 @@ from dataclasses import fields
 import pytest
 from pages import DOCS, ROOT, blocks
 
+from lib_persres.training.options import SET
 from lib_persres.webui.settings import Settings
 from lib_persres.webui.training.job import Job
 from lib_persres.webui.training.record import STATES
@@ -15,6 +16,8 @@ from lib_persres.webui.training.request import Request
 
 WEBUI = ROOT / "lib_persres" / "webui"
 PAGE = (DOCS / "api.md").read_text(encoding="utf-8")
+OPTIONS = {option.name for option in SET}
+"""Whose table is filled in, see `benchmarks.pages`."""
 PHOTOS = {"images", "folder", "class_images", "class_folder"}
 VERBS = ("get", "post", "delete", "put")
 ACTION = "/persres/v1/train/{identity}/{action}"
@@ -71,7 +74,7 @@ def test_the_arguments_of_the_page_are_those_of_the_code_with_their_defaults():
 
 
 def test_the_fields_of_a_training_are_those_of_the_code():
-    assert set(named("Fields")) == {field.name for field in fields(Request)} | PHOTOS
+    assert set(named("Fields")) == {field.name for field in fields(Request)} - OPTIONS | PHOTOS
 
 
 def test_the_keys_of_a_status_are_those_of_the_code():
