@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from .errors import PersresError
-from .plan import Row
-from .unet import Block
+
+if TYPE_CHECKING:  # the command line knows the masks' names without torch
+    import torch
+
+    from .plan import Row
+    from .unet import Block
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 from ..errors import PersresError
@@ -57,9 +58,13 @@ def convert(args) -> int:
     state, description = converted(state, description, args.family)
 
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    Tokenizer.find(source).write_vocabulary(folder)
-    for name, content in {"config": config, **open_clip_configs(config, args.family)}.items():
-        write_whole(folder / f"{name}.json", (json.dumps(content, indent=2) + "\n").encode())
+    sizes = {"config": config, **open_clip_configs(config, args.family)}
+    files = {f"{name}.json": (json.dumps(content, indent=2) + "\n").encode() for name, content in sizes.items()}
+    with tempfile.TemporaryDirectory() as made:
+        Tokenizer.find(source).write_vocabulary(made)
+        files |= {path.name: path.read_bytes() for path in Path(made).iterdir()}
+    for name, data in files.items():
+        write_whole(folder / name, data)
     write_whole(sidecar, yaml.safe_dump(description, sort_keys=False).encode())
     write_whole(out, save(state, metadata={"format": "pt"}))
     print(out)

@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 from ..errors import PersresError
-from .common import at_least, file_name, note, seed
+from ..writing import write_whole
+from .common import at_least, file_name, make_folder, note, seed
 
 TRAIN = """\
 Train the Toybox model: pictures, autoencoder, latents, UNet and text encoder, all that is wanting in turn. The same
@@ -117,7 +118,13 @@ def _prepared(args) -> Path:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     folder = Path(args.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    begun = folder / "seed.txt"
+    if begun.is_file() and begun.read_text(encoding="utf-8").strip() != str(args.seed):
+        raise PersresError(
+            f"The training in {folder} began with another seed ({begun}): give the same, or another folder."
+        )
+    write_whole(begun, f"{args.seed}\n".encode())
     return folder
 
 

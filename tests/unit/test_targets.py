@@ -35,7 +35,7 @@ def test_a_rule_has_one_spelling(rule, one):
     assert Stage(targets=rule) == Stage(targets=one)
 
 
-@pytest.mark.parametrize("rule", ["", "+", "kv+", "proj", "kv,proj_out", "KV", "x" * 1000])
+@pytest.mark.parametrize("rule", ["", "+", "kv+", "proj", "kv,proj_out", "KV", "x" * 100])
 def test_a_rule_that_names_nothing_is_refused_in_one_sentence(rule, unets):
     for use in (canonical, lambda r: Stage(targets=r), lambda r: find_targets(unets(), r)):
         with pytest.raises(PersresError, match="proj_in, attn1, kv, attn2, proj_out, unet") as caught:

@@ -69,7 +69,9 @@ def sgm_params(sidecar: dict) -> dict:
 def call():
     """(x, timesteps, context) for the UNet of the SD1 file, in float64."""
     generator = torch.Generator().manual_seed(1)
-    x, context = (torch.randn(shape, generator=generator).double() for shape in ((2, 4, 16, 16), (2, 77, 96)))
+    x, context = (
+        torch.randn(shape, generator=generator).double() for shape in ((2, 4, 16, 16), (2, 77, CONFIG["hidden_size"]))
+    )
     return x, torch.tensor([900, 40]), context
 
 

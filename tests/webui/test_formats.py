@@ -3,6 +3,7 @@
 The classes are those of the WebUI's repositories, made from the files' yamls in its Python; no WebUI is started.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -17,8 +18,7 @@ from lib_persres.toybox import CHECKPOINT
 
 WEBUI = Path(os.environ["PERSRES_WEBUI"])
 PYTHON = os.environ.get("PERSRES_WEBUI_PYTHON") or WEBUI / "venv" / "bin" / "python"
-WIDTH = 96
-"""Of the Toybox's text encoder."""
+WIDTH = json.loads((CHECKPOINT.parent / "text_encoder" / "config.json").read_text())["hidden_size"]
 
 
 @pytest.fixture(scope="module")

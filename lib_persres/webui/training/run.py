@@ -168,6 +168,7 @@ class _Steps:
                 self._heed_ends()
                 return
             except _Wanted:
+                self.job.drawing = None
                 self._give_way()
             finally:
                 self.job.drawing = None

@@ -20,7 +20,6 @@ from lib_persres.commands import common, main
 from lib_persres.commands.train import output_file
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
-from lib_persres.standalone.modules import AutoencoderKL
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -30,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["generate"], ["inspect"], ["toybox"], ["toybox", "photos"], ["toybox", "export"]],
+    [[], ["train"], ["generate"], ["inspect"], ["toybox"], ["toybox", "photos"], ["toybox", "cool"]],
 )
 def test_help_is_shown_on_request(command, capsys):
     assert main([*command, "--help"]) == 0
@@ -184,34 +183,10 @@ def test_toybox_photos_are_told_apart_by_their_seed_and_kept(photos, tmp_path, c
     assert "snow" in refused(capsys, ["toybox", "photos", tmp_path, "--background", "moss"])
 
 
-def test_toybox_export_writes_a_checkpoint_that_loads(tmp_path, capsys):
-    from lib_persres.toybox.train_autoencoder import DDCONFIG as TOYBOX_DDCONFIG
-    from lib_persres.toybox.train_denoiser import Model
-
-    from lib_persres.standalone.checkpoint import load
-
-    base, out = tmp_path / "base", tmp_path / "out" / "toybox.safetensors"
-    base.mkdir()
-    assert "autoencoder.pt is missing" in refused(capsys, ["toybox", "export", base, out])
-    vae, model = AutoencoderKL(TOYBOX_DDCONFIG, 4), Model()
-    torch.save({"step": 3, "model": vae.state_dict()}, base / "autoencoder.pt")
-    torch.save({"step": 4, "average": model.state_dict()}, base / "denoiser.pt")
-    (base / "latents.pt").write_bytes(b"damaged")
-    assert "latents.pt is damaged" in refused(capsys, ["toybox", "export", base, out])
-    torch.save({"scale": torch.tensor(1.5)}, base / "latents.pt")
-    assert "must end in" in refused(capsys, ["toybox", "export", base, tmp_path / "toybox.ckpt"])
-    assert main(["toybox", "export", str(base), str(out)]) == 0
-    sd = load(out, device="cpu")
-    assert sd.scale_factor == 1.5 and common.default_resolution(sd.unet.params) == 128
-    weight = "out.2.weight"
-    assert torch.equal(sd.unet.state_dict()[weight], model.unet.state_dict()[weight].half().float())
-    assert "already exists" in refused(capsys, ["toybox", "export", base, out])
-
-
-def test_toybox_training_goes_on_only_with_the_same_settings(tmp_path, capsys):
-    begun = {"scenes": 50, "scene_seed": 7, "seed": 0, "autoencoder_steps": None}
-    (tmp_path / "settings.json").write_text(json.dumps(begun))
-    assert "other settings" in refused(capsys, ["toybox", "train", tmp_path, "--scenes", "60"])
+def test_a_training_of_the_toybox_goes_on_only_with_the_same_scenes(tmp_path, capsys):
+    (tmp_path / "seed.txt").write_text("7\n")
+    assert "another seed" in refused(capsys, ["toybox", "train", tmp_path, "--seed", "8"])
+    assert "There is no training in" in refused(capsys, ["toybox", "cool", tmp_path, "--seed", "7"])
 
 
 # -- errors --------------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ def base(model, photos, tmp_path, monkeypatch):
         ("toybox", "sample"): ["out", "--count", "1", "--force"],
         ("toybox", "train"): ["out", "--scenes", "4"],
         ("toybox", "export"): ["out", "new.safetensors"],
+        ("toybox", "convert"): ["--family", "SD2", "--out", "out.safetensors", "--force"],
         ("toybox", "install"): ["--webui", "webui"],
         ("toybox", "uninstall"): ["--webui", "webui"],
     }
