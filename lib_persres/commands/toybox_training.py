@@ -31,7 +31,7 @@ def add_training(action) -> None:
     judge = action("judge", train_judge, "train the judge that sees what is in the Toybox's pictures")
     for made in (train, cool, judge):
         made.add_argument("folder", type=file_name, metavar="FOLDER", help="where pictures, states and logs are (4 GB)")
-        made.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+        made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
         made.add_argument("--processes", type=at_least(1), default=1, help="that draw scenes and write captions")
         made.add_argument("--pictures", type=at_least(20), default=12000, help="of the autoencoder (default: 12000)")
         made.add_argument("--autoencoder-steps", type=at_least(1), default=4500, help="(default: 4500)")

@@ -8,6 +8,7 @@ recipe's checks and files, the training tab's inputs, the API's validation, the 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -39,7 +40,7 @@ class Option:
     more: str = ""
     low: float = -math.inf
     high: float = math.inf
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     offered: tuple[str, ...] = ()
     apart: bool = False
     flag: str = ""
@@ -181,7 +182,7 @@ class OfRecipe:
     form: str = option("low-rank", high=20, choices=tuple(FORMS))
     start: str = option("identifier", high=20, choices=("identifier", "class"))
     class_images: int = option(64, low=1, high=MANY)
-    mask: str = option("median", high=20, choices=tuple(MASKS))
+    mask: str = option("median", high=20, choices=MASKS.keys())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from lib_persres.errors import LONGEST, PersresError
 from lib_persres.evaluation import workers
 from lib_persres.evaluation.scoring import Scorer
 from lib_persres.standalone import checkpoint
-from lib_persres.toybox import train_autoencoder
+from lib_persres.toybox.training import autoencoder
 from lib_persres.training import loop
 
 NONSENSE = (
@@ -85,8 +85,9 @@ def base(model, photos, tmp_path, monkeypatch):
         ("evaluate", "report"): ["run"],
         ("toybox", "photos"): ["out", "--count", "1", "--force"],
         ("toybox", "sample"): ["out", "--count", "1", "--force"],
-        ("toybox", "train"): ["out", "--scenes", "4"],
-        ("toybox", "export"): ["out", "new.safetensors"],
+        ("toybox", "train"): ["out", "--scenes", "4", "--pictures", "20"],
+        ("toybox", "cool"): ["out", "--scenes", "4", "--pictures", "20"],
+        ("toybox", "judge"): ["out", "--scenes", "8", "--pictures", "20"],
         ("toybox", "convert"): ["--family", "SD2", "--out", "out.safetensors", "--force"],
         ("toybox", "install"): ["--webui", "webui"],
         ("toybox", "uninstall"): ["--webui", "webui"],
@@ -97,7 +98,7 @@ def base(model, photos, tmp_path, monkeypatch):
 def test_nonsense_is_a_sentence(words, option, name, base, tmp_path, capsys, monkeypatch):
     # what takes long begins, and stops
     monkeypatch.setattr(workers, "run_here", stop)
-    monkeypatch.setattr(train_autoencoder, "train_autoencoder", stop)
+    monkeypatch.setattr(autoencoder, "train_autoencoder", stop)
     if name not in LATE:
         monkeypatch.setattr(loop, "train", stop)
     if name not in ("clip", "dino"):

@@ -144,7 +144,7 @@ def test_a_rank_that_can_learn_almost_nothing_is_warned_of(sd):
 
 def test_previews_are_drawn_unless_they_are_refused():
     assert form.request_of({**EMPTY, "recipe": "paper"}, False).preview_every == 50
-    assert form.request_of(EMPTY, True).preview_every == 200  # the Toybox's recipe
+    assert form.request_of(EMPTY, True).preview_every == 100  # the Toybox's recipe
     assert form.request_of({**EMPTY, "steps": "1"}, False).preview_every == 1
     assert form.request_of({**EMPTY, "preview_every": "0"}, False).preview_every == 0
     assert form.request_of({**EMPTY, "preview_every": "7"}, False).preview_every == 7
