@@ -76,7 +76,7 @@ def test_the_readme_is_a_front_door():
 def test_the_mask_that_contributing_shows_is_one():
     (source,) = blocks((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "python")
     names = {**vars(masks)}
-    exec(source, names)
+    exec(f"from __future__ import annotations\n{source}", names)
     view = View("block", (8, 8), (Row(0, 0),), ((True, True),), torch.device("cpu"))
     gate = names["Disc"]().gate(view).reshape(2, 8, 8)
     assert gate[:, 3:5, 3:5].all() and not gate[:, :, 0].any() and torch.equal(gate[0], gate[1])
