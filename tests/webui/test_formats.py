@@ -15,6 +15,7 @@ from host import ROOT
 from rounding import NETWORK, PRODUCT, assert_near
 
 from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.install import install
 
 WEBUI = Path(os.environ["PERSRES_WEBUI"])
 PYTHON = os.environ.get("PERSRES_WEBUI_PYTHON") or WEBUI / "venv" / "bin" / "python"
@@ -25,7 +26,9 @@ WIDTH = json.loads((CHECKPOINT.parent / "text_encoder" / "config.json").read_tex
 def drawn(tmp_path_factory):
     """What formats_probe.py says of the three files, by family."""
     folder = tmp_path_factory.mktemp("formats")
-    files = {"SD1": CHECKPOINT, "SD2": folder / "sd2.safetensors", "SDXL": folder / "sdxl.safetensors"}
+    install(folder / "sd1")  # with the vocabulary, which a checkout lacks
+    names = {"SD1": f"sd1/{CHECKPOINT.name}", "SD2": "sd2.safetensors", "SDXL": "sdxl.safetensors"}
+    files = {family: folder / name for family, name in names.items()}
     for family in ("SD2", "SDXL"):
         command = [sys.executable, "-m", "lib_persres", "toybox", "convert", "--family", family, "--out", files[family]]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
