@@ -149,8 +149,7 @@ def install(python: Path, root: Path, run) -> None:
         say(f"installing {number} of {len(steps)}: {what}")
         if run([*pip, *arguments]):
             raise Stop(
-                f"pip could not install {what.split(' ')[0]}; its lines above say why. "
-                "The same command tries again."
+                f"pip could not install {what.split(' ')[0]}; its lines above say why. The same command tries again."
             )
 
 

@@ -338,9 +338,7 @@ def table(registry: Sequence[Figure], record: dict[str, dict]) -> str:
         last = record.get(figure.name, {})
         value = last.get("value")
         shown, reached = ("-", "-") if value is None else (_number(value), _yes(figure.goal.reached(value)))
-        rows.append(
-            (figure.name, figure.goal_text, shown, reached, last.get("date") or "never", figure.meaning)
-        )
+        rows.append((figure.name, figure.goal_text, shown, reached, last.get("date") or "never", figure.meaning))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -369,9 +367,7 @@ def main(
         prog="dev.py figures",
         description="List the figures of docs/figures.md, or measure some of them again.",
     )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="a figure to measure, or a pattern such as 'toybox.*'"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a figure to measure, or a pattern such as 'toybox.*'")
     parser.add_argument("--record", action="store_true", help="keep the measured values in docs/figures.json")
     options = parser.parse_args(arguments)
 

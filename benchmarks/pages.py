@@ -1,6 +1,6 @@
 """What the pages state of the code, filled in from it between marks such as <!-- recipes --> and <!-- /recipes -->.
 
-    python -m benchmarks.pages      fills all; a test compares
+python -m benchmarks.pages      fills all; a test compares
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ def prompts_for(concept: ToyConcept) -> list[Prompt]:
     cls = concept.cls
     elsewhere = [name for name in BACKGROUNDS if name != concept.background]
     other = "star" if cls != "star" else "box"
-    scenes = [
-        Prompt(f"a photo of a V* {cls} {BACKGROUNDS[name]}", "change background", name) for name in elsewhere
-    ]
+    scenes = [Prompt(f"a photo of a V* {cls} {BACKGROUNDS[name]}", "change background", name) for name in elsewhere]
     return [
         *scenes,
         Prompt(f"a photo of a V* {cls}", "identity"),
@@ -81,14 +79,10 @@ def draw(
     """
     name = residual.metadata.concept
     text = f"<persres:{name}:{0.0 if method == 'base' else 1.0}>{prompt.text}"
-    return generate(
-        sd, text, lambda _: residual, seeds=seeds, width=SIZE, height=SIZE, lag=method == "lag", **options
-    )
+    return generate(sd, text, lambda _: residual, seeds=seeds, width=SIZE, height=SIZE, lag=method == "lag", **options)
 
 
-def draw_each(
-    sd: StableDiffusion, residual: Residual, prompt: Prompt, number: int, count: int
-) -> dict[str, Generated]:
+def draw_each(sd: StableDiffusion, residual: Residual, prompt: Prompt, number: int, count: int) -> dict[str, Generated]:
     """`count` pictures of the prompt by every method; prompts of different numbers begin from different noise."""
     seeds = [1000 * number + i for i in range(count)]
     return {method: draw(sd, residual, prompt, seeds, method) for method in METHODS}
@@ -112,9 +106,7 @@ class Scores:
 
     def table(self) -> dict[str, dict[str, float]]:
         """The mean of every score by method, of the prompts in KEEPING."""
-        return {
-            method: {name: self.means(method, name, category=KEEPING) for name in SCORES} for method in METHODS
-        }
+        return {method: {name: self.means(method, name, category=KEEPING) for name in SCORES} for method in METHODS}
 
 
 def score(judge: Judge, concept: ToyConcept, prompt: Prompt, images: dict[str, torch.Tensor]) -> list[dict]:

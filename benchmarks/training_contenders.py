@@ -57,9 +57,7 @@ def random_weights(model: nn.Module, device: torch.device, dtype: torch.dtype) -
 class Contender(ABC):
     """setup: all that comes before the first step, the models' loading left out. step: one of the optimizer."""
 
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, size: ModelSize, side: int, batch: int, total: int
-    ):
+    def __init__(self, device: torch.device, dtype: torch.dtype, size: ModelSize, side: int, batch: int, total: int):
         self.device, self.dtype, self.size = device, dtype, size
         self.side, self.batch, self.total = side, batch, total
         generator = torch.Generator().manual_seed(0)

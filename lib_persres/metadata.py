@@ -72,12 +72,8 @@ class Metadata:
         if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
             raise PersresError(f"its format_version is {version[:40]!r} and not a number")
         if int(version) > FORMAT_VERSION:
-            raise PersresError(
-                f"its format is version {version} and this extension knows {FORMAT_VERSION}, update it"
-            )
-        missing = next(
-            (name for name in ("concept", "identifier", "macro_class") if name not in strings), None
-        )
+            raise PersresError(f"its format is version {version} and this extension knows {FORMAT_VERSION}, update it")
+        missing = next((name for name in ("concept", "identifier", "macro_class") if name not in strings), None)
         if missing:
             raise PersresError(f"its metadata lacks {missing}")
         # what the file does not say is not known: the defaults of these are true of new residuals only

@@ -91,9 +91,7 @@ def check_spelling(identifier: str) -> str:
         raise PersresError('The identifier is empty; choose a rare short word such as "olis".')
     shown, identifier = readable(" ".join(identifier.split()), 40), one_form(identifier)
     if any(character.isspace() for character in identifier):
-        raise PersresError(
-            f'The identifier "{shown}" contains white space; choose one rare short word such as "olis".'
-        )
+        raise PersresError(f'The identifier "{shown}" contains white space; choose one rare short word such as "olis".')
     wrong = sorted(FORBIDDEN.intersection(identifier))
     if wrong:
         raise PersresError(

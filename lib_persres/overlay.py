@@ -86,9 +86,9 @@ def overlay(image: Image.Image, masks: torch.Tensor) -> Image.Image:
     grey = base.mean(-1, keepdims=True).repeat(3, -1) * 0.6 + 40
     out = grey
     for index, mask in enumerate(masks):
-        weight = np.asarray(
-            Image.fromarray(mask.numpy().astype(np.float32)).resize(image.size, Image.BILINEAR)
-        ).clip(0, 1)[..., None]
+        weight = np.asarray(Image.fromarray(mask.numpy().astype(np.float32)).resize(image.size, Image.BILINEAR)).clip(
+            0, 1
+        )[..., None]
         tint = np.array(_COLOURS[index % len(_COLOURS)], np.float32)
         out = out * (1 - weight) + (0.72 * base + 0.28 * tint) * weight
     return Image.fromarray(out.clip(0, 255).astype(np.uint8))

@@ -145,9 +145,7 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
     start = _number(named.get("start", "0"), "start", text, 0.0, 1.0)
     end = _number(named.get("end", "1"), "end", text, 0.0, 1.0)
     if start >= end:
-        _refuse(
-            text, f"starts at {start:g} and ends at {end:g}; start must be smaller than end, both from 0 to 1"
-        )
+        _refuse(text, f"starts at {start:g} and ends at {end:g}; start must be smaller than end, both from 0 to 1")
     return Tag(
         name=positional[0],
         strength=_strength(positional[1], "the strength", text) if len(positional) == 2 else 1.0,
@@ -285,9 +283,7 @@ def _concept_of(placeholder: str, digits: str, count: int, names: Sequence[str])
     has = {0: "no concept", 1: "only 1 concept"}.get(count, f"only {count} concepts")
     named = ", ".join(filter(None, names))
     end = f": {named}" if named else f"; add its tag, such as <{NETWORK}:name>"
-    raise PersresError(
-        f"{short(placeholder, 16)} stands for the {place} concept, but the prompt names {has}{end}."
-    )
+    raise PersresError(f"{short(placeholder, 16)} stands for the {place} concept, but the prompt names {has}{end}.")
 
 
 def _typed(text: str, identifiers: Sequence[str]) -> list[tuple[int, int]]:
@@ -315,5 +311,3 @@ def _owner(text: str, start: int, end: int, identifiers: Sequence[str], macro_cl
         if macro_classes[k] and noun.match(text, following.start()):
             return k
     return owners[0]
-
-

@@ -148,8 +148,7 @@ class Residual:
                         f"{where} changes {path}, which is none of its targets, {rule}: it was not made rightly."
                     )
                 raise PersresError(
-                    f"{where} was trained for another model (it changes {path}, "
-                    f"which this UNet lacks): {advice}."
+                    f"{where} was trained for another model (it changes {path}, which this UNet lacks): {advice}."
                 )
             trained = (factors.down.shape[1], factors.up.shape[0])
             if trained != there[path]:
@@ -172,19 +171,13 @@ class Residual:
         if path.suffix != ".safetensors":
             raise PersresError(f"{path} is not written: a residual's name ends in .safetensors.")
         if dtype not in FLOATS.values():
-            raise PersresError(
-                f"{path} is not written: a residual is kept in floating point, not in {dtype}."
-            )
+            raise PersresError(f"{path} is not written: a residual is kept in floating point, not in {dtype}.")
         tensors = {}
         for name, tensor in self._tensors().items():
             # a copy each, since safetensors refuses tensors that share memory
             tensors[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
             if not tensors[name].isfinite().all():
-                why = (
-                    f"too large for {dtype}"
-                    if tensor.isfinite().all()
-                    else "not finite (the training diverged)"
-                )
+                why = f"too large for {dtype}" if tensor.isfinite().all() else "not finite (the training diverged)"
                 raise PersresError(f"{path} is not written: values of {name} are {why}.")
         try:
             _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})

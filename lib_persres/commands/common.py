@@ -215,9 +215,7 @@ def note(line: str) -> None:
 
 def printable(line: str) -> str:
     """A file's text without what would steer the terminal."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
-    )
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
 def size_text(count: int) -> str:

@@ -114,9 +114,7 @@ def _add_embedders(parser) -> None:
     parser.add_argument(
         "--clip", type=file_name, metavar="PATH", help="CLIP ViT-B/32: its folder, or OpenAI's ViT-B-32.pt"
     )
-    parser.add_argument(
-        "--dino", type=file_name, metavar="PATH", help="DINO ViT-S/16: its folder, or DINO's own .pth"
-    )
+    parser.add_argument("--dino", type=file_name, metavar="PATH", help="DINO ViT-S/16: its folder, or DINO's own .pth")
 
 
 def run(args) -> int:

@@ -152,9 +152,7 @@ def describe(path: Path) -> dict:
 def table(facts: dict) -> str:
     """The facts for a reader; whatever is not known is left out."""
     loss, recipe = facts["loss"], dict(facts["recipe"])
-    ranks = ", ".join(
-        f"{'/'.join(map(str, found))} at width {width}" for width, found in facts["ranks"].items()
-    )
+    ranks = ", ".join(f"{'/'.join(map(str, found))} at width {width}" for width, found in facts["ranks"].items())
     stages = recipe.pop("stages", None)
     stages = stages if isinstance(stages, list) else []
     images = [item[:10] for item in facts["image_hashes"]]

@@ -187,9 +187,7 @@ def _export(out: Path, args, average, latents) -> None:
     from ..toybox.training.dataset import scale_of
 
     new = out.with_name(out.name + ".new")
-    save_sd1(
-        new / "toybox.safetensors", average.unet, _autoencoder(args), average.text, scale_factor=scale_of(latents)
-    )
+    save_sd1(new / "toybox.safetensors", average.unet, _autoencoder(args), average.text, scale_factor=scale_of(latents))
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

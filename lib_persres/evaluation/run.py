@@ -56,9 +56,7 @@ def perform(
         choosing = [s.concepts[0] for s, methods in first if any(method.needs_nearest for method in methods)]
         nearest = nearest_classes(run, suite.nouns, choosing, scorer.clip, nouns, told) if choosing else {}
         planned = plan(suite, dataset, only, nearest)
-        pieces = pieces_of(
-            planned, root=run.root, sampling=suite.sampling, checkpoint=checkpoint, base=base, **options
-        )
+        pieces = pieces_of(planned, root=run.root, sampling=suite.sampling, checkpoint=checkpoint, base=base, **options)
         missing = [piece for piece in pieces if not piece.done]
         run.begin(facts)
         done, problems = len(pieces) - len(missing), {}
@@ -103,4 +101,3 @@ def rescore(run: RunFolder, scorer: Scorer, told: Told = lambda line: None) -> N
     if not whole:
         raise PersresError(f"{run.root} has no finished concept to score: run the evaluation first.")
     score(run, suite, whole, scorer, told, anew=True)
-

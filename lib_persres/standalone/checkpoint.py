@@ -122,9 +122,9 @@ def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion
         vae=vae,
         text=text,
         scale_factor=architecture.scale_factor,
-        alphas_cumprod=alphas_cumprod(
-            architecture.linear_start, architecture.linear_end, architecture.timesteps
-        ).to(device),
+        alphas_cumprod=alphas_cumprod(architecture.linear_start, architecture.linear_end, architecture.timesteps).to(
+            device
+        ),
         device=device,
         dtype=dtype,
         path=path,

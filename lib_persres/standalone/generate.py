@@ -65,9 +65,7 @@ def generate(
     made.problems += sentences(negative, made.tags, made.words.facts, NEGATIVE) if guidance != 1 else []
     for sentence in made.problems:
         tell(sentence)
-    images, recorder = draw(
-        sd, [made], seeds, width, height, negative, steps, guidance, mask, unconditional, progress
-    )
+    images, recorder = draw(sd, [made], seeds, width, height, negative, steps, guidance, mask, unconditional, progress)
     return Generated(images, made.text, list(seeds), made.problems, recorder, made.uses())
 
 
@@ -96,9 +94,7 @@ class Prepared:
         ]
 
 
-def prepare(
-    sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Residual] | None, lag: bool
-) -> Prepared:
+def prepare(sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Residual] | None, lag: bool) -> Prepared:
     """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it."""
     given, tags = parse_tags(prompt)
     tags = list({tag.name: tag for tag in tags}.values())
@@ -162,9 +158,7 @@ def draw(
                 plans = Plans([picture.uses(done) for picture in pictures], unconditional)
                 branches.plan = plans.plan(rows, context.shape[1], sd.device)
 
-            latents = sample(
-                sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress
-            )
+            latents = sample(sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress)
         if recorder is not None:
             recorder.end()
     _check_finite(sd, latents, noise, context, parts, guidance)

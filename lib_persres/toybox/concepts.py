@@ -55,9 +55,7 @@ def photograph(concept: ToyConcept, folder: Path, count: int = 5) -> list[Path]:
     files = []
     for index in range(count):
         rng = np.random.default_rng([concept.seed, index])
-        scene = random_scene(
-            rng, count=1, skin=skin, cls=concept.cls, background=concept.background, area=(0.10, 0.32)
-        )
+        scene = random_scene(rng, count=1, skin=skin, cls=concept.cls, background=concept.background, area=(0.10, 0.32))
         files.append(folder / f"{concept.name}-{index}.png")
         Image.fromarray(render(scene)[0]).save(files[-1])
     return files

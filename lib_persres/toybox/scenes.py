@@ -13,7 +13,7 @@ COUNTS = (0.45, 0.45, 0.10)
 #: Share of the scenes of several things whose second is of the first one's class.
 TWINS = 0.25
 #: Share of the captions of two things, where their places allow it, that say how they lie.
-PLACED = 0.4
+PLACED = 0.7
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 

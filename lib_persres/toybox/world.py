@@ -59,9 +59,7 @@ class Skin:
 
 
 #: The 24 candidate appearances of a concept.
-SKINS = tuple(
-    Skin(f"{layout}-{i}", layout, pair) for layout in _SKIN_LAYOUTS for i, pair in enumerate(_SKIN_COLOURS)
-)
+SKINS = tuple(Skin(f"{layout}-{i}", layout, pair) for layout in _SKIN_LAYOUTS for i, pair in enumerate(_SKIN_COLOURS))
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,7 @@ def estimate(recipe: Recipe, unet: nn.Module) -> Estimate:
         rank_of(recipe.rank, min(target.widths)) * sum(target.widths) for target in find_targets(unet, recipe.targets)
     )
     largest = max(
-        numbers(recipe, unet, stage.targets) + (embedding if stage.learns_embedding else 0)
-        for stage in recipe.stages
+        numbers(recipe, unet, stage.targets) + (embedding if stage.learns_embedding else 0) for stage in recipe.stages
     )
     return Estimate(
         learned=learned,

@@ -96,14 +96,20 @@ def forward_as(module: nn.Module, forward: Callable) -> Iterator[None]:
 def _lean_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable]]:
     """The layers of this module that can have another forward, each with it."""
     if isinstance(module, nn.Conv2d) and _is_plain(module):
-        yield module, lambda x: FrozenConv2d.apply(
-            x.to(module.weight.dtype), module.weight, module.bias, module.stride, module.padding
+        yield (
+            module,
+            lambda x: FrozenConv2d.apply(
+                x.to(module.weight.dtype), module.weight, module.bias, module.stride, module.padding
+            ),
         )
     elif type(module) is nn.Linear:
         yield module, lambda x: F.linear(x.to(module.weight.dtype), module.weight, module.bias)
     elif type(module) is nn.LayerNorm:
-        yield module, lambda x: F.layer_norm(
-            x.to(module.weight.dtype), module.normalized_shape, module.weight, module.bias, module.eps
+        yield (
+            module,
+            lambda x: F.layer_norm(
+                x.to(module.weight.dtype), module.normalized_shape, module.weight, module.bias, module.eps
+            ),
         )
     elif isinstance(module, nn.Sequential):
         for norm, following in zip(module, list(module)[1:]):

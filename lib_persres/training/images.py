@@ -106,9 +106,7 @@ def image_files(folder: Path) -> list[Path]:
     return listing(folder, subfolders=False).images
 
 
-def crop_views(
-    image: Image.Image, resolution: int, flips: bool = False, crops: int = 0, seed: int = 0
-) -> torch.Tensor:
+def crop_views(image: Image.Image, resolution: int, flips: bool = False, crops: int = 0, seed: int = 0) -> torch.Tensor:
     """Square views of an RGB image: (n, 3, resolution, resolution), float32 in [-1, 1].
 
     n is (1 + crops)·(1 + flips). The first view is the centre square; `crops` random squares follow, with

@@ -62,7 +62,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """"a whole number from 1 to 100"."""
+        """ "a whole number from 1 to 100"."""
         if self.choices:
             shown = ", ".join(self.choices)
             return f'"" for automatic, or {shown}' if self.default == "" else shown
@@ -207,9 +207,7 @@ class Running:
         True, "Halve the micro-batch where memory is short", "the result stays the same; each step takes longer"
     )
     precision: str = option("", "Precision", "of the numbers; automatic: the model's own", high=20, choices=PRECISIONS)
-    checkpointing: bool = option(
-        False, "Gradient checkpointing", "the same result with less memory, a third slower"
-    )
+    checkpointing: bool = option(False, "Gradient checkpointing", "the same result with less memory, a third slower")
 
 
 STAGE, RECIPE, RUN = "stage", "recipe", "run"

@@ -27,9 +27,7 @@ def check_side(unet_params: dict, side: int, option: str) -> None:
     step = LATENT * 2 ** (len(unet_params["channel_mult"]) - 1)
     if side < step or side % step:
         below = max(step, side // step * step)
-        raise PersresError(
-            f"{option} {side} does not fit this model: take a multiple of {step}, such as {below}."
-        )
+        raise PersresError(f"{option} {side} does not fit this model: take a multiple of {step}, such as {below}.")
 
 
 def check_pixels(pictures: int, width: int, height: int, what: str, lower: str) -> None:

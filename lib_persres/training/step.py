@@ -110,7 +110,12 @@ class Gradients:
         maps: MapComparison | None = None,
     ):
         self.unet, self.learned, self.texts, self.stage, self.factor, self.maps = (
-            unet, learned, texts, stage, factor, maps
+            unet,
+            learned,
+            texts,
+            stage,
+            factor,
+            maps,
         )
         self.rows = Rows(stage, texts.contexts.device)
         self.weights = [weight for each in learned for weight in each.weights(stage.targets)]

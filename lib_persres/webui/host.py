@@ -351,7 +351,7 @@ class A1111:
             gr.Warning(sentence)
 
     def passwords(self) -> list[str]:
-        """"user:password" of those who may use the API: of --api-auth, without it of --gradio-auth."""
+        """ "user:password" of those who may use the API: of --api-auth, without it of --gradio-auth."""
         pairs = [pair.strip() for pair in (shared.cmd_opts.api_auth or "").split(",") if pair.strip()]
         return pairs or [":".join(pair) for pair in initialize_util.get_gradio_auth_creds()]
 

@@ -50,7 +50,7 @@ def name_in(shown: str | None) -> str:
 
 
 def learns(recipe: Recipe) -> str:
-    """"3 stages: the word V* itself (60 steps), then …"."""
+    """ "3 stages: the word V* itself (60 steps), then …"."""
     parts = [f"{targets_in_words(stage.targets)} ({stage.steps} steps)" for stage in recipe.stages]
     count = f"{len(parts)} stages" if len(parts) > 1 else "One stage"
     return f"{count}: {', then '.join(parts)}{FORMS[recipe.form].words}."

@@ -60,9 +60,7 @@ def test_concept_map_of_each_row_uses_its_own_tokens():
 
 def test_all_tokens_together_make_one_and_fewer_make_less():
     module, x, context = example()
-    maps = concept_maps(
-        module.to_q(x), module.to_k(context), indicator(range(longhand.TOKENS), (1, 2)), module.heads
-    )
+    maps = concept_maps(module.to_q(x), module.to_k(context), indicator(range(longhand.TOKENS), (1, 2)), module.heads)
     assert_near(maps[:, 0], torch.ones(3, 15), rounding(longhand.TOKENS, layers=8))
     assert (maps[:, 1] < 1).all() and (maps >= 0).all()
 

@@ -75,15 +75,9 @@ def test_attach_twice_is_attach_once(unets):
     base, before = output(unet, arguments), longhand.snapshot(unet)
     once = output(unet, arguments, residuals, lag_plan(2))
     branches = Branches(unet, residuals).attach()
-    hooks = {
-        name: {kind: len(found) for kind, found in m[2].items()}
-        for name, m in longhand.snapshot(unet)[0].items()
-    }
+    hooks = {name: {kind: len(found) for kind, found in m[2].items()} for name, m in longhand.snapshot(unet)[0].items()}
     branches.attach()
-    again = {
-        name: {kind: len(found) for kind, found in m[2].items()}
-        for name, m in longhand.snapshot(unet)[0].items()
-    }
+    again = {name: {kind: len(found) for kind, found in m[2].items()} for name, m in longhand.snapshot(unet)[0].items()}
     assert again == hooks and any(hooks.values())
     branches.plan = lag_plan(2)
     with torch.no_grad():

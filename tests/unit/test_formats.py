@@ -20,9 +20,7 @@ from lib_persres.webui.training.record import VERSION, Record
 from lib_persres.webui.training.request import Request
 
 DATA = Path(__file__).parent / "data"
-RECIPE = Recipe(
-    "test", "a test's", (Stage("embedding", "1", 2, 2, 1e-2), Stage("proj_out", "1", 2, 2, 1e-2)), crops=0
-)
+RECIPE = Recipe("test", "a test's", (Stage("embedding", "1", 2, 2, 1e-2), Stage("proj_out", "1", 2, 2, 1e-2)), crops=0)
 
 
 def make(sd, photos, recipe=RECIPE):

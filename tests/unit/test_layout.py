@@ -179,8 +179,7 @@ def test_constants_and_local_state_are_allowed(source):
 
 def test_imports_are_seen_wherever_they_stand():
     tree = ast.parse(
-        "import a.b\nfrom . import c\nfrom ..d import e\n"
-        "def f():\n    import g\n    importlib.import_module('h.i')"
+        "import a.b\nfrom . import c\nfrom ..d import e\ndef f():\n    import g\n    importlib.import_module('h.i')"
     )
     found = [name for name, _ in imports(tree, PACKAGE / "training" / "loop.py")]
     assert sorted(found) == ["a.b", "g", "h.i", "lib_persres.d.e", "lib_persres.training.c"]

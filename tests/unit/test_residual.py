@@ -115,9 +115,7 @@ def test_residual_of_its_own_unet_passes_the_check(residual):
 
 
 def test_check_says_which_width_differs_and_names_the_concept_or_file(residual):
-    with pytest.raises(
-        PersresError, match="width 8 at input_blocks.1.1.proj_out, this UNet has 12"
-    ) as caught:
+    with pytest.raises(PersresError, match="width 8 at input_blocks.1.1.proj_out, this UNet has 12") as caught:
         residual.check(small_unet(width=12))
     assert "residual of rex" in str(caught.value) and "SD1" in str(caught.value)
     with pytest.raises(PersresError, match=r"^rex.safetensors was trained for another model"):

@@ -73,9 +73,7 @@ def test_other_dtypes_round_trip_to_their_own_rounding(residual, path, dtype):
     residual.save(path, dtype)
     assert safetensors.torch.load_file(path)[DOWN].dtype == dtype
     factors = residual.factors["input_blocks.1.1.proj_out"]
-    assert torch.equal(
-        Residual.load(path).factors["input_blocks.1.1.proj_out"].down, factors.down.to(dtype).float()
-    )
+    assert torch.equal(Residual.load(path).factors["input_blocks.1.1.proj_out"].down, factors.down.to(dtype).float())
 
 
 def test_file_holds_the_modules_paths_and_plain_strings(residual, path):

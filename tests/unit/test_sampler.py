@@ -14,9 +14,7 @@ from lib_persres.standalone.checkpoint import alphas_cumprod
 
 
 def model(unet):
-    return SimpleNamespace(
-        unet=unet, alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000), device=torch.device("cpu")
-    )
+    return SimpleNamespace(unet=unet, alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000), device=torch.device("cpu"))
 
 
 def contexts(count, seed=0):

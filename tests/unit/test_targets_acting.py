@@ -38,9 +38,7 @@ def lag_plan(strengths=STRENGTHS, unconditional="mirror", gated=(True, False)):
 
 def hooked(unet):
     """Module path -> how many hooks it has."""
-    found = {
-        name: len(module._forward_hooks) + len(module._forward_pre_hooks) for name, module in unet.named_modules()
-    }
+    found = {name: len(module._forward_hooks) + len(module._forward_pre_hooks) for name, module in unet.named_modules()}
     return {name: count for name, count in found.items() if count}
 
 

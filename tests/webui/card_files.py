@@ -7,7 +7,7 @@ from PIL import Image
 
 from lib_persres.residual import Residual
 
-ODD = "o'd \"name\" (x) [y] & {0} $1 `ü☺`"
+ODD = 'o\'d "name" (x) [y] & {0} $1 `ü☺`'
 
 
 def change(path, **metadata):

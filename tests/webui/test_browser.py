@@ -315,13 +315,13 @@ def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder):
 
 
 def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):
-    make_residual(host.data, "a \"noted\" one", models.tiny_unet(), 5, "olis", "dog")
+    make_residual(host.data, 'a "noted" one', models.tiny_unet(), 5, "olis", "dog")
     page.refresh_cards()
-    notes = folder / "a \"noted\" one.json"
+    notes = folder / 'a "noted" one.json'
     notes.write_text(json.dumps({"made by": "another tool"}))
 
     def save(phrase):
-        page.click_card("a \"noted\" one", part=".edit-button")
+        page.click_card('a "noted" one', part=".edit-button")
         editor = "#txt2img_residuals_edit_user_metadata"
         # what stood there until now may be another file's, or what was typed before
         page.wait(f"return gradioApp().querySelector('{editor} .file-metadata').innerText.includes('noted')")
@@ -349,7 +349,7 @@ def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):
     assert json.loads(notes.read_text()) == {"made by": "another tool"}
     page.run("closePopup()")
     save("my V* dog")
-    for text in ("\"noted\" one's own name", "SD1", "a \"noted\" one.safetensors"):
+    for text in ('"noted" one\'s own name', "SD1", 'a "noted" one.safetensors'):
         assert text in table
     page.wait(
         "return [...gradioApp().querySelectorAll('#txt2img_residuals_cards > .card')]"
@@ -358,7 +358,7 @@ def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):
     kept = json.loads(notes.read_text())
     assert kept["made by"] == "another tool" and kept["notes"] == "mine"
     assert kept["preferred weight"] == 0.6 and kept["activation text"] == "my V* dog"
-    page.click_card("a \"noted\" one")
+    page.click_card('a "noted" one')
     assert page.value("txt2img_prompt") == '<persres:a "noted" one:0.6> my V* dog'
 
 

@@ -248,7 +248,7 @@ def test_a_broken_and_a_foreign_file_are_told(host):
     (folder / "broken.safetensors").write_bytes(b"nothing")
     result = host.generate("a V* dog and a V2* dog <persres:broken><persres:rex>")
     assert near(result.images[0], host.image("a  dog and a V* dog <persres:rex>"))
-    assert "Persres not applied: broken" in result.infotexts[0] and "Persres hashes: \"rex: " in result.infotexts[0]
+    assert "Persres not applied: broken" in result.infotexts[0] and 'Persres hashes: "rex: ' in result.infotexts[0]
 
 
 def test_a_residual_for_another_model_is_told(host):

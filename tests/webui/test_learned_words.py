@@ -75,8 +75,7 @@ def test_a_style_and_the_old_emphasis(host):
 
 def test_with_factors_both_act_and_lag_confines_the_factors(host):
     both, word, factors = (
-        host.image(prompt)
-        for prompt in ("a V* dog<persres:both>", "a myboth dog", "a myboth dog<persres:both>")
+        host.image(prompt) for prompt in ("a V* dog<persres:both>", "a myboth dog", "a myboth dog<persres:both>")
     )
     assert not near(both, word) and same(both, factors)
     lag = host.image("a V* dog<persres:both>", LAG)

@@ -45,8 +45,7 @@ def agree(host, name, **options):
     """The residual's images are the LoRA's, and not the model's own."""
     prompt = options.pop("prompt", BASE)
     base, ours, lora = (
-        host.generate(f"{prompt}{tag}", **options).images
-        for tag in ("", f" <persres:{name}>", f" <lora:{name}:1>")
+        host.generate(f"{prompt}{tag}", **options).images for tag in ("", f" <persres:{name}>", f" <lora:{name}:1>")
     )
     for index in range(len(base)):
         assert near(ours[index], lora[index]) and not near(ours[index], base[index])

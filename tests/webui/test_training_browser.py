@@ -83,8 +83,9 @@ def test_five_images_become_a_tag_that_draws(host, page, photos):
     prompt = "<persres:learned:1.0> a photo of a V* ball"
     page.wait("return gradioApp().querySelector('#tab_txt2img').offsetParent && true")
     assert page.value("txt2img_prompt") == prompt
-    assert page.run("return ['width', 'height'].map((side) => Number("
-                    "gradioApp().querySelector(`#txt2img_${side} input`).value))") == [64, 64]
+    assert page.run(
+        "return ['width', 'height'].map((side) => Number(gradioApp().querySelector(`#txt2img_${side} input`).value))"
+    ) == [64, 64]
     page.wait(f"return gradioApp().querySelector('#{ACCORDION}_enabled-checkbox input').checked")
     page.set("txt2img_steps", 3)
     page.click("#txt2img_generate")

@@ -31,9 +31,7 @@ def fill(page, **values):
 
 def train(page, said):
     page.click("#persres_training_start")
-    page.wait(
-        "return gradioApp().querySelector('#persres_training_said').innerText.includes(arguments[0])", said
-    )
+    page.wait("return gradioApp().querySelector('#persres_training_said').innerText.includes(arguments[0])", said)
 
 
 def press(page, action):

@@ -71,7 +71,7 @@ def theirs(text: str) -> Cell:
 
 
 def render(template: str, **values) -> str:
-    """"report.md" or "report.html"."""
+    """ "report.md" or "report.html"."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=jinja2.select_autoescape(["html.j2"]),

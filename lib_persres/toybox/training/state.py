@@ -10,9 +10,7 @@ import torch
 
 def save_state(file: Path, step: int, model, optimizer, **more) -> None:
     temporary = file.with_suffix(".tmp")
-    torch.save(
-        {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), **more}, temporary
-    )
+    torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), **more}, temporary)
     os.replace(temporary, file)
 
 

@@ -114,9 +114,7 @@ def _card(path: str, resolution: int, crops: int, flips: bool, seed: int, remova
         views = crop_views(photo, resolution, flips, min(crops, VIEWS), seed)  # the first ones are the same
     except PersresError as error:
         return f'<div class="persres-image persres-wrong">{remove}<p>{html.escape(str(error))}</p></div>', ""
-    pictures = [
-        Image.fromarray(((view.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()) for view in views
-    ]
+    pictures = [Image.fromarray(((view.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()) for view in views]
     large = f'<img class="persres-view" alt="{name}, its centre" src="{_data(pictures[0], LARGE)}">'
     small = "".join(f'<img alt="{name}, another view" src="{_data(each, SMALL)}">' for each in pictures[1 : 1 + VIEWS])
     card = (

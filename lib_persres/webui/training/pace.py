@@ -31,7 +31,7 @@ def size_of(unet: nn.Module) -> int:
 
 
 def in_words(seconds: float) -> str:
-    """"about 40 seconds", "about 12 minutes", "about 2.5 hours"."""
+    """ "about 40 seconds", "about 12 minutes", "about 2.5 hours"."""
     if seconds < 90:
         return f"about {max(10, round(seconds / 10) * 10)} seconds"
     if seconds < 5400:

@@ -81,9 +81,7 @@ def from_base64(entries, of_class: bool = False) -> list[tuple[str, Source]]:
     return images
 
 
-def from_folder(
-    folder, allowed: Iterable[Path], of_class: bool = False
-) -> tuple[list[tuple[str, Source]], list[str]]:
+def from_folder(folder, allowed: Iterable[Path], of_class: bool = False) -> tuple[list[tuple[str, Source]], list[str]]:
     """The images of a folder of this machine, by name, and sentences on what is passed over.
 
     PersresError for a folder outside of the allowed ones.

@@ -79,9 +79,7 @@ def _number(value) -> bool:
 
 
 def _list(item: Callable[[object], bool], length: int | None = None) -> Callable[[object], bool]:
-    return lambda value: (
-        isinstance(value, list) and length in (None, len(value)) and all(item(each) for each in value)
-    )
+    return lambda value: isinstance(value, list) and length in (None, len(value)) and all(item(each) for each in value)
 
 
 def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:

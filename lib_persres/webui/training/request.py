@@ -127,7 +127,7 @@ class Request(_Values):
         if not self.recipe or not RECIPES[self.recipe].keeps_class:
             keeping = ", ".join(name for name, recipe in RECIPES.items() if recipe.keeps_class)
             raise PersresError(
-                f'The recipe {self.recipe or "of the loaded model"} has no use for pictures of the class: leave them '
+                f"The recipe {self.recipe or 'of the loaded model'} has no use for pictures of the class: leave them "
                 f"out, or take one that keeps the class ({keeping})."
             )
 

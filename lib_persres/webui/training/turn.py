@@ -21,9 +21,7 @@ class Turn:
     WebUI's pages and API wait for, which tells of those that the lock itself no longer lists. gives_way: the setting.
     """
 
-    def __init__(
-        self, lock, tasks: Callable[[], Iterable[str]] = tuple, gives_way: Callable[[], bool] = lambda: True
-    ):
+    def __init__(self, lock, tasks: Callable[[], Iterable[str]] = tuple, gives_way: Callable[[], bool] = lambda: True):
         self._lock, self._tasks, self._gives_way = lock, tasks, gives_way
         self._in_vain: dict[str, int] = {}
         self.held = False

@@ -19,12 +19,15 @@ facts = {"rows": [{"way": "a|b", "step_s": 0.123456}], "figures": {"cost.lag": {
 json.dump(facts, open(sys.argv[1], "w"))
 """
 BREAKS = WORKS + "raise SystemExit('the card fell off')"
-HANGS = WORKS + """
+HANGS = (
+    WORKS
+    + """
 import os, subprocess
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(child.pid, flush=True)
 child.wait()
 """
+)
 DIFFERS = """
 import json, sys
 json.dump({"checks": [{"what": "losses", "value": 0.5, "bound": 0.02, "ok": False}]}, open(sys.argv[1], "w"))

@@ -68,9 +68,7 @@ def test_problems_are_told_on_stderr_and_in_the_picture(checkpoint, residual, tm
         ("a dog", ["--lag"], "the prompt has no concept's tag, and LAG confines concepts."),
     ],
 )
-def test_where_there_are_no_masks_the_one_reason_is_told(
-    prompt, options, why, checkpoint, residual, tmp_path, capsys
-):
+def test_where_there_are_no_masks_the_one_reason_is_told(prompt, options, why, checkpoint, residual, tmp_path, capsys):
     assert generate(checkpoint, residual, tmp_path, "--masks", *options, prompt=prompt) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["00000-0.png"]
     assert f"There are no masks to show, since {why}" in capsys.readouterr().err

@@ -201,7 +201,7 @@ def test_a_training_of_the_toybox_goes_on_only_with_the_same_scenes(tmp_path, ca
         (ModuleNotFoundError("No module", name="transformers"), 1, "error: The package transformers is not"),
         (MemoryError(), 1, "error: The memory is full"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "error: The memory is full"),
-        (RuntimeError('"conv2d" not implemented for \'Half\''), 1, "error: The device cannot compute"),
+        (RuntimeError("\"conv2d\" not implemented for 'Half'"), 1, "error: The device cannot compute"),
     ],
 )
 def test_failures_are_a_sentence_and_a_status(error, status, text, monkeypatch, capsys):

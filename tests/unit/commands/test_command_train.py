@@ -53,15 +53,11 @@ def test_a_second_concept_of_a_class_gets_another_identifier(residual, checkpoin
     (tmp_path / "old.safetensors").write_bytes(residual.read_bytes())
     (tmp_path / "broken.safetensors").write_bytes(b"no residual")
     assert train(checkpoint, photos, tmp_path / "rex.safetensors") == 0
-    identifiers = {
-        Residual.read_metadata(tmp_path / f"{name}.safetensors").identifier for name in ("old", "rex")
-    }
+    identifiers = {Residual.read_metadata(tmp_path / f"{name}.safetensors").identifier for name in ("old", "rex")}
     assert len(identifiers) == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["", "a/b", "a\\b", "../rex", ".rex", "rex:1", "a<b", "a=b", " rex", "x" * 101]
-)
+@pytest.mark.parametrize("name", ["", "a/b", "a\\b", "../rex", ".rex", "rex:1", "a<b", "a=b", " rex", "x" * 101])
 def test_names_that_would_be_misread_are_refused(name):
     with pytest.raises(PersresError, match="name"):
         check_name(name)
@@ -79,9 +75,7 @@ def test_ordinary_names_and_classes_are_allowed():
 def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     residual, checkpoint, photos, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(
-        "lib_persres.standalone.checkpoint.load", lambda *_, **__: pytest.fail("it was loaded")
-    )
+    monkeypatch.setattr("lib_persres.standalone.checkpoint.load", lambda *_, **__: pytest.fail("it was loaded"))
     good = {
         "--checkpoint": checkpoint,
         "--images": photos,

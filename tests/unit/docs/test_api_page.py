@@ -36,7 +36,7 @@ def named(heading: str) -> list[str]:
 
 
 def routes() -> set[str]:
-    """"GET /persres/v1/…" of each function that one is made of, wherever in webui/ it stands."""
+    """ "GET /persres/v1/…" of each function that one is made of, wherever in webui/ it stands."""
     found = set()
     for path in WEBUI.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

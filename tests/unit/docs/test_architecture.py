@@ -33,7 +33,10 @@ def test_imports_of_every_kind_are_arrows_and_those_of_others_are_none(house):
         }
     )
     assert arrows(part_of, root) == {
-        ("training", "core"), ("commands", "training"), ("commands", "core"), ("scripts", "commands")
+        ("training", "core"),
+        ("commands", "training"),
+        ("commands", "core"),
+        ("scripts", "commands"),
     }
     assert arrows(module_of, root) == {("a", "b")}
 

@@ -115,4 +115,3 @@ def test_masks_are_those_of_the_renderer(judge):
     found = masks(judge.see(pictures), pictures)
     truth = torch.from_numpy(render(scenes[0])[1][0])
     assert (found[0] & truth).sum() / (found[0] | truth).sum() > 0.85 and not found[1].any()
-

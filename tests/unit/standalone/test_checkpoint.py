@@ -167,9 +167,7 @@ def test_small_model_without_its_yaml_is_refused(state, tmp_path):
     assert "config.json" in refusal(tmp_path / "alone.safetensors")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "a: b", "model: {params: {}}", "{", "model: {params: {parameterization: v}}"]
-)
+@pytest.mark.parametrize("text", ["", "a: b", "model: {params: {}}", "{", "model: {params: {parameterization: v}}"])
 def test_faulty_yaml_is_refused(text, saved, state, tmp_path):
     path = copy_beside(saved, state, "model", tmp_path)
     path.with_suffix(".yaml").write_text(text)

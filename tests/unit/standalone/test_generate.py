@@ -262,8 +262,7 @@ def test_masks_are_recorded_for_every_step_image_and_concept(make, sd):
 @pytest.mark.parametrize("lag", [False, True])
 def test_a_saved_and_loaded_residual_makes_the_identical_image(make, shelf, tmp_path, lag):
     rounded = {
-        target: Factors(f.down.half().float(), f.up.half().float())
-        for target, f in shelf["rex"].factors.items()
+        target: Factors(f.down.half().float(), f.up.half().float()) for target, f in shelf["rex"].factors.items()
     }
     memory = Residual(rounded, shelf["rex"].metadata)
     shelf["rex"].save(tmp_path / "rex.safetensors")

@@ -44,9 +44,7 @@ def test_a_list_keeps_its_order_and_duplicates(tmp_path):
     paths = [tmp_path / "b.dat", str(tmp_path / "a.png"), tmp_path / "b.dat"]
     photos = load_images(paths)
     assert [photo.image.size for photo in photos] == [(80, 80), (64, 48), (80, 80)]
-    assert (
-        photos[0].sha256 == photos[2].sha256 == hashlib.sha256((tmp_path / "b.dat").read_bytes()).hexdigest()
-    )
+    assert photos[0].sha256 == photos[2].sha256 == hashlib.sha256((tmp_path / "b.dat").read_bytes()).hexdigest()
 
 
 def test_rgb_pixels_arrive_unchanged(tmp_path):

@@ -39,9 +39,10 @@ def by_hand(unet, x, t, context, own, noun, stage):
 
     def compare(first, second):
         mean = (first.mean(-1) - second.mean(-1)) ** 2
-        return stage.map_mean * mean + stage.map_variance * (
-            first.var(-1, unbiased=False) - second.var(-1, unbiased=False)
-        ) ** 2
+        return (
+            stage.map_mean * mean
+            + stage.map_variance * (first.var(-1, unbiased=False) - second.var(-1, unbiased=False)) ** 2
+        )
 
     if stage.map_form == "layers":
         return torch.stack([compare(*(m.flatten(1) for m in pair)) for pair in layers]).mean(0)

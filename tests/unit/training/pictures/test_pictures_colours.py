@@ -81,9 +81,7 @@ def test_cmyk_is_converted_by_its_profile_and_without_one_by_pillow(tmp_path, su
     inks.paste((255, 0, 0, 0), (40, 0, 80, 40))
     inks.save(tmp_path / f"a.{suffix}", icc_profile=icc.cmyk_profile())
     inks.save(tmp_path / f"b.{suffix}")
-    by_profile, plain = (
-        np.asarray(photo.image, dtype=float)[20, [10, 70]] for photo in load_images(tmp_path)
-    )
+    by_profile, plain = (np.asarray(photo.image, dtype=float)[20, [10, 70]] for photo in load_images(tmp_path))
     wanted = [[float(icc.grey_of_lightness(100 * (1 - 128 / 255)))] * 3, [255] * 3]  # this press has no cyan
     assert np.abs(by_profile - wanted).max() <= 4
     assert np.abs(plain - np.asarray(inks.convert("RGB"), dtype=float)[20, [10, 70]]).max() <= 3

@@ -32,7 +32,7 @@ def test_a_file_that_is_no_json_object_is_told(path, text):
 
 
 def test_a_file_in_another_encoding_or_a_folder_is_told(path):
-    path.write_bytes("{\"notes\": \"grün\"}".encode("latin-1"))
+    path.write_bytes('{"notes": "grün"}'.encode("latin-1"))
     assert "cannot be read" in read_notes(path)[1]
     path.unlink()
     path.mkdir()

@@ -1,6 +1,5 @@
 """The training tab's form without its page: what is typed becomes a request, and a file's settings come back."""
 
-
 import pytest
 from training_form_values import EMPTY, metadata
 
@@ -95,8 +94,9 @@ def test_stages_and_time_are_said_in_words(sd):
         "3 stages: the word V* itself (60 steps), then cross-attention (100 steps), then the whole UNet (500 steps), "
         "as whole matrices."
     )
-    assert said[2].endswith("is measured in its first steps, and shown from then on; it is 8.8 times the work of the "
-                            "recipe paper.")
+    assert said[2].endswith(
+        "is measured in its first steps, and shown from then on; it is 8.8 times the work of the recipe paper."
+    )
     assert about("paper")[2].endswith("from then on.")
     assert about("ti+db")[1].startswith("One stage: the word V* itself and the whole UNet (660")
 

@@ -1,6 +1,5 @@
 """The training tab's presets: kept without the concept, and never lost to a bad name or a damaged file."""
 
-
 import pytest
 from training_form_values import EMPTY
 

@@ -34,8 +34,6 @@ def test_uploads_and_folders_that_are_links_in_a_circle_get_one_sentence(tmp_pat
             pictures.in_folder(folder)
 
 
-
-
 @pytest.fixture
 def photos(tmp_path):
     for number in range(3):

@@ -27,6 +27,7 @@ DEEP = "[" * 100_000
 @pytest.fixture
 def queue(sd, tmp_path):
     """Jobs with two queued trainings, "first" and "second", whose worker was never begun; `again` reads the folder."""
+
     class Queue:
         def __init__(self):
             self.root, self.made = tmp_path / "jobs", []
