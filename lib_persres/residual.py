@@ -41,6 +41,15 @@ MAX_CHANGE = 10_000.0
 _EMBEDDING = "embedding."
 
 
+ENCODERS = ("", "clip_l", "clip_g")
+"""A family's only text encoder, and SDXL's two in their order, by the names that files of embeddings give them."""
+
+
+def key_of(encoder: str, word: str) -> str:
+    """What a residual calls a word's vectors for a text encoder of ENCODERS."""
+    return f"{encoder}.{word}" if encoder else word
+
+
 def rank_of(rule: str | float, width: int) -> int:
     """The rank r for a target of width m: "0.05m" is round(0.05·m) and at least 1, "8" or 8 is 8; at most m.
 
@@ -83,7 +92,8 @@ class Residual:
     """A concept's residual.
 
     factors: by the path of their target, such as "input_blocks.1.1.proj_out"; metadata.targets is the rule that picks
-    these. embeddings: what was learned for a token, by its word: for the identifier a vector (d,) or a few (n, d).
+    these. embeddings: what was learned for a token, by its word: for the identifier a vector (d,) or a few (n, d);
+    of SDXL, which has two text encoders, two of them, see `key_of`.
     """
 
     factors: dict[str, Factors]
@@ -138,7 +148,8 @@ class Residual:
             raise PersresError(
                 f"{where} has an embedding, which is none of its targets, {rule}: it was not made rightly."
             )
-        if EMBEDDING in parts_of(rule) and self.metadata.identifier not in self.embeddings:
+        word = self.metadata.identifier
+        if EMBEDDING in parts_of(rule) and not any(key_of(encoder, word) in self.embeddings for encoder in ENCODERS):
             raise PersresError(f"{where} lacks the embedding that its targets, {rule}, name: it was not made rightly.")
         there = widths(unet, rule)
         for path, factors in self.factors.items():

@@ -13,7 +13,7 @@ from ..concept_tokens import find_concept_tokens
 from ..concepts import decide
 from ..errors import PersresError
 from ..finite import is_finite
-from ..learned_words import check_width, learned_vectors, vectors_for
+from ..learned_words import check_widths, learned_vectors, word_of
 from ..plan import Plans, guidance_rows
 from ..prompt import Tag, parse_tags, substitute
 from ..residual import Residual
@@ -40,7 +40,7 @@ def draw(
     metadata = residual.metadata
     text = substitute(parse_tags(prompt)[0], [metadata.identifier], [metadata.macro_class]).text.strip()
     with _learned_word(host, residual):
-        contexts, ids = host.encode_prompts([text, ""])
+        conditioning, ids = host.encode_prompts([text, ""], side=side)
     found = find_concept_tokens(
         ids[0].tolist(), host.encode_text(metadata.identifier), host.encode_text(metadata.macro_class)
     )
@@ -48,7 +48,7 @@ def draw(
     # the images of one batch: a gate that is open, or the mask
     tag = Tag(metadata.concept, text=metadata.concept)
     uses = [[decide(tag, metadata, [found], lag=each)] for each in lag]
-    plan = Plans(uses).plan(guidance_rows(count), contexts.shape[1], host.device)
+    plan = Plans(uses).plan(guidance_rows(count), conditioning.length, host.device)
     factor = getattr(getattr(host, "vae", None), "factor", 8)
     noise = noise_for([seed], (4, side // factor, side // factor)).repeat(count, 1, 1, 1)
     total = len(ddim_timesteps(STEPS, len(host.alphas_cumprod)))
@@ -59,7 +59,7 @@ def draw(
             branches.plan = plan
 
         latents = sample(
-            host, contexts[:1], contexts[1:], noise, STEPS, GUIDANCE, before_step=before_step, progress=progress
+            host, conditioning[:1], conditioning[1:], noise, STEPS, GUIDANCE, before_step=before_step, progress=progress
         )
     with torch.no_grad():
         images = host.decode_latents(latents)
@@ -75,11 +75,12 @@ def draw(
 def _learned_word(host, residual: Residual) -> contextlib.AbstractContextManager:
     """The learned vector in the place of the identifier's own: a host is given text, so there is one for one."""
     vectors = learned_vectors(residual)
-    if vectors is None:
+    if not vectors:
         return contextlib.nullcontext()
     name = residual.metadata.concept or "this concept"
-    check_width(vectors, host.token_embedding.embedding_dim, name)
+    check_widths(vectors, {encoder: table.embedding_dim for encoder, table in host.token_tables.items()}, name)
     ids = host.encode_text(residual.metadata.identifier)
-    if len(ids) != 1 or len(vectors) != 1:
-        raise PersresError(f"A preview of {name} needs one vector for one token, not {len(vectors)} for {len(ids)}.")
-    return vectors_for(host.token_embedding, {ids[0]: vectors[0]})
+    many = next((len(each) for each in vectors.values() if len(each) != 1), 1)
+    if len(ids) != 1 or many != 1:
+        raise PersresError(f"A preview of {name} needs one vector for one token, not {many} for {len(ids)}.")
+    return word_of(host.token_tables, ids[0], {encoder: each[0] for encoder, each in vectors.items()})

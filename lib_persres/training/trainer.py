@@ -19,7 +19,7 @@ from . import state as states
 from .changes import make_learned
 from .computing import Computing
 from .execution import Execution
-from .finite import check_contexts, check_latents
+from .finite import check_conditioning, check_latents
 from .host import Host
 from .images import Photo
 from .latents import Latents, encode_photos
@@ -95,10 +95,10 @@ class Trainer:
         self._photos = encode_photos(host, photos, recipe, resolution, run.seed)
         check_latents(self._photos.mean, self._photos.std)
         prompts = prompts_of(recipe, self._facts)
-        self.learned = make_learned(recipe, host, self._facts, prompts, self._generator)
-        self._texts = encode(host, recipe, self._facts)
+        self.learned = make_learned(recipe, host, self._facts, prompts, resolution, self._generator)
+        self._texts = encode(host, recipe, self._facts, resolution)
         self._begin_texts()
-        check_contexts(self._texts.contexts)
+        check_conditioning(self._texts.conditioning)
         self._of_class: Latents | None = None
         self._pictures: ClassPictures | None = None
         if recipe.keeps_class and class_photos:
@@ -184,7 +184,7 @@ class Trainer:
         if self._pictures is None or self._of_class is not None:
             return
         with self._computing.step():
-            self._pictures.draw(self.host, self._texts.contexts.detach()[[CLASS, EMPTY]], progress)
+            self._pictures.draw(self.host, self._texts.conditioning.detach()[[CLASS, EMPTY]], progress)
         self._of_class = self._pictures.latents()
         count = self._pictures.count
         self.notes.append(f"The model drew {count} pictures of its own {self._facts.macro_class} to keep the class.")
@@ -218,7 +218,7 @@ class Trainer:
             for each in self.learned:
                 stack.enter_context(each.attached())
             if stage.compares_maps:
-                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.length, stage)
+                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.conditioning.length, stage)
                 stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
             self._stage_exit = stack.pop_all()
         step = Step(
@@ -228,6 +228,7 @@ class Trainer:
             photos=self._photos,
             of_class=self._of_class,
             alphas=self._alphas,
+            parameterization=self.host.parameterization,
             generator=self._generator,
             optimizer=self._optimizer_of(index, stage),
         )

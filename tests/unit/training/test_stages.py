@@ -28,7 +28,7 @@ def learn(sd, photos, *, template="a photo of a {identifier} {macro_class}", **s
 def changes(residual, sd, prompt):
     """The mean square of what the residual adds to the model's prediction under a prompt."""
     x, t, _ = longhand.inputs(8, seed=3)
-    context = sd.encode_prompts([prompt])[0].expand(8, -1, -1)
+    context = sd.encode_prompts([prompt])[0].context.expand(8, -1, -1)
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         base = sd.unet(x, t, context)
         branches.plan = plain_plan(8)
@@ -69,7 +69,7 @@ def test_timesteps_have_density_t_to_the_power(power):
 def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, objectives):
     learned = learn(sd, photos, steps=1, batch=3, keep=2, keep_weight=0.3)
     ((z_t, t, context, target, weight),) = objectives
-    prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0]
+    prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0].context
     assert torch.equal(context, torch.stack([prompt] * 3 + [empty] * 2))
     base = sd.unet(z_t[3:], t[3:], context[3:])
     assert_near(target[3:], base, NETWORK)
