@@ -1,8 +1,27 @@
 """DDIM with classifier-free guidance, as in ldm."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
+from torch import nn
 
 from .errors import PersresError
+
+
+class Model(Protocol):
+    """What is sampled from. alphas_cumprod: ᾱ."""
+
+    @property
+    def unet(self) -> nn.Module: ...
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:
@@ -22,7 +41,7 @@ def noise_for(seeds: list[int], shape: tuple[int, ...]) -> torch.Tensor:
 
 @torch.no_grad()
 def sample(
-    sd,
+    sd: Model,
     context: torch.Tensor,
     uncond: torch.Tensor | None,
     noise: torch.Tensor,
@@ -30,9 +49,9 @@ def sample(
     guidance: float = 6.0,
     eta: float = 0.0,
     begin: int = 0,
-    before_step=None,
-    after_step=None,
-    progress=None,
+    before_step: Callable[[int, int], None] | None = None,
+    after_step: Callable[[int, torch.Tensor], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     generators: list[torch.Generator] | None = None,
 ) -> torch.Tensor:
     """Latents (b,4,h,w) from noise (b,4,h,w).
@@ -79,7 +98,7 @@ def sample(
             eps = unconditional + guidance * (cond - unconditional)
         x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
         x = a_prev**0.5 * x0 + max(1 - a_prev - sigma**2, 0.0) ** 0.5 * eps
-        if sigma > 0:
+        if sigma > 0 and generators is not None:
             z = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators])
             x = x + sigma * z.to(x)
         if after_step is not None:

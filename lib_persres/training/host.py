@@ -28,3 +28,10 @@ class Host(Protocol):
         """Contexts (b, n, d) and their ids (b, n); learning: with the graph that leads to the tokens' vectors."""
 
     def encode_text(self, text: str) -> list[int]: ...
+
+
+class DrawingHost(Host, Protocol):
+    """One that also draws."""
+
+    def decode_latents(self, z: torch.Tensor) -> torch.Tensor:
+        """Images (b, 3, h, w) in [0, 1]."""

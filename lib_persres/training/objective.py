@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 
 def draw_timesteps(count: int, total: int, power: float, generator: torch.Generator) -> torch.Tensor:
@@ -13,13 +14,20 @@ def draw_timesteps(count: int, total: int, power: float, generator: torch.Genera
     return (total * uniform ** (1 / (power + 1))).long().clamp_max(total - 1)
 
 
-def noised(z, t, noise, alphas) -> torch.Tensor:
+def noised(z: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
     """z_t = √ᾱ_t z + √(1-ᾱ_t) ε."""
     a = alphas[t].view(-1, 1, 1, 1)
     return a.sqrt() * z + (1 - a).sqrt() * noise
 
 
-def objective(unet, z_t, t, context, target, weight) -> torch.Tensor:
+def objective(
+    unet: nn.Module,
+    z_t: torch.Tensor,
+    t: torch.Tensor,
+    context: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+) -> torch.Tensor:
     """Σ_i w_i ‖target_i - ε_θ(z_t, t, τ(y))_i‖², the norm as a mean over a row's elements; weight: (rows,).
 
     With the noise as target and weights of 1/b it is equation 1. A row that keeps the empty prompt has the base model's

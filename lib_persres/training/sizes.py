@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from ..errors import PersresError
+
+if TYPE_CHECKING:  # the command line knows the sizes without torch
+    from torch import nn
 
 LATENT = 8
 """Image pixels of a latent pixel, along one side."""
@@ -11,7 +17,7 @@ MOST_AT_ONCE = 1 << 26
 """Pixels of the pictures that go through a UNet together: 256 of 512×512, for which SD1 wants hundreds of gigabytes."""
 
 
-def default_resolution(unet_params: dict) -> int:
+def default_resolution(unet_params: Mapping[str, Any]) -> int:
     """The side of the pictures that a model was trained on.
 
     SD1's own yaml says 32 latent pixels although the model was trained on 64; others are taken at their word.
@@ -22,7 +28,7 @@ def default_resolution(unet_params: dict) -> int:
     return LATENT * size
 
 
-def check_side(unet_params: dict, side: int, option: str) -> None:
+def check_side(unet_params: Mapping[str, Any], side: int, option: str) -> None:
     """Raise PersresError for a side that the UNet's levels cannot halve and double back."""
     step = LATENT * 2 ** (len(unet_params["channel_mult"]) - 1)
     if side < step or side % step:
@@ -41,6 +47,6 @@ def check_pixels(pictures: int, width: int, height: int, what: str, lower: str) 
         )
 
 
-def params_of(unet) -> dict:
+def params_of(unet: nn.Module) -> dict[str, Any]:
     """What the two above ask for, of any ldm UNet."""
     return {name: getattr(unet, name) for name in ("image_size", "model_channels", "channel_mult")}
