@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +37,8 @@ class Conditioning:
         """Those of a UNet's call, by ldm's and sgm's names."""
         return {"context": self.context} if self.vectors is None else {"context": self.context, "y": self.vectors}
 
-    def to(self, *args, **kwargs) -> Conditioning:
-        return self._each(lambda tensor: tensor.to(*args, **kwargs))
+    def to(self, device: torch.device) -> Conditioning:
+        return self._each(lambda tensor: tensor.to(device))
 
     def detach(self) -> Conditioning:
         return self._each(torch.Tensor.detach)
@@ -54,7 +54,7 @@ class Conditioning:
     def is_finite(self) -> bool:
         return all(bool(tensor.isfinite().all()) for tensor in self.tensors())
 
-    def _each(self, of) -> Conditioning:
+    def _each(self, of: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
         return Conditioning(of(self.context), None if self.vectors is None else of(self.vectors))
 
 

@@ -50,11 +50,11 @@ def vectors_for(table: nn.Embedding, vectors: Mapping[int, torch.Tensor]) -> Ite
     id is nobody else's."""
     asked: list[torch.Tensor] = []
 
-    def before(module, args):
+    def before(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         asked.append(args[0])
         return (args[0].clamp(min=0), *args[1:])
 
-    def after(module, args, output):
+    def after(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         ids = asked.pop()
         for number, vector in vectors.items():
             output = torch.where((ids == number)[..., None], vector.to(output), output)

@@ -173,7 +173,7 @@ class Residual:
                 f"{where} was trained for another model (it has nothing for this UNet's {lacking}): {advice}."
             )
 
-    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype = torch.float16) -> None:
         """Write the file, or raise PersresError and leave an older one of that name as it is.
 
         Nothing is written that `load` would refuse.
@@ -207,7 +207,7 @@ class Residual:
             raise PersresError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Residual:
+    def load(cls, path: str | os.PathLike[str]) -> Residual:
         """Read a file of any origin, as fp32 on the CPU. Raises PersresError: one sentence that names it."""
         with _open(path) as (file, metadata):
             places, targets = _places(file)
@@ -221,7 +221,7 @@ class Residual:
         return residual
 
     @classmethod
-    def outline(cls, path: str | os.PathLike) -> Residual:
+    def outline(cls, path: str | os.PathLike[str]) -> Residual:
         """The file as `load` gives it, but for the values, which are not read: enough for `check`."""
         with _open(path) as (file, metadata):
             places, targets = _places(file)
@@ -236,7 +236,7 @@ class Residual:
         return cls(factors, metadata, words)
 
     @staticmethod
-    def read_metadata(path: str | os.PathLike) -> Metadata:
+    def read_metadata(path: str | os.PathLike[str]) -> Metadata:
         """What the file's header says; its tensors are not read. Raises PersresError as `load` does."""
         with _open(path) as (file, metadata):
             file.places()  # a file that was cut short is none
@@ -258,7 +258,7 @@ class Residual:
         return tensors
 
 
-def concept_of(path: str | os.PathLike) -> str:
+def concept_of(path: str | os.PathLike[str]) -> str:
     """The concept's own name as a file's header says it, and little else is looked at; "" where it cannot be read."""
     try:
         with TensorFile(path, MAX_FILE) as file:
@@ -268,7 +268,7 @@ def concept_of(path: str | os.PathLike) -> str:
         return ""
 
 
-def file_hash(path: str | os.PathLike) -> str:
+def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file in hex; its first 10 digits are the short hash."""
     digest = hashlib.sha256()
     try:
@@ -281,7 +281,7 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple[TensorFile, Metadata]]:
+def _open(path: str | os.PathLike[str]) -> Iterator[tuple[TensorFile, Metadata]]:
     """The opened file and its metadata; every failure inside becomes a sentence that names the file."""
     try:
         with TensorFile(path, MAX_FILE) as file:
@@ -328,7 +328,8 @@ def _check_values(name: str, tensor: torch.Tensor) -> None:
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """The targets among a file's tensors. Raises PersresError with a reason alone for the first wrong one."""
-    targets, forms = [], {}
+    targets: list[str] = []
+    forms: dict[str, str] = {}
     for name, shape in shapes.items():
         if (other := forms.setdefault(one_form(name), name)) != name:
             raise PersresError(f"{name} stands in it twice, in two forms of Unicode ({ascii(other)}, {ascii(name)})")

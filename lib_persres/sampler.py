@@ -1,10 +1,32 @@
 """DDIM with classifier-free guidance, as in ldm."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
+from torch import nn
 
 from .conditioning import Conditioning, joined
 from .errors import PersresError
 from .parameterization import noise_and_image
+
+
+class Model(Protocol):
+    """What is sampled from. alphas_cumprod: ᾱ. parameterization: what it predicts, of `parameterization.KINDS`."""
+
+    @property
+    def unet(self) -> nn.Module: ...
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor: ...
+
+    @property
+    def parameterization(self) -> str: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 def ddim_timesteps(steps: int, total: int = 1000) -> list[int]:
@@ -24,7 +46,7 @@ def noise_for(seeds: list[int], shape: tuple[int, ...]) -> torch.Tensor:
 
 @torch.no_grad()
 def sample(
-    sd,
+    sd: Model,
     cond: Conditioning,
     uncond: Conditioning | None,
     noise: torch.Tensor,
@@ -32,9 +54,9 @@ def sample(
     guidance: float = 6.0,
     eta: float = 0.0,
     begin: int = 0,
-    before_step=None,
-    after_step=None,
-    progress=None,
+    before_step: Callable[[int, int], None] | None = None,
+    after_step: Callable[[int, torch.Tensor], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     generators: list[torch.Generator] | None = None,
 ) -> torch.Tensor:
     """Latents (b,4,h,w) from noise (b,4,h,w).
@@ -53,12 +75,12 @@ def sample(
     """
     count = noise.shape[0]
     guided = guidance != 1
-    if guided and uncond is None:
-        raise PersresError("Guidance other than 1 needs the unconditional prompt's context.")
     if eta > 0 and (generators is None or len(generators) != count):
         raise PersresError("Sampling with eta above 0 needs one random generator for each image.")
     parts = [_rows(cond, count, "prompts")]
     if guided:
+        if uncond is None:
+            raise PersresError("Guidance other than 1 needs the unconditional prompt's context.")
         parts.append(_rows(uncond, count, "unconditional prompts"))
         if parts[0].context.shape != parts[1].context.shape:
             raise PersresError("The prompt's and the unconditional prompt's contexts differ in their length.")
@@ -81,7 +103,7 @@ def sample(
             predicted = unconditional + guidance * (conditional - unconditional)
         eps, x0 = noise_and_image(sd.parameterization, predicted, x, a)
         x = a_prev**0.5 * x0 + max(1 - a_prev - sigma**2, 0.0) ** 0.5 * eps
-        if sigma > 0:
+        if sigma > 0 and generators is not None:
             z = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators])
             x = x + sigma * z.to(x)
         if after_step is not None:

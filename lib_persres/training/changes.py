@@ -14,9 +14,9 @@ from .host import Host
 from .learned import Learned
 from .low_rank import LowRank
 from .recipe import Recipe
-from .whole import Full, Orthogonal
+from .whole import Full, Orthogonal, Whole
 
-KINDS = {"low-rank": LowRank, "full": Full, "orthogonal": Orthogonal}
+KINDS: dict[str, type[LowRank] | type[Whole]] = {"low-rank": LowRank, "full": Full, "orthogonal": Orthogonal}
 
 
 def make_learned(

@@ -72,10 +72,10 @@ class Computing:
         self._sample = self._sample[0][..., :side, :side], self._sample[1]
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._exit.close()
 
-    def step(self) -> contextlib.AbstractContextManager:
+    def step(self) -> contextlib.AbstractContextManager[object]:
         device = self._host.device.type
         if self._lean:
             return torch.autocast(device, enabled=False)

@@ -36,3 +36,10 @@ class Host(Protocol):
         side: of the pictures; None: the model's own."""
 
     def encode_text(self, text: str) -> list[int]: ...
+
+
+class DrawingHost(Host, Protocol):
+    """One that also draws."""
+
+    def decode_latents(self, z: torch.Tensor) -> torch.Tensor:
+        """Images (b, 3, h, w) in [0, 1]."""

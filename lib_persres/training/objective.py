@@ -16,7 +16,7 @@ def draw_timesteps(count: int, total: int, power: float, generator: torch.Genera
     return (total * uniform ** (1 / (power + 1))).long().clamp_max(total - 1)
 
 
-def noised(z, t, noise, alphas) -> torch.Tensor:
+def noised(z: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
     """z_t = √ᾱ_t z + √(1-ᾱ_t) ε."""
     a = alphas[t].view(-1, 1, 1, 1)
     return a.sqrt() * z + (1 - a).sqrt() * noise

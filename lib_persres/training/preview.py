@@ -18,13 +18,14 @@ from ..plan import Plans, guidance_rows
 from ..prompt import Tag, parse_tags, substitute
 from ..residual import Residual
 from ..sampler import ddim_timesteps, noise_for, sample
+from .host import DrawingHost, Host
 
 STEPS = 20
 GUIDANCE = 6.0
 
 
 def draw(
-    host,
+    host: DrawingHost,
     residual: Residual,
     prompt: str,
     side: int,
@@ -33,10 +34,7 @@ def draw(
     lag: Sequence[bool] = (False, True),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
-    """A picture of a prompt with V* without and one with LAG, from the noise of one seed; lag: which, in order.
-
-    host: that of a trainer, which also has `decode_latents` (z -> images in [0, 1]) and `text`, its text encoder.
-    """
+    """A picture of a prompt with V* without and one with LAG, from the noise of one seed; lag: which, in order."""
     metadata = residual.metadata
     text = substitute(parse_tags(prompt)[0], [metadata.identifier], [metadata.macro_class]).text.strip()
     with _learned_word(host, residual):
@@ -72,7 +70,7 @@ def draw(
     return [Image.fromarray(picture) for picture in pixels]
 
 
-def _learned_word(host, residual: Residual) -> contextlib.AbstractContextManager:
+def _learned_word(host: Host, residual: Residual) -> contextlib.AbstractContextManager[None]:
     """The learned vector in the place of the identifier's own: a host is given text, so there is one for one."""
     vectors = learned_vectors(residual)
     if not vectors:

@@ -88,6 +88,7 @@ class Step:
         z = self._photos.draw(stage.batch + stage.keep, self._generator)
         if not stage.prior:
             return z
+        assert self._of_class is not None  # as every stage with prior rows has it
         prior = self._of_class.draw(stage.prior, self._generator)
         return torch.cat([z[: stage.batch], prior, z[stage.batch :]])
 
@@ -125,7 +126,7 @@ class Gradients:
         self.rows = Rows(stage, texts.contexts.device)
         self.weights = [weight for each in learned for weight in each.weights(stage.targets)]
         self.recordable = all(each.is_recordable(stage) for each in learned)
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple[int, int], Plan | None] = {}
 
     @contextlib.contextmanager
     def passes(self) -> Iterator[None]:
@@ -142,7 +143,7 @@ class Gradients:
         conditioning = texts.conditioning[rows.text[part]]
         learning = max(0, rows.learning - part.start)  # so many rows of this part
         prompted = min(len(z_t), max(0, rows.batch - part.start))
-        compare = self.maps is not None and prompted > 0
+        compare = self.maps if prompted > 0 else None
         try:
             if learning < len(z_t):
                 texts.rows = rows.text[part][learning:]
@@ -153,10 +154,10 @@ class Gradients:
                 target = torch.cat([target[:learning], base])
             texts.rows = rows.text[part]
             self._act(self._plan(part))
-            with torch.enable_grad(), self.maps.watching(prompted) if compare else contextlib.nullcontext():
+            with torch.enable_grad(), compare.watching(prompted) if compare else contextlib.nullcontext():
                 loss = objective(self.unet, z_t, t, conditioning, target, rows.weight[part])
                 if compare:
-                    loss = loss + self.maps.loss().sum() / rows.batch
+                    loss = loss + compare.loss().sum() / rows.batch
                 (loss * self.factor).backward()
         finally:
             texts.rows = None
@@ -167,7 +168,7 @@ class Gradients:
         for each in self.learned:
             each.plan = plan
 
-    def _plan(self, part: slice) -> Plan:
+    def _plan(self, part: slice) -> Plan | None:
         """Made once; each row is an image of its own."""
         key = part.start, part.stop
         if key not in self._plans:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -53,8 +53,8 @@ class Texts:
                         stack.enter_context(forward_as(module, self._looked_up(module)))
             yield
 
-    def _looked_up(self, module: nn.Module):
-        def forward(context):
+    def _looked_up(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        def forward(context: torch.Tensor) -> torch.Tensor:
             if self.rows is None:
                 return own(context)
             if self.contexts.requires_grad:  # they learn: computed for each pass, but for each text once

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ class Trainer:
         resolution: int,
         identifier: str | None = None,
         class_photos: Sequence[Photo] | None = None,
-        **running,
+        **running: Any,
     ):
         run = Running(**running)
         check_precision(run.precision)
@@ -121,7 +122,7 @@ class Trainer:
         self._scaler = Scaler(self._computing.dtype == torch.float16, host.device)
         self._optimizer: tuple[int, torch.optim.Adam] | None = None
         """Of which stage, counted from 0, and it; so are the next two."""
-        self._resumed: tuple[int, dict] | None = None
+        self._resumed: tuple[int, dict[str, Any]] | None = None
         self._step: tuple[int, Step] | None = None
         self._exit: contextlib.ExitStack | None = None
         self._stage_exit = contextlib.ExitStack()
@@ -171,8 +172,9 @@ class Trainer:
             self._exit = stack.pop_all()
         return self
 
-    def __exit__(self, *_) -> None:
-        self._exit.close()
+    def __exit__(self, *_: object) -> None:
+        if self._exit is not None:
+            self._exit.close()
         self._exit = None
 
     def draw_class(self, progress: Callable[[int, int], None] = lambda drawn, count: None) -> None:
@@ -198,7 +200,7 @@ class Trainer:
         number, done, stage = self.stage
         index = number - 1
         if self._step is None or self._step[0] != index:
-            self._enter_stage(index, stage)
+            self._step = index, self._enter_stage(index, stage)
         loss = self._step[1](done, self.done)
         self.losses.append(loss)
         return loss
@@ -207,7 +209,7 @@ class Trainer:
         if self._exit is None:
             raise PersresError("A trainer works only within its own `with`.")
 
-    def _enter_stage(self, index: int, stage: Stage) -> None:
+    def _enter_stage(self, index: int, stage: Stage) -> Step:
         """What the stage learns learns, what it does not is fixed."""
         self._leave_stage()
         self._begin_texts()
@@ -221,7 +223,7 @@ class Trainer:
                 maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.conditioning.length, stage)
                 stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
             self._stage_exit = stack.pop_all()
-        step = Step(
+        return Step(
             Gradients(self.host.unet, self.learned, self._texts, stage, self._scaler.factor, maps),
             self._execution,
             self._scaler,
@@ -232,7 +234,6 @@ class Trainer:
             generator=self._generator,
             optimizer=self._optimizer_of(index, stage),
         )
-        self._step = index, step
 
     def _optimizer_of(self, index: int, stage: Stage) -> torch.optim.Adam:
         """A stage's: that of before where it goes on."""
@@ -253,8 +254,8 @@ class Trainer:
 
     def residual(self) -> Residual:
         """What was learned until now, on the CPU; its metadata say after how many steps."""
-        facts = {"steps": self.done, "loss": summary(self.losses), "created": _moment()}
-        residual = Residual({}, replace(self._facts, **facts))
+        facts = replace(self._facts, steps=self.done, loss=summary(self.losses), created=_moment())
+        residual = Residual({}, facts)
         for each in self.learned:
             each.put_into(residual)
         return residual

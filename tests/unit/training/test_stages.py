@@ -99,7 +99,7 @@ def test_the_last_rows_of_the_batch_learn_under_lag_and_the_kept_ones_everywhere
     maps, seen = [], []
     original, shown = Lag.gates, PerBlock.see
     monkeypatch.setattr(PerBlock, "see", lambda self, view, found: maps.append(found) or shown(self, view, found))
-    monkeypatch.setattr(Lag, "gates", lambda self, block: seen.append(original(self, block)) or seen[-1])
+    monkeypatch.setattr(Lag, "gates", lambda self, block, plan: seen.append(original(self, block, plan)) or seen[-1])
     learn(sd, photos, steps=1, batch=3, keep=2, localized=2)
     assert len(seen) == len(longhand.transformers(sd.unet))
     for found, gate in zip(maps, seen, strict=True):
@@ -114,7 +114,7 @@ def test_the_last_rows_of_the_batch_learn_under_lag_and_the_kept_ones_everywhere
 def test_each_step_of_a_localized_stage_has_masks_of_its_own(sd, photos, monkeypatch):
     gates = []
     original = Lag.gates
-    monkeypatch.setattr(Lag, "gates", lambda self, block: gates.append(original(self, block)) or gates[-1])
+    monkeypatch.setattr(Lag, "gates", lambda self, block, plan: gates.append(original(self, block, plan)) or gates[-1])
     learn(sd, photos, steps=3, localized=2)
     assert all(0.4 < gate.mean() <= 0.5 for gate in gates)
     blocks = len(longhand.transformers(sd.unet))
