@@ -148,7 +148,7 @@ class A1111:
         ]
 
     def empty_chunk(self, encoder) -> list[int]:
-        return encoder.empty_chunk().tokens
+        return self.chunks(encoder, "")[0][0]
 
     def readers(self, model) -> dict[str, nn.Module]:
         """What reads texts, by the names of `residual.ENCODERS`; of SDXL's refiner the second one alone."""

@@ -14,6 +14,7 @@ from ...errors import PersresError
 from ...learned_words import check_widths, learned_vectors
 from ...prompt import NETWORK
 from ...residual_folder import Loaded
+from ..fit import misfit
 from ..host import HOST
 
 LONGEST = 75
@@ -122,9 +123,7 @@ class LentWords:
         if is_own(word):
             return HOST.embedding(word, vectors)
         learned = learned_vectors(loaded.residual)
-        try:
-            loaded.residual.check(HOST.unet(model), loaded.name)
-        except PersresError:
+        if misfit(loaded.residual, loaded.name, model):
             return HOST.embedding(word, vectors)  # told where it is attached, for all of the file
         try:
             check_widths(learned, {encoder: own.shape[-1] for encoder, own in vectors.items()}, loaded.name)
