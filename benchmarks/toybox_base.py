@@ -100,10 +100,10 @@ def draw(sd, prompts: Sequence[str], *, steps: int = 50, batch: int = 32, fast: 
     pictures = []
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
-        context, _ = sd.encode_prompts(list(part))
+        conditioning, _ = sd.encode_prompts(list(part))
         noise = noise_for(list(range(start, start + len(part))), (4, SIZE // 8, SIZE // 8))
         with torch.autocast(sd.device.type, torch.bfloat16, enabled=fast):
-            drawn = sample(sd, context, uncond, noise.to(sd.device), steps=steps)
+            drawn = sample(sd, conditioning, uncond, noise.to(sd.device), steps=steps)
             pictures.append(sd.decode_latents(drawn).float().cpu())
     return torch.cat(pictures)
 

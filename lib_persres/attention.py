@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .unet import Block
+
+See = Callable[[Block, int, torch.Tensor, torch.Tensor, int], None]
+"""What `Taps` calls: block, layer, q, k, heads."""
 
 
 def concept_maps(q: torch.Tensor, k: torch.Tensor, indicator: torch.Tensor, heads: int) -> torch.Tensor:
@@ -39,8 +44,8 @@ class Taps:
     included. Every attention implementation calls the two as modules, so it works under all of them.
     """
 
-    def __init__(self, blocks: Iterable[Block], see: Callable, which: str = "attn2"):
-        self._handles = []
+    def __init__(self, blocks: Iterable[Block], see: See, which: str = "attn2"):
+        self._handles: list[RemovableHandle] = []
         for block in blocks:
             for layer, attention in enumerate(block.attentions if which == "attn2" else block.self_attentions):
                 self._tap(block, layer, attention, see)
@@ -49,14 +54,14 @@ class Taps:
         while self._handles:
             self._handles.pop().remove()
 
-    def _tap(self, block, layer, attention, see):
-        seen = {}
+    def _tap(self, block: Block, layer: int, attention: nn.Module, see: See) -> None:
+        seen: dict[str, torch.Tensor] = {}
 
-        def forget(module, args):
+        def forget(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             seen.clear()  # what an interrupted forward left behind must not pair with this one's
 
-        def keep(name):
-            def hook(module, args, output):
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
                 seen[name] = output
                 if len(seen) == 2:
                     q, k = seen.pop("q"), seen.pop("k")

@@ -10,12 +10,13 @@ the target is a convolution, the rows of down are kernels of its size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .errors import PersresError
 from .lag import Lag, Listener
@@ -25,10 +26,25 @@ from .targets import EVERY
 from .unet import Target, find_blocks, find_targets
 
 
-class HasFactors(Protocol):
-    """A residual, as far as the branches need it: target path -> factors with `down` and `up`."""
+class Sides(Protocol):
+    """The factors of one target: (r, m_in) and (m, r)."""
 
-    factors: Mapping[str, object]
+    @property
+    def down(self) -> torch.Tensor: ...
+
+    @property
+    def up(self) -> torch.Tensor: ...
+
+
+class HasFactors(Protocol):
+    """A residual, as far as the branches need it: target path -> factors."""
+
+    @property
+    def factors(self) -> Mapping[str, Sides]: ...
+
+
+Cast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""down (Σr, m_in), up (m, Σr) and each row's concept (Σr,)."""
 
 
 class Branches:
@@ -50,10 +66,10 @@ class Branches:
         self.residuals = list(residuals)
         changed = {path for residual in self.residuals for path in residual.factors}
         self.targets = [target for target in find_targets(unet, EVERY) if target.path in changed]
-        gated = [target.block.name for target in self.targets if target.gated]
+        gated = [block.name for target in self.targets if (block := target.gate)]
         self._lag = Lag(find_blocks(unet), gated, mask, listener)
-        self._handles: list = []
-        self._cast: dict = {}
+        self._handles: list[RemovableHandle] = []
+        self._cast: dict[tuple[str, torch.dtype, torch.device], Cast] = {}
 
     @property
     def plan(self) -> Plan | None:
@@ -75,7 +91,7 @@ class Branches:
     def __enter__(self) -> Branches:
         return self.attach()
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
     def attach(self) -> Branches:
@@ -93,13 +109,15 @@ class Branches:
             self._handles.pop().remove()
         self._cast.clear()
 
-    def _add(self, target: Target):
-        def hook(module, args, output):
+    def _add(self, target: Target) -> Callable[..., torch.Tensor | None]:
+        block = target.gate
+
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
             plan = self.plan
             if plan is None:
                 return None
             x = args[0]
-            gates = self._lag.gates(target.block) if target.gated else plan.strength[..., None]
+            gates = self._lag.gates(block, plan) if block else plan.strength[..., None]
             if len(x) != len(gates):
                 gates = _of_tiles(gates, len(x), target)
             down, up, owner = self._factors(target.path, x)
@@ -111,8 +129,8 @@ class Branches:
 
         return hook
 
-    def _factors(self, path: str, x: torch.Tensor):
-        """down (Σr, m_in), up (m, Σr) and each row's concept (Σr,), in x's dtype and on its device."""
+    def _factors(self, path: str, x: torch.Tensor) -> Cast:
+        """In x's dtype and on its device."""
         key = (path, x.dtype, x.device)
         if key not in self._cast:
             present = [
@@ -148,7 +166,7 @@ def _reduce(x: torch.Tensor, down: torch.Tensor, conv: nn.Module) -> torch.Tenso
     return F.conv2d(x, kernel, stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
 
 
-def _add_conv(z, output, up, gate):
+def _add_conv(z: torch.Tensor, output: torch.Tensor, up: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     """z: (b, Σr, h, w), down x; gate: (b, Σr or 1, hw or 1)."""
     z = z.flatten(2) * gate
     # in place on the module's own fresh output: no second (b, m, h, w) in memory
@@ -157,7 +175,9 @@ def _add_conv(z, output, up, gate):
     return out
 
 
-def _add_linear(x, output, down, up, gate):
+def _add_linear(
+    x: torch.Tensor, output: torch.Tensor, down: torch.Tensor, up: torch.Tensor, gate: torch.Tensor
+) -> torch.Tensor:
     """x: (b, hw or n, m_in), or (b, m_in) as the time embedding's is."""
     if x.ndim == 2:
         return _add_linear(x[:, None], output[:, None], down, up, gate)[:, 0]

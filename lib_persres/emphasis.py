@@ -82,7 +82,7 @@ def doubtful(text: str, what: str = "prompt") -> list[str]:
 class _Brackets:
     """The brackets of one kind. Those that are never closed act to the end."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.waiting: list[tuple[int, int]] = []
         """The texts' count before it, and its place in the prompt."""
         self._opened: dict[int, list[int]] = {}

@@ -16,7 +16,7 @@ _BRACES = re.compile(r"\{[^{}]*\}|[{}]")
 def fill(template: str, values: Mapping[str, str], what: str = "The template") -> str:
     """The template with each {name} replaced by its value. PersresError, which calls it `what`, for any other brace."""
 
-    def value(match: re.Match) -> str:
+    def value(match: re.Match[str]) -> str:
         name = match[0][1:-1]
         if len(match[0]) == 1 or name not in values:
             known = " and ".join(f"{{{name}}}" for name in values)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .attention import Taps, concept_maps
 from .errors import PersresError
@@ -40,7 +42,7 @@ class Lag:
         asked = {block: set(self.mask.asks(block, block.name in self._gated)) for block in blocks} if gated else {}
         self._asked = {block: names for block, names in asked.items() if names or block.name in self._gated}
         self._at: tuple[int, float | None] = (0, None)
-        self._handles: list = []
+        self._handles: list[RemovableHandle | Taps] = []
         self._sizes: dict[str, tuple[int, int]] = {}
         self._layers: dict[str, list[torch.Tensor]] = {}
         """Block -> the maps of its layers, until its gate is made."""
@@ -73,15 +75,14 @@ class Lag:
         if self._listener is not None:
             self._listener.begin()
 
-    def gates(self, block: Block) -> torch.Tensor:
-        """G of each row and concept: (b, K, hw) under LAG, else (b, K, 1); strengths included."""
-        plan = self.plan
+    def gates(self, block: Block, plan: Plan) -> torch.Tensor:
+        """G of each row and concept: (b, K, hw) under LAG, else (b, K, 1); strengths included. plan: of this call."""
         if not plan.localized:
             return plan.strength[..., None]
         known = self._masks.setdefault(block.name, {})
         own: dict[int, torch.Tensor] = {}
         if plan.makers:
-            maps, view = self._show(block), self._view(block)
+            maps, view = self._show(block, plan), self._view(block, plan)
             if maps is None and "attn2" in self._asked[block]:
                 raise PersresError(
                     f"LAG saw no cross-attention in {block.name}: something replaced it. Switch LAG off."
@@ -92,7 +93,7 @@ class Lag:
             if self._listener is not None:
                 self._listener.see(view, masks, maps)
         try:
-            rows = [_taken(takes, own.get(place), known) for place, takes in enumerate(plan.takes)]
+            rows = [_taken(takes, own, place, known) for place, takes in enumerate(plan.takes)]
         except KeyError as error:
             raise PersresError(
                 f"LAG has no mask for {block.name}: unconditional rows came before the conditional."
@@ -104,65 +105,73 @@ class Lag:
     # -- what the mask sees
 
     @property
-    def _watches(self) -> bool:
-        return self.plan is not None and bool(self.plan.makers)
+    def _watched(self) -> Plan | None:
+        """The plan of a call in which masks are made."""
+        return self.plan if self.plan is not None and self.plan.makers else None
 
-    def _view(self, block: Block) -> View:
-        plan, (step, done) = self.plan, self._at
+    def _view(self, block: Block, plan: Plan) -> View:
+        step, done = self._at
         return View(block.name, self._sizes[block.name], plan.makers, plan.active, plan.strength.device, step, done)
 
-    def _enter(self, block: Block):
-        def hook(module, args):
+    def _enter(self, block: Block) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             if self.plan is not None:
                 if len(args[0]) != len(self.plan.strength):
                     raise PersresError(
                         f"The plan is for {len(self.plan.strength)} rows, but the UNet was called with {len(args[0])}."
                     )
                 self._layers.pop(block.name, None)  # of a forward that ended in an exception
-                self._sizes[block.name] = tuple(args[0].shape[-2:])
+                height, width = args[0].shape[-2:]
+                self._sizes[block.name] = height, width
 
         return hook
 
-    def _leave(self, block: Block):
-        def hook(module, args):
-            self._show(block)  # gives a map, which a hook must not
+    def _leave(self, block: Block) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            if self.plan is not None:
+                self._show(block, self.plan)  # gives a map, which a hook must not
 
         return hook
 
     def _see(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
-        if not self._watches:
+        plan = self._watched
+        if plan is None or plan.indicator is None:
             return
-        tokens = self.plan.indicator.shape[-1]
+        tokens = plan.indicator.shape[-1]
         if tokens != k.shape[1]:
             raise PersresError(f"The plan marks tokens in a context of {tokens}, but {block.name} sees {k.shape[1]}.")
-        q, k = (self.plan.of_makers(tensor) for tensor in (q, k))
+        q, k = (plan.of_makers(tensor) for tensor in (q, k))
         with torch.no_grad():  # a mask has no gradient
-            self._layers.setdefault(block.name, []).append(concept_maps(q, k, self.plan.indicator, heads))
+            self._layers.setdefault(block.name, []).append(concept_maps(q, k, plan.indicator, heads))
 
     def _see_self(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
-        if self._watches and len(q) == len(self.plan.strength):
-            q, k = (self.plan.of_makers(tensor).detach() for tensor in (q, k))
+        plan = self._watched
+        if plan is not None and len(q) == len(plan.strength):
+            q, k = (plan.of_makers(tensor).detach() for tensor in (q, k))
             with torch.no_grad():
-                self.mask.see_self(self._view(block), layer, q, k, heads)
+                self.mask.see_self(self._view(block, plan), layer, q, k, heads)
 
-    def _show(self, block: Block) -> torch.Tensor | None:
+    def _show(self, block: Block, plan: Plan) -> torch.Tensor | None:
         """Show the mask the block's map, all layers of which were seen, and give it back; None where there is none."""
         layers = self._layers.pop(block.name, None)
         if layers is None:
             return None
         maps = layers[0] if len(layers) == 1 else torch.stack(layers).mean(0)
-        self.mask.see(self._view(block), maps)
+        self.mask.see(self._view(block, plan), maps)
         return maps
 
 
 def _taken(
-    takes: Sequence[tuple[Row, ...] | None], own: torch.Tensor | None, known: dict[Row, torch.Tensor]
+    takes: Sequence[tuple[Row, ...] | None],
+    own: Mapping[int, torch.Tensor],
+    place: int,
+    known: Mapping[Row, torch.Tensor],
 ) -> torch.Tensor | None:
-    """A row's masks (K, hw): its own, or the union of other rows'; None where it takes none."""
+    """The masks (K, hw) of the row at this place: its own, or the union of other rows'; None where it takes none."""
     kinds = {rows for rows in takes if rows != ()}
     if not kinds:
         return None
-    found = {rows: own if rows is None else _union([known[row] for row in rows]) for rows in kinds}
+    found = {rows: own[place] if rows is None else _union([known[row] for row in rows]) for rows in kinds}
     if len(kinds) == 1:
         return found[kinds.pop()]
     anything = next(iter(found.values()))

@@ -10,22 +10,27 @@ from torch import nn
 
 from .errors import PersresError
 from .prompt import Substituted
-from .residual import Residual
+from .residual import ENCODERS, Residual, key_of
 
 
-def learned_vectors(residual: Residual) -> torch.Tensor | None:
-    """(n, d), what takes the identifier's place in a prompt; None where the file has nothing learned for it."""
-    found = residual.embeddings.get(residual.metadata.identifier)
-    return None if found is None else found.reshape(-1, found.shape[-1])
+def learned_vectors(residual: Residual) -> dict[str, torch.Tensor]:
+    """(n, d) for each text encoder, what takes the identifier's place in a prompt; nothing where the file has nothing
+    learned for it."""
+    word = residual.metadata.identifier
+    found = {encoder: residual.embeddings.get(key_of(encoder, word)) for encoder in ENCODERS}
+    return {encoder: each.reshape(-1, each.shape[-1]) for encoder, each in found.items() if each is not None}
 
 
-def check_width(vectors: torch.Tensor, width: int, where: str) -> None:
-    """Raise PersresError unless the vectors are as wide as the text encoder's own."""
-    if vectors.shape[-1] != width:
-        raise PersresError(
-            f"The embedding of {where} has {vectors.shape[-1]} numbers where this model's text encoder has {width}: "
-            "load the model that it was made on, or one derived from it."
-        )
+def check_widths(vectors: Mapping[str, torch.Tensor], widths: Mapping[str, int], where: str) -> None:
+    """Raise PersresError unless the vectors are for these text encoders, as wide as the encoders' own."""
+    found = {encoder: each.shape[-1] for encoder, each in vectors.items()}
+    if found == dict(widths):
+        return
+    has, wanted = (" and ".join(map(str, each.values())) for each in (found, widths))
+    raise PersresError(
+        f"The embedding of {where} has {has} numbers where this model's text encoder has {wanted}: "
+        "load the model that it was made on, or one derived from it."
+    )
 
 
 def pieces(written: Substituted, learned: Sequence[bool]) -> Iterator[str | int]:
@@ -45,11 +50,11 @@ def vectors_for(table: nn.Embedding, vectors: Mapping[int, torch.Tensor]) -> Ite
     id is nobody else's."""
     asked: list[torch.Tensor] = []
 
-    def before(module, args):
+    def before(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         asked.append(args[0])
         return (args[0].clamp(min=0), *args[1:])
 
-    def after(module, args, output):
+    def after(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         ids = asked.pop()
         for number, vector in vectors.items():
             output = torch.where((ids == number)[..., None], vector.to(output), output)
@@ -61,3 +66,12 @@ def vectors_for(table: nn.Embedding, vectors: Mapping[int, torch.Tensor]) -> Ite
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def word_of(tables: Mapping[str, nn.Embedding], token: int, vectors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Each text encoder's table gives its own of these vectors (d,) for a token; both by the encoders' names."""
+    with contextlib.ExitStack() as stack:
+        for encoder, table in tables.items():
+            stack.enter_context(vectors_for(table, {token: vectors[encoder]}))
+        yield

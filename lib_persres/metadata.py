@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
+from typing import Any
 
 from . import __version__, png, strict_json
 from .errors import JOINERS, PersresError, first_line
@@ -39,11 +40,11 @@ class Metadata:
     """The rule that picks the modules, see `targets`."""
     rank: str = "0.05m"
     """The rank rule, see `residual.rank_of`."""
-    recipe: dict = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     """Every hyper-parameter of the training."""
     steps: int = 0
     seed: int | None = None
-    loss: dict = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
     truncation: float | None = None
     """‖ΔW - up·down‖ / ‖ΔW‖ over all targets, where what was learned is no product of such factors."""
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
@@ -77,37 +78,39 @@ class Metadata:
         if missing:
             raise PersresError(f"its metadata lacks {missing}")
         # what the file does not say is not known: the defaults of these are true of new residuals only
-        values = {"created": "", "library_version": ""}
+        values: dict[str, Any] = {"created": "", "library_version": ""}
         values |= {name: _decode(name, strings[name]) for name in _KINDS if name in strings}
         known = {"format", "format_version", *_KINDS}
         return cls(**values, extra={key: text for key, text in strings.items() if key not in known})
 
 
-_KINDS = {item.name: str for item in fields(Metadata) if item.name != "extra"}
+_KINDS: dict[str, type] = {item.name: str for item in fields(Metadata) if item.name != "extra"}
 _KINDS |= {"recipe": dict, "steps": int, "seed": int, "loss": dict, "truncation": float, "image_hashes": list}
 _OPTIONAL = ("seed", "truncation", "preview")
 
 
-def _encode(name: str, value) -> str:
+def _encode(name: str, value: object) -> str:
     try:
         if _KINDS[name] is not str:
-            value = json.dumps(value, allow_nan=False)
-        elif not isinstance(value, str):
+            text = json.dumps(value, allow_nan=False)
+        elif isinstance(value, str):
+            text = value
+        else:
             raise TypeError(f"{type(value).__name__} is not text")
-        _decode(name, value)
+        _decode(name, text)
     except PersresError:
         raise
     except (TypeError, ValueError, RecursionError) as error:
         raise PersresError(f"the metadata's {name} cannot be kept in a file ({first_line(error)})") from error
-    return value
+    return text
 
 
-def _decode(name: str, text: str):
+def _decode(name: str, text: str) -> Any:
     kind = _KINDS[name]
     try:
         if len(text) > _longest(name):
             raise ValueError("too long")
-        value = text if kind is str else strict_json.loads(text)
+        value: Any = text if kind is str else strict_json.loads(text)
         if name in _SPELLED:
             value = _SPELLED[name](value)
         if kind is float and type(value) is int:
@@ -116,7 +119,7 @@ def _decode(name: str, text: str):
         raise PersresError(f"its {first_line(error).removeprefix('The ')}") from error
     except ValueError as error:
         raise PersresError(f"its metadata's {name} is damaged") from error
-    sound = type(value) is kind and (kind is not float or math.isfinite(value))
+    sound = type(value) is kind and (not isinstance(value, float) or math.isfinite(value))
     if name == "image_hashes":
         sound = sound and all(isinstance(item, str) for item in value)
     if name == "preview":

@@ -61,7 +61,9 @@ class MaskRecorder:
         )
         return one
 
-    def mean(self, what: str = "masks", blocks: list[str] | None = None, size: tuple[int, int] | None = None):
+    def mean(
+        self, what: str = "masks", blocks: list[str] | None = None, size: tuple[int, int] | None = None
+    ) -> torch.Tensor:
         """The mean over steps and blocks, (images, K, h, w), at the largest block's size or at `size`.
 
         Maps are scaled to a maximum of 1 in each block first, since their sums differ between levels.

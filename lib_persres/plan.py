@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 
@@ -78,7 +79,9 @@ class Plans:
         gated = [[False] * count for _ in rows]
         takes: list[list[tuple[Row, ...] | None]] = [[()] * count for _ in rows]
         for place, row in enumerate(rows):
-            for k, use in enumerate(self.uses[row.image] if self._acts(row) else ()):
+            if not self._acts(row):
+                continue
+            for k, use in enumerate(self.uses[row.image]):
                 if use.gated:
                     takes[place][k] = None if self.names(row, k) else self._sources(row.image, k)
                 if takes[place][k] == () and use.gated:
@@ -90,8 +93,8 @@ class Plans:
         placed = {"strength": _on(device, torch.tensor(strength)), "gated": _on(device, torch.tensor(gated))}
         if not any(map(any, gated)):
             return Plan(**placed)
-        places = tuple(place for place, own in enumerate(takes) if None in own)
-        makers = tuple(rows[place] for place in places)
+        making = [(place, row) for place, row in enumerate(rows) if row is not None and None in takes[place]]
+        places, makers = tuple(place for place, _ in making), tuple(row for _, row in making)
         self._made.update(makers)
         index = slice(places[0], places[-1] + 1) if places else None
         if places and places[-1] - places[0] + 1 > len(places):
@@ -123,9 +126,13 @@ class Plans:
 
     def names(self, row: Row, k: int) -> bool:
         """Whether the row's text has the k-th concept's tokens."""
-        return row.part is not None and bool(self.uses[row.image][k].indices[row.part])
+        return bool(self._tokens(row, k))
 
-    def _acts(self, row: Row | None) -> bool:
+    def _tokens(self, row: Row, k: int) -> tuple[int, ...]:
+        """The k-th concept's in the row's text."""
+        return () if row.part is None else self.uses[row.image][k].indices[row.part]
+
+    def _acts(self, row: Row | None) -> TypeGuard[Row]:
         return row is not None and (row.part is not None or self.mirror)
 
     def _confined(self, image: int) -> list[int]:
@@ -143,9 +150,9 @@ class Plans:
     def _indicator(self, makers: Sequence[Row], tokens: int) -> torch.Tensor:
         indicator = torch.zeros(len(makers), len(self.uses[0]), tokens)
         for place, row in enumerate(makers):
-            for k, use in enumerate(self.uses[row.image]):
+            for k in range(len(self.uses[row.image])):
                 # of those that LAG does not confine, too: a mask may keep out of their places
-                indicator[place, k, [index for index in use.indices[row.part] if index < tokens]] = 1
+                indicator[place, k, [index for index in self._tokens(row, k) if index < tokens]] = 1
         return indicator
 
 

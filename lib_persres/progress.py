@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
-def progress_bar(total: int | None, unit: str, description: str = ""):
+def progress_bar(total: int | None, unit: str, description: str = "") -> Lines | tqdm:
     """On stderr, with rate and remaining time. tqdm's, or what of it is used here: `Lines`."""
     if not sys.stderr.isatty():
         return Lines(total, unit, description)
@@ -36,7 +40,7 @@ class Lines:
     def __enter__(self) -> Lines:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def set_description_str(self, text: str, refresh: bool = True) -> None:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from .errors import PersresError
 from .names import is_mark
@@ -91,7 +92,8 @@ def find_tags(text: str) -> Iterator[Written]:
 
 def edit_tags(text: str, change: Callable[[Written], str | None]) -> str:
     """The text with what `change` gives in the tags' places; None leaves one as it is."""
-    pieces, done = [], 0
+    pieces: list[str] = []
+    done = 0
     for tag in find_tags(text):
         written = change(tag)
         if written is not None:
@@ -171,7 +173,7 @@ def _number(value: str, what: str, tag: str, low: float, high: float, such: str 
     return number
 
 
-def _refuse(tag: str, why: str):
+def _refuse(tag: str, why: str) -> NoReturn:
     raise PersresError(f"The tag {short(tag, 80)} {why}.")
 
 
@@ -227,8 +229,8 @@ def substitute(
     text = "".join([*pieces, prompt[done:]])
 
     for start, end in _typed(text, identifiers):
-        before = bisect.bisect(tags, (start, len(text))) - 1
-        if start not in uses and not (before >= 0 and start < tags[before][1]):
+        tag = bisect.bisect(tags, (start, len(text))) - 1
+        if start not in uses and not (tag >= 0 and start < tags[tag][1]):
             uses[start] = Occurrence(_owner(text, start, end, identifiers, macro_classes), start, end, typed=True)
     return Substituted(text, [uses[start] for start in sorted(uses)])
 
@@ -278,8 +280,9 @@ def _concept_of(placeholder: str, digits: str, count: int, names: Sequence[str])
         return number - 1
     if number == 0:
         raise PersresError("V0* stands for no concept; the first one is V* or V1*, the second V2*.")
-    known = number is not None and number <= len(_ORDINALS)
-    place = _ORDINALS[number - 1] if known else f"{short(digits.lstrip('0'), 12)}th"
+    place = f"{short(digits.lstrip('0'), 12)}th"
+    if number is not None and number <= len(_ORDINALS):
+        place = _ORDINALS[number - 1]
     has = {0: "no concept", 1: "only 1 concept"}.get(count, f"only {count} concepts")
     named = ", ".join(filter(None, names))
     end = f": {named}" if named else f"; add its tag, such as <{NETWORK}:name>"
@@ -305,9 +308,9 @@ def _typed(text: str, identifiers: Sequence[str]) -> list[tuple[int, int]]:
 def _owner(text: str, start: int, end: int, identifiers: Sequence[str], macro_classes: Sequence[str]) -> int:
     word = text[start:end].lower()
     owners = [k for k, identifier in enumerate(identifiers) if identifier.lower() == word]
-    following = re.compile(r"\w").search(text, end) if len(owners) > 1 else None
-    for k in owners if following else ():
-        noun = re.compile(rf"{re.escape(macro_classes[k])}(?!\w)", re.IGNORECASE)
-        if macro_classes[k] and noun.match(text, following.start()):
-            return k
+    if len(owners) > 1 and (following := re.compile(r"\w").search(text, end)):
+        for k in owners:
+            noun = re.compile(rf"{re.escape(macro_classes[k])}(?!\w)", re.IGNORECASE)
+            if macro_classes[k] and noun.match(text, following.start()):
+                return k
     return owners[0]

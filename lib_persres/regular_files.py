@@ -11,7 +11,7 @@ import stat
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: str | os.PathLike) -> io.FileIO:
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     """A regular file, opened for reading. OSError for anything else; its `strerror` is fit for a sentence."""
     try:
         descriptor = os.open(path, _FLAGS)
@@ -33,7 +33,7 @@ def open_regular(path: str | os.PathLike) -> io.FileIO:
         raise
 
 
-def read_whole(path: str | os.PathLike, limit: int) -> bytes:
+def read_whole(path: str | os.PathLike[str], limit: int) -> bytes:
     """All of a regular file. OSError as `open_regular` does, or where it has more than `limit` bytes."""
     pieces, size = [], 0
     with open_regular(path) as file:

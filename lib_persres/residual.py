@@ -41,6 +41,15 @@ MAX_CHANGE = 10_000.0
 _EMBEDDING = "embedding."
 
 
+ENCODERS = ("", "clip_l", "clip_g")
+"""A family's only text encoder, and SDXL's two in their order, by the names that files of embeddings give them."""
+
+
+def key_of(encoder: str, word: str) -> str:
+    """What a residual calls a word's vectors for a text encoder of ENCODERS."""
+    return f"{encoder}.{word}" if encoder else word
+
+
 def rank_of(rule: str | float, width: int) -> int:
     """The rank r for a target of width m: "0.05m" is round(0.05·m) and at least 1, "8" or 8 is 8; at most m.
 
@@ -83,7 +92,8 @@ class Residual:
     """A concept's residual.
 
     factors: by the path of their target, such as "input_blocks.1.1.proj_out"; metadata.targets is the rule that picks
-    these. embeddings: what was learned for a token, by its word: for the identifier a vector (d,) or a few (n, d).
+    these. embeddings: what was learned for a token, by its word: for the identifier a vector (d,) or a few (n, d);
+    of SDXL, which has two text encoders, two of them, see `key_of`.
     """
 
     factors: dict[str, Factors]
@@ -138,7 +148,8 @@ class Residual:
             raise PersresError(
                 f"{where} has an embedding, which is none of its targets, {rule}: it was not made rightly."
             )
-        if EMBEDDING in parts_of(rule) and self.metadata.identifier not in self.embeddings:
+        word = self.metadata.identifier
+        if EMBEDDING in parts_of(rule) and not any(key_of(encoder, word) in self.embeddings for encoder in ENCODERS):
             raise PersresError(f"{where} lacks the embedding that its targets, {rule}, name: it was not made rightly.")
         there = widths(unet, rule)
         for path, factors in self.factors.items():
@@ -162,7 +173,7 @@ class Residual:
                 f"{where} was trained for another model (it has nothing for this UNet's {lacking}): {advice}."
             )
 
-    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype = torch.float16) -> None:
         """Write the file, or raise PersresError and leave an older one of that name as it is.
 
         Nothing is written that `load` would refuse.
@@ -196,7 +207,7 @@ class Residual:
             raise PersresError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Residual:
+    def load(cls, path: str | os.PathLike[str]) -> Residual:
         """Read a file of any origin, as fp32 on the CPU. Raises PersresError: one sentence that names it."""
         with _open(path) as (file, metadata):
             places, targets = _places(file)
@@ -210,7 +221,7 @@ class Residual:
         return residual
 
     @classmethod
-    def outline(cls, path: str | os.PathLike) -> Residual:
+    def outline(cls, path: str | os.PathLike[str]) -> Residual:
         """The file as `load` gives it, but for the values, which are not read: enough for `check`."""
         with _open(path) as (file, metadata):
             places, targets = _places(file)
@@ -225,7 +236,7 @@ class Residual:
         return cls(factors, metadata, words)
 
     @staticmethod
-    def read_metadata(path: str | os.PathLike) -> Metadata:
+    def read_metadata(path: str | os.PathLike[str]) -> Metadata:
         """What the file's header says; its tensors are not read. Raises PersresError as `load` does."""
         with _open(path) as (file, metadata):
             file.places()  # a file that was cut short is none
@@ -247,7 +258,7 @@ class Residual:
         return tensors
 
 
-def concept_of(path: str | os.PathLike) -> str:
+def concept_of(path: str | os.PathLike[str]) -> str:
     """The concept's own name as a file's header says it, and little else is looked at; "" where it cannot be read."""
     try:
         with TensorFile(path, MAX_FILE) as file:
@@ -257,7 +268,7 @@ def concept_of(path: str | os.PathLike) -> str:
         return ""
 
 
-def file_hash(path: str | os.PathLike) -> str:
+def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file in hex; its first 10 digits are the short hash."""
     digest = hashlib.sha256()
     try:
@@ -270,7 +281,7 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple[TensorFile, Metadata]]:
+def _open(path: str | os.PathLike[str]) -> Iterator[tuple[TensorFile, Metadata]]:
     """The opened file and its metadata; every failure inside becomes a sentence that names the file."""
     try:
         with TensorFile(path, MAX_FILE) as file:
@@ -317,7 +328,8 @@ def _check_values(name: str, tensor: torch.Tensor) -> None:
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """The targets among a file's tensors. Raises PersresError with a reason alone for the first wrong one."""
-    targets, forms = [], {}
+    targets: list[str] = []
+    forms: dict[str, str] = {}
     for name, shape in shapes.items():
         if (other := forms.setdefault(one_form(name), name)) != name:
             raise PersresError(f"{name} stands in it twice, in two forms of Unicode ({ascii(other)}, {ascii(name)})")

@@ -115,8 +115,10 @@ class ResidualFolder:
     def entries(self) -> list[Entry]:
         """The files, in the order of their paths; read again where one came or went."""
         with self._lock:
-            current = self._listing is not None and self._listing.folder == Path(self.folder())
-            return self._entries if current and self._listing.is_current() else self.refresh()
+            listing = self._listing
+            if listing is None or listing.folder != Path(self.folder()) or not listing.is_current():
+                return self.refresh()
+            return self._entries
 
     def find(self, name: str) -> Entry:
         """The file that a tag names: by path in the folder, by stem, or by alias (the concept's own name)."""
@@ -251,11 +253,12 @@ def _entries(listing: Listing, known: dict[str, Entry]) -> list[Entry]:
         inside = insides[path]
         name = inside.rpartition("/")[2] if stems[_stem(inside)] == 1 else inside
         old = known.get(path)
-        same = old is not None and old.stamp == stamp
-        if same and (old.name, old.inside) == (name, inside):
-            entries.append(old)
+        if old is None or old.stamp != stamp:
+            entries.append(Entry(Path(path), name, inside, stamp, concept_of(path)))
+        elif (old.name, old.inside) != (name, inside):
+            entries.append(Entry(Path(path), name, inside, stamp, old.concept))
         else:
-            entries.append(Entry(Path(path), name, inside, stamp, old.concept if same else concept_of(path)))
+            entries.append(old)
     return entries
 
 
@@ -267,8 +270,9 @@ class _Index:
     """The entries by what tags may call them, and the names in two alphabets: as they are, and from their ends."""
 
     def __init__(self, entries: Iterable[Entry]):
-        tables = defaultdict(list), defaultdict(list), defaultdict(list)
-        self._insides, self._stems, self._concepts = tables
+        self._insides: dict[str, list[Entry]] = defaultdict(list)
+        self._stems: dict[str, list[Entry]] = defaultdict(list)
+        self._concepts: dict[str, list[Entry]] = defaultdict(list)
         for entry in entries:
             self._insides[entry.inside].append(entry)
             self._stems[_stem(entry.inside)].append(entry)

@@ -56,7 +56,9 @@ class Listing:
         files: dict[str, Stamp] = {}
         folders: dict[str, int | None] = {}
         # links last, so that what they lead to has its own name where it is in the folder, too
-        waiting, links, seen = [str(folder)], [], set(map(_identity, Path(os.path.realpath(folder)).parents))
+        waiting: list[str] = [str(folder)]
+        links: list[str] = []
+        seen = set(map(_identity, Path(os.path.realpath(folder)).parents))
         while waiting or links:
             current = waiting.pop() if waiting else links.pop(0)
             identity = _identity(current)

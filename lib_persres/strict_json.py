@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from typing import NoReturn
 
 DEPTH = 32
 """Lists and objects within one another; more would end in a RecursionError somewhere else."""
@@ -32,8 +33,10 @@ def decode(text: str) -> object:
 
 def decode_start(text: str, at: int) -> object:
     """The same for a value that begins at `at`, whatever follows it."""
+    blank = _BLANK.match(text, at)
+    assert blank is not None  # it may be empty
     try:
-        return _STRICT.raw_decode(text, _BLANK.match(text, at).end())[0]
+        return _STRICT.raw_decode(text, blank.end())[0]
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -80,11 +83,11 @@ def _finite(text: str) -> float:
     return value
 
 
-def _constant(name: str):
+def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def _named_once(pairs: list[tuple[str, object]]) -> dict:
+def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) < len(pairs):  # Python keeps the last, other readers the first
         raise ValueError("a name stands twice")

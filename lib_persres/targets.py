@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .errors import PersresError
 
 EMBEDDING = "embedding"
@@ -34,6 +36,6 @@ def canonical(rule: str) -> str:
     return "+".join(parts_of(rule))
 
 
-def together(rules) -> str:
+def together(rules: Iterable[str]) -> str:
     """The rule that picks what any of these picks."""
     return canonical("+".join(rules))

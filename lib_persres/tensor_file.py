@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 from json import JSONDecodeError
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ class TensorFile:
     strings: the header's metadata. places: its tensors, whose bytes are not read before `tensor` is called.
     """
 
-    def __init__(self, path: str | os.PathLike, limit: int):
+    def __init__(self, path: str | os.PathLike[str], limit: int):
         try:
             self._file = open_regular(path)
         except FileNotFoundError as error:
@@ -63,7 +64,7 @@ class TensorFile:
     def __enter__(self) -> TensorFile:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     @property
@@ -100,7 +101,7 @@ class TensorFile:
         return self._whole_header.get(METADATA, {})
 
     @cached_property
-    def _whole_header(self) -> dict:
+    def _whole_header(self) -> dict[str, Any]:
         try:
             header = strict_json.decode(self._text)
         except ValueError as error:
@@ -173,7 +174,7 @@ def _check_text(text: str) -> None:
         raise _damaged("a text in its header is no Unicode") from error
 
 
-def _place(name: str, entry: object, base: int) -> Place:
+def _place(name: str, entry: Any, base: int) -> Place:
     try:
         kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         sound = len(entry) == 3 and isinstance(kind, str) and isinstance(shape, list) and len(shape) <= 8

@@ -56,13 +56,18 @@ class Target:
 
     @property
     def gated(self) -> bool:
-        """Whether LAG confines what a residual adds here.
+        """Whether LAG confines what a residual adds here."""
+        return self.gate is not None
+
+    @property
+    def gate(self) -> Block | None:
+        """The block whose mask confines what a residual adds here; None where it is not confined.
 
         Only proj_out has pixels and acts when the maps of its block are whole. proj_in comes before them: its block has
         no mask yet, and another block's or step's would be a guess. Keys and values have tokens for pixels. What is not
         gated acts everywhere, at the strength of its row.
         """
-        return self.block is not None and self.module is self.block.proj_out
+        return self.block if self.block is not None and self.module is self.block.proj_out else None
 
 
 def find_blocks(unet: nn.Module) -> list[Block]:

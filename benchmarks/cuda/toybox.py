@@ -48,7 +48,7 @@ def gradients(
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     t = torch.tensor([200, 700], device=sd.device)
-    context, _ = sd.encode_prompts([f"a photo of a olis {CONCEPT.cls}", f"a olis {CONCEPT.cls} in snow"])
+    conditioning, _ = sd.encode_prompts([f"a photo of a olis {CONCEPT.cls}", f"a olis {CONCEPT.cls} in snow"])
     plans = Plans([[Use(1.0, gated, ((2, 3, 4, 5),))] for gated in (True, False)])
     learning = {
         name: Factors(*(torch.nn.Parameter(part.to(sd.device)) for part in (f.down, f.up)))
@@ -56,8 +56,8 @@ def gradients(
     }
     scale = 1024.0 if precision == "float16" else 1.0
     with Branches(sd.unet, [Residual(learning)]) as branches:
-        branches.plan = plans.plan(guidance_rows(2, guided=False), context.shape[1], sd.device)
-        eps = sd.unet(x, timesteps=t, context=context).float()
+        branches.plan = plans.plan(guidance_rows(2, guided=False), conditioning.length, sd.device)
+        eps = sd.unet(x, timesteps=t, **conditioning.arguments()).float()
         (scale * (eps - noise).square().mean()).backward()
     weights = [weight for f in learning.values() for weight in (f.down, f.up)]
     return eps.detach(), torch.cat([weight.grad.flatten() for weight in weights]) / scale

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..errors import PersresError, readable
 from ..names import SUFFIX, refuse_controls
+from ..sizes import check_pixels, check_side, default_resolution  # noqa: F401 the commands take them from here
 from ..training.pictures.kinds import SUFFIXES as PICTURES
-from ..training.sizes import check_pixels, check_side, default_resolution  # noqa: F401 the commands take them from here
 
 TOYBOX = "toybox"
 """The name that stands for the shipped checkpoint."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from ..residual import Residual
+from ..sizes import default_resolution
 from ..standalone.checkpoint import StableDiffusion
 from ..standalone.generate_each import generate_each
-from ..training.sizes import default_resolution
 from .protocol import noise_seed
 from .run_folder import PieceFolder, picture_name
 from .scores.masked import to_images

@@ -17,8 +17,8 @@ import torch
 
 from ..errors import PersresError
 from ..residual import Residual
+from ..sizes import default_resolution
 from ..standalone.checkpoint import StableDiffusion, load
-from ..training.sizes import default_resolution
 from ..training.trainer import Trainer
 from .datasets.dataset import WITHOUT
 from .drawing import Asked, Drawing, with_identifiers

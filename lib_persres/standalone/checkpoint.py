@@ -10,9 +10,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from lib_persres.conditioning import Conditioning
 from lib_persres.errors import PersresError, first_line
 from lib_persres.finite import is_finite
+from lib_persres.parameterization import EPS
 from lib_persres.residual import file_hash
+from lib_persres.sizes import default_resolution
 
 from . import architecture as arch
 from . import weights
@@ -37,6 +40,7 @@ class StableDiffusion:
     dtype: torch.dtype
     path: Path
     family: str = "SD1"
+    parameterization: str = EPS
     stays = True  # on its device, see `training.host`
 
     @functools.cached_property
@@ -65,15 +69,26 @@ class StableDiffusion:
         images = torch.cat([self.vae.decode(part / self.scale_factor) for part in parts])
         return ((images + 1) / 2).clamp(0, 1)
 
-    def encode_prompts(self, texts: list[str], learning: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts -> context (b,77,d) for the UNet, and the ids (b,77) it comes from. learning: with its graph."""
+    @property
+    def side(self) -> int:
+        return default_resolution(self.unet.params)
+
+    def encode_prompts(
+        self, texts: list[str], learning: bool = False, side: int | None = None
+    ) -> tuple[Conditioning, torch.Tensor]:
+        """Prompts -> what the UNet is told of them, and the ids (b,77) it comes from. learning: with its graph. side:
+        SD1 is not told the pictures' size."""
         ids = self.text.tokenize(texts)
         with torch.set_grad_enabled(learning):
-            return self.text(ids), ids
+            return Conditioning(self.text(ids)), ids
 
     @property
     def token_embedding(self) -> torch.nn.Embedding:
         return self.text.transformer.get_input_embeddings()
+
+    @property
+    def token_tables(self) -> dict[str, torch.nn.Embedding]:
+        return {"": self.token_embedding}
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text, without start, end or padding."""

@@ -10,6 +10,7 @@ import torch
 from ..branch import Branches
 from ..concept_tokens import ConceptTokens, find_concept_tokens
 from ..concepts import Use, check_unconditional, decide
+from ..conditioning import Conditioning, joined
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
 from ..masks import MASKS, check_mask
@@ -73,7 +74,7 @@ def generate(
 class Prepared:
     """A prompt as it is drawn. tokens, placeholders: of each concept, where it is and how the prompt writes it.
 
-    context: (1,77,d). lag: LAG for tags that do not say.
+    conditioning: a row of 77 tokens. lag: LAG for tags that do not say.
     """
 
     text: str
@@ -83,7 +84,7 @@ class Prepared:
     tokens: list[ConceptTokens]
     placeholders: list[str]
     lag: bool
-    context: torch.Tensor
+    conditioning: Conditioning
     problems: list[str]
 
     def uses(self, done: float = 0.0) -> list[Use]:
@@ -105,13 +106,13 @@ def prepare(sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Res
         residual.check(sd.unet, tag.name)
     words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags)
     written = words.write(given.strip())
-    context, ids = words.encode(written)
+    conditioning, ids = words.encode(written)
     problems = sentences(given, tags, words.facts)
     if len(words.read(written)[0]) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
     tokens = [find_tokens(words, ids[0].tolist(), index) for index in range(len(tags))]
     placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
-    made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lag, context, problems)
+    made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lag, conditioning, problems)
     problems += [sentence for use in made.uses() for sentence in use.sentences]
     return made
 
@@ -139,14 +140,14 @@ def draw(
     if not seeds:
         raise PersresError("There is nothing to draw: give at least one seed.")
     residuals = parts[0].residuals
-    context = torch.cat([part.context for part in parts])
+    cond = joined([part.conditioning for part in parts])
     words = parts[0].words
     uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
     pictures = list(parts) * len(seeds) if len(parts) == 1 else list(parts)
     recorder = MaskRecorder(len(seeds)) if any(use.gated for part in parts for use in part.uses()) else None
     if not residuals:
-        latents = sample(sd, context, uncond, noise, steps, guidance, progress=progress)
+        latents = sample(sd, cond, uncond, noise, steps, guidance, progress=progress)
     else:
         rows = guidance_rows(len(seeds), guided=guidance != 1)
         total = len(ddim_timesteps(steps, len(sd.alphas_cumprod)))
@@ -156,12 +157,12 @@ def draw(
                 done = index / total
                 branches.begin(index, done)
                 plans = Plans([picture.uses(done) for picture in pictures], unconditional)
-                branches.plan = plans.plan(rows, context.shape[1], sd.device)
+                branches.plan = plans.plan(rows, cond.length, sd.device)
 
-            latents = sample(sd, context, uncond, noise, steps, guidance, before_step=before_step, progress=progress)
+            latents = sample(sd, cond, uncond, noise, steps, guidance, before_step=before_step, progress=progress)
         if recorder is not None:
             recorder.end()
-    _check_finite(sd, latents, noise, context, parts, guidance)
+    _check_finite(sd, latents, noise, cond, parts, guidance)
     images = sd.decode_latents(latents)
     if not is_finite(images):
         raise PersresError(VAE)
@@ -169,16 +170,16 @@ def draw(
 
 
 @torch.no_grad()
-def _check_finite(sd, latents, noise: torch.Tensor, context: torch.Tensor, parts, guidance: float) -> None:
+def _check_finite(sd, latents, noise: torch.Tensor, cond: Conditioning, parts, guidance: float) -> None:
     """PersresError with the likely reason where the latents are not finite."""
     if is_finite(latents):
         return
     if abs(guidance) > USUAL_GUIDANCE:
         raise PersresError(f"The picture's numbers are not finite (NaN): the guidance {guidance:g} is too large.")
-    if not torch.isfinite(context).all():
+    if not cond.is_finite():
         raise PersresError(TEXT)
     t = torch.full((1,), len(sd.alphas_cumprod) - 1, dtype=torch.long, device=sd.device)
-    alone = sd.unet(noise[:1].to(sd.device, torch.float32), timesteps=t, context=context[:1].to(sd.device))
+    alone = sd.unet(noise[:1].to(sd.device, torch.float32), timesteps=t, **cond[:1].to(sd.device).arguments())
     strengths = {tag.text: tag.strength for part in parts for tag in part.tags}
     raise PersresError(too_strong(strengths) if strengths and torch.isfinite(alone).all() else BASE)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ..conditioning import Conditioning
 from ..emphasis import parts_of
-from ..learned_words import check_width, learned_vectors, pieces, vectors_for
+from ..learned_words import check_widths, learned_vectors, pieces, vectors_for
 from ..prompt import Substituted, Tag
 from ..residual import Residual
 from .checkpoint import StableDiffusion
@@ -30,8 +31,9 @@ class Words:
         self._learned: dict[int, list[int]] = {}
         for index, (residual, use, tag) in enumerate(zip(residuals, used, tags, strict=True)):
             vectors = learned_vectors(residual)
-            if use and vectors is not None:
-                check_width(vectors, sd.token_embedding.embedding_dim, tag.name)
+            if use and vectors:
+                check_widths(vectors, {"": sd.token_embedding.embedding_dim}, tag.name)
+                vectors = vectors[""]
                 self._learned[index] = [-1 - len(self._vectors) - i for i in range(len(vectors))]
                 self._vectors |= dict(zip(self._learned[index], vectors.to(sd.device)))
 
@@ -55,12 +57,12 @@ class Words:
         return self._learned.get(index) or self.sd.encode_text(self.facts[index].identifier)
 
     @torch.no_grad()
-    def encode(self, written: Substituted) -> tuple[torch.Tensor, torch.Tensor]:
-        """The context (1,77,d), and the ids (1,77) it comes from."""
+    def encode(self, written: Substituted) -> tuple[Conditioning, torch.Tensor]:
+        """A row of 77 tokens, and the ids (1,77) it comes from."""
         own, counts = self.read(written)
         ids = torch.tensor([self.sd.text.tokenizer.pad(own)], device=self.sd.device)
         weights = torch.ones(ids.shape, device=self.sd.device)
         counts = counts[: ids.shape[1] - 2]
         weights[0, 1 : 1 + len(counts)] = torch.tensor(counts, device=self.sd.device)
         with vectors_for(self.sd.token_embedding, self._vectors):
-            return emphasized(self.sd.text(ids), weights), ids
+            return Conditioning(emphasized(self.sd.text(ids), weights)), ids

@@ -16,7 +16,7 @@ def level_maps(sd: StableDiffusion, picture: np.ndarray, prompt: str, tokens: li
     """Concept maps (side, side) by side, mean over t and the blocks of that side, each with maximum 1."""
     x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
     mean, _ = sd.encode_images(x)
-    context, _ = sd.encode_prompts([prompt])
+    conditioning, _ = sd.encode_prompts([prompt])
     indicator = torch.zeros(3, 1, 77)
     indicator[:, :, tokens] = 1
     sums: dict[int, torch.Tensor] = {}
@@ -31,7 +31,7 @@ def level_maps(sd: StableDiffusion, picture: np.ndarray, prompt: str, tokens: li
     a = sd.alphas_cumprod[t].view(-1, 1, 1, 1)
     noise = torch.randn(3, *mean.shape[1:], generator=torch.Generator().manual_seed(seed))
     try:
-        sd.unet(a.sqrt() * mean + (1 - a).sqrt() * noise, timesteps=t, context=context.expand(3, -1, -1))
+        sd.unet(a.sqrt() * mean + (1 - a).sqrt() * noise, timesteps=t, **conditioning.expand(3).arguments())
     finally:
         taps.remove()
     return {side: total / total.max() for side, total in sums.items()}

@@ -72,10 +72,10 @@ class Computing:
         self._sample = self._sample[0][..., :side, :side], self._sample[1]
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._exit.close()
 
-    def step(self) -> contextlib.AbstractContextManager:
+    def step(self) -> contextlib.AbstractContextManager[object]:
         device = self._host.device.type
         if self._lean:
             return torch.autocast(device, enabled=False)
@@ -86,7 +86,7 @@ class Computing:
     @torch.no_grad()
     def _predict(self) -> torch.Tensor:
         z_t, t = self._sample
-        return self._host.unet(z_t, timesteps=t, context=self._texts.contexts[:1]).float()
+        return self._host.unet(z_t, timesteps=t, **self._texts.conditioning[:1].arguments()).float()
 
     def _enter_lean(self, stack: contextlib.ExitStack, expected: torch.Tensor) -> bool:
         """Whether the lean layers predict what the model's own do; only then are they left in place."""

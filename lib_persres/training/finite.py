@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..conditioning import Conditioning
 from ..errors import PersresError
 
 
@@ -17,9 +18,9 @@ def check_latents(mean: torch.Tensor, std: torch.Tensor) -> None:
         )
 
 
-def check_contexts(contexts: torch.Tensor) -> None:
+def check_conditioning(conditioning: Conditioning) -> None:
     """PersresError for a prompt that the text encoder cannot encode."""
-    if not contexts.isfinite().all():
+    if not conditioning.is_finite():
         raise PersresError(
             "The prompt's encoding is not finite before anything is learned: the text encoder of this checkpoint is "
             "damaged; take another checkpoint."

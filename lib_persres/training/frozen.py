@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from ..errors import PersresError
 from ..unet import find_blocks
 from .functions import FrozenConv2d, Geglu, NormSilu, attention
 from .precision import check_precision
+
+Forward = Callable[..., torch.Tensor]
 
 
 @contextlib.contextmanager
@@ -73,15 +76,15 @@ def checkpointed(unet: nn.Module) -> Iterator[None]:
         yield
 
 
-def _again(forward: Callable) -> Callable:
-    def run(*args, **kwargs):
+def _again(forward: Forward) -> Forward:
+    def run(*args: Any, **kwargs: Any) -> torch.Tensor:
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     return run
 
 
 @contextlib.contextmanager
-def forward_as(module: nn.Module, forward: Callable) -> Iterator[None]:
+def forward_as(module: nn.Module, forward: Forward) -> Iterator[None]:
     """Another forward for one module, on the instance; hooks stay."""
     own = vars(module).get("forward")
     module.forward = forward
@@ -93,7 +96,7 @@ def forward_as(module: nn.Module, forward: Callable) -> Iterator[None]:
             module.forward = own
 
 
-def _lean_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Callable]]:
+def _lean_forwards(module: nn.Module) -> Iterator[tuple[nn.Module, Forward]]:
     """The layers of this module that can have another forward, each with it."""
     if isinstance(module, nn.Conv2d) and _is_plain(module):
         yield (
@@ -126,12 +129,14 @@ def _is_plain(conv: nn.Conv2d) -> bool:
     return conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros" and conv.padding != "same"
 
 
-def _norm_silu(norm: nn.GroupNorm) -> Callable:
+def _norm_silu(norm: nn.GroupNorm) -> Forward:
     return lambda x: NormSilu.apply(x.to(norm.weight.dtype), norm.weight, norm.bias, norm.num_groups, norm.eps)
 
 
-def _attention(module: nn.Module) -> Callable:
-    def run(x, context=None, mask=None, **ignored):
+def _attention(module: nn.Module) -> Forward:
+    def run(
+        x: torch.Tensor, context: torch.Tensor | None = None, mask: torch.Tensor | None = None, **ignored: object
+    ) -> torch.Tensor:
         if mask is not None:
             raise PersresError("A UNet whose attention is masked cannot be trained on.")
         context = x if context is None else context

@@ -9,9 +9,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 aten = torch.ops.aten
+
+Sides = tuple[int, int]
+Gradients = tuple[torch.Tensor | None, ...]
+"""Those of a function's inputs."""
 
 FEW_ROWS = 320
 """Pixels of the whole batch up to which a wide 3×3 convolution on CPU is one matrix product (docs/decisions.md)."""
@@ -23,7 +27,14 @@ class FrozenConv2d(Function):
     """conv2d(x, weight, bias) for x: (b, c, h, w), whose backward keeps the weight alone."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding):
+    def forward(
+        ctx: FunctionCtx,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: Sides,
+        padding: Sides,
+    ) -> torch.Tensor:
         ctx.save_for_backward(weight)
         ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
         if _as_product(x, weight, stride, padding):
@@ -32,7 +43,7 @@ class FrozenConv2d(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> Gradients:
         (weight,) = ctx.saved_tensors
         if _as_product(gradient, weight, ctx.stride, ctx.padding):
             return _product_backward(gradient, weight), None, None, None, None
@@ -44,7 +55,7 @@ class FrozenConv2d(Function):
         return x, None, None, None, None
 
 
-def _as_product(x, weight, stride, padding) -> bool:
+def _as_product(x: torch.Tensor, weight: torch.Tensor, stride: Sides, padding: Sides) -> bool:
     """Whether to multiply by the weight as it lies: torch's CPU kernels rearrange all of it at each call, which costs
     more than the arithmetic where it meets few pixels."""
     return (
@@ -58,7 +69,7 @@ def _as_product(x, weight, stride, padding) -> bool:
     )
 
 
-def _product(x, weight, bias):
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     b, _, h, w = x.shape
     columns = F.unfold(x, 3, padding=1)  # b, 9c, hw
     columns = columns.transpose(0, 1).reshape(columns.shape[1], b * h * w)
@@ -66,7 +77,7 @@ def _product(x, weight, bias):
     return out + bias.view(-1, 1, 1) if bias is not None else out.contiguous()
 
 
-def _product_backward(gradient, weight):
+def _product_backward(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     b, m, h, w = gradient.shape
     columns = torch.mm(weight.flatten(1).t(), gradient.transpose(0, 1).reshape(m, b * h * w))
     columns = columns.view(-1, 3, 3, b, h, w)
@@ -82,7 +93,9 @@ class NormSilu(Function):
     """SiLU(group_norm(x)) for x: (b, c, …), whose backward keeps x and the groups' moments."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, groups, eps):
+    def forward(
+        ctx: FunctionCtx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
+    ) -> torch.Tensor:
         x = x.contiguous(memory_format=_layout(x))
         y, mean, rstd = _norm(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
@@ -91,7 +104,7 @@ class NormSilu(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> Gradients:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         y, _, _ = _norm(x, weight, bias, ctx.groups, ctx.eps)
         # of x's layout: the kernel takes it for granted
@@ -104,11 +117,13 @@ class NormSilu(Function):
         return gradient, None, None, None, None
 
 
-def _norm(x, weight, bias, groups, eps):
+def _norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.native_group_norm(x, weight, bias, x.shape[0], x.shape[1], x[0, 0].numel(), groups, eps)
 
 
-def _layout(x) -> torch.memory_format:
+def _layout(x: torch.Tensor) -> torch.memory_format:
     """What the group norm's kernels take: on CUDA they read channels_last memory as if it were contiguous."""
     if x.device.type != "cpu":
         return torch.contiguous_format
@@ -120,14 +135,14 @@ class Geglu(Function):
     """x₁ · GELU(x₂) for (x₁, x₂) the halves of x: (…, 2d), whose backward keeps x."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
         value, gate = x.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
         value, gate = x.chunk(2, dim=-1)
         out = torch.empty_like(x)
@@ -137,7 +152,7 @@ class Geglu(Function):
         return out
 
 
-def attention(q, k, v, heads: int) -> torch.Tensor:
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
     """softmax(q kᵀ / √d) v, head by head; q: (b, n, heads·d), k, v: (b, m, heads·d) -> (b, n, heads·d)."""
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -18,7 +18,9 @@ class Graph:
     Calling it sets the gradients anew. Recording costs WARM_UP passes. Raises what CUDA raises where it cannot record.
     """
 
-    def __init__(self, compute: Callable, inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]):
+    def __init__(
+        self, compute: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
+    ):
         self._inputs = [tensor.clone() for tensor in inputs]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -41,11 +43,14 @@ class Graph:
 
 
 def recorded(
-    compute: Callable, inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], notes: list[str]
+    compute: Callable[..., torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    notes: list[str],
 ) -> Graph | None:
     """The graph, if its first replay gives what `compute` gives; else None, and a note for the user."""
 
-    def gradient():
+    def gradient() -> torch.Tensor:
         return torch.cat([weight.grad.flatten() for weight in weights])
 
     _clear(weights)

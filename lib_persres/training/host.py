@@ -6,17 +6,22 @@ from typing import Protocol
 
 import torch
 
+from ..conditioning import Conditioning
+
 
 class Host(Protocol):
     """Latents are scaled, images are in [-1, 1].
 
-    stays: False where the host moves the UNet's weights between a training's steps. token_embedding: the text encoder's
-    table of tokens, ids -> vectors.
+    parameterization: of `parameterization.KINDS`, what the UNet predicts. stays: False where the host moves the UNet's
+    weights between a training's steps. token_tables: each text encoder's table of tokens, ids -> vectors, by its name
+    in files, see `residual.ENCODERS`. side: of the pictures that the model was trained on.
     """
 
     unet: torch.nn.Module
-    token_embedding: torch.nn.Embedding
+    token_tables: dict[str, torch.nn.Embedding]
     alphas_cumprod: torch.Tensor
+    parameterization: str
+    side: int
     device: torch.device
     family: str
     hash: str
@@ -24,7 +29,17 @@ class Host(Protocol):
 
     def encode_images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
-    def encode_prompts(self, prompts: list[str], learning: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contexts (b, n, d) and their ids (b, n); learning: with the graph that leads to the tokens' vectors."""
+    def encode_prompts(
+        self, prompts: list[str], learning: bool = False, side: int | None = None
+    ) -> tuple[Conditioning, torch.Tensor]:
+        """Their rows, and the ids (b, n) of the contexts. learning: with the graph that leads to the tokens' vectors.
+        side: of the pictures; None: the model's own."""
 
     def encode_text(self, text: str) -> list[int]: ...
+
+
+class DrawingHost(Host, Protocol):
+    """One that also draws."""
+
+    def decode_latents(self, z: torch.Tensor) -> torch.Tensor:
+        """Images (b, 3, h, w) in [0, 1]."""

@@ -40,7 +40,7 @@ class Photo:
 
 
 def load_images(
-    paths_or_folder: str | os.PathLike | Iterable[str | os.PathLike],
+    paths_or_folder: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     min_side: int = 32,
     max_short_side: int | None = 1536,
@@ -69,7 +69,7 @@ def load_images(
 
 
 def load_photo(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     called: str | None = None,
     *,
     among: int = 1,
@@ -142,7 +142,8 @@ def crop_views(image: Image.Image, resolution: int, flips: bool = False, crops: 
 
 
 def list_files(
-    source: str | os.PathLike | Iterable[str | os.PathLike], tell: Callable[[str], None] = lambda sentence: None
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> list[Path]:
     """The files that `load_images` reads, looked at but not read."""
     if not isinstance(source, (str, os.PathLike)):

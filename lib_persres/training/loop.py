@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..residual import Residual
 from .host import Host
@@ -53,7 +54,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     tell: Callable[[str], None] = lambda sentence: None,
     drawing: Callable[[int, int], None] = lambda drawn, count: None,
-    **options,
+    **options: Any,
 ) -> Residual:
     """Learn a residual, see `learn`. options: those of `Trainer`. progress(done, total, loss): after each step.
 

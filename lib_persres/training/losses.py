@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 
-def summary(losses: list[float]) -> dict:
+def summary(losses: list[float]) -> dict[str, Any]:
     """First and last tenth of the training, and the loss of up to 100 points in between for a curve."""
     if not losses:
         return {}

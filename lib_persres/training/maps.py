@@ -10,7 +10,7 @@ from torch import nn
 
 from ..attention import Taps, token_maps
 from ..concept_tokens import ConceptTokens
-from ..unet import find_blocks
+from ..unet import Block, find_blocks
 from .recipe import Stage
 
 
@@ -50,7 +50,7 @@ class MapComparison:
             self._rows = 0
             self._maps.clear()
 
-    def _see(self, block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
+    def _see(self, block: Block, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
         if not self._rows:
             return
         # computed also when a checkpoint computes the layer again, which must save the very same tensors

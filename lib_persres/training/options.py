@@ -74,19 +74,18 @@ class Option:
             return f"a whole number from {self.low} to {self.high}"
         return f"a number between {self.low:g} and {self.high:g}"
 
-    def takes(self, value) -> bool:
+    def takes(self, value: Any) -> bool:
         """Whether it can have this value."""
         if value is None:
             return self.may_be_none
         if self.kind is str:
             own = not self.choices or value in (*self.choices, self.default)
             return isinstance(value, str) and len(value) <= self.high and own
-        if self.kind is float and type(value) is int or type(value) is self.kind:
-            return self.kind is bool or self.low <= value <= self.high
-        return False
+        sound = type(value) is self.kind or (self.kind is float and type(value) is int)
+        return sound and (self.kind is bool or self.low <= value <= self.high)
 
 
-def option(default, label: str = "", help: str = "", **values) -> Any:
+def option(default: Any, label: str = "", help: str = "", **values: Any) -> Any:
     """A line of the table, as a dataclass's field. values: the others of `Option`."""
     return field(default=default, metadata={"option": {"label": label, "help": help, **values}})
 

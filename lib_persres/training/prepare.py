@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ..sizes import check_side, params_of
 from .host import Host
 from .images import Photo
 from .names import free_identifier
 from .options import Running
 from .recipe import Recipe
-from .sizes import check_side, default_resolution, params_of
 from .trainer import Trainer
 
 
@@ -33,7 +33,7 @@ def prepare(
     called before the photos are encoded, which takes a while.
     """
     params = params_of(host.unet)
-    resolution = recipe.resolution or default_resolution(params)
+    resolution = recipe.resolution or host.side
     check_side(params, resolution, "The resolution")
     if identifier is None:
         identifier = free_identifier(host.encode_text, macro_class, others)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..conditioning import Conditioning
 from ..sampler import noise_for, sample
 from .host import Host
 from .latents import Latents
@@ -29,8 +30,8 @@ class ClassPictures:
     def missing(self) -> int:
         return self.count - len(self.made)
 
-    def draw(self, host: Host, contexts: torch.Tensor, progress: Callable[[int, int], None]) -> None:
-        """Draw what is missing. contexts: (2, n, d), of the class's prompt and the empty one.
+    def draw(self, host: Host, conditioning: Conditioning, progress: Callable[[int, int], None]) -> None:
+        """Draw what is missing. conditioning: two rows, of the class's prompt and the empty one.
 
         progress(drawn, count): called after each step of the sampler; whatever it raises ends the drawing, which
         goes on from there at the next call.
@@ -41,8 +42,8 @@ class ClassPictures:
             done, latents = self.begun or (0, noise_for(seeds, self.shape))
             made = sample(
                 host,
-                contexts[:1],
-                contexts[1:],
+                conditioning[:1],
+                conditioning[1:],
                 latents,
                 STEPS,
                 GUIDANCE,

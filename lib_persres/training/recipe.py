@@ -6,7 +6,7 @@ what the residual's file keeps, so a training can be done again from its file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ def _check(item: Any, options: Sequence[Option], what: str) -> None:
             raise PersresError(f"{what}'s {option.label.lower() or option.name} {be} {option.allowed}, not {shown}.")
 
 
-def _whole(value) -> str:
+def _whole(value: object) -> str:
     return str(value) if type(value) is int and abs(value) < 10**20 else f"of the kind {type(value).__name__}"
 
 
@@ -37,9 +37,10 @@ def _whole(value) -> str:
 class Stage(OfStage):
     """See `options.OfStage` for its values."""
 
-    def __post_init__(self):
-        if type(self.rank) in (int, float) and abs(self.rank) < 1e9:
-            object.__setattr__(self, "rank", str(self.rank))
+    def __post_init__(self) -> None:
+        rank: Any = self.rank  # a file may have a number
+        if type(rank) in (int, float) and abs(rank) < 1e9:
+            object.__setattr__(self, "rank", str(rank))
         _check(self, STAGE_OPTIONS, "A stage")
         object.__setattr__(self, "targets", canonical(self.targets))
         if self.localized > self.batch:
@@ -67,7 +68,7 @@ class Recipe(OfRecipe):
     about: str
     stages: tuple[Stage, ...] = (Stage(),)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, RECIPE_OPTIONS, "A recipe")
         if not (isinstance(self.name, str) and isinstance(self.about, str) and isinstance(self.stages, tuple)):
             raise PersresError("A recipe's name and about must be texts, its stages a tuple.")
@@ -134,19 +135,19 @@ class Recipe(OfRecipe):
                 f"own: leave out {', '.join(names)}."
             )
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         values = {"name": self.name, "about": self.about, "stages": [asdict(stage) for stage in self.stages]}
         return {**values, **{option.name: getattr(self, option.name) for option in RECIPE_OPTIONS}}
 
     @classmethod
-    def from_dict(cls, values: dict) -> Recipe:
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """PersresError for what is no recipe, or one of a newer version."""
         if not isinstance(values, dict) or not isinstance(values.get("stages"), list):
             raise PersresError("This is not a recipe: it has no stages.")
         stages = tuple(map(_stage, values["stages"]))
         return cls(**{**_known(cls, values, "A recipe"), "stages": stages})
 
-    def changed(self, **values) -> Recipe:
+    def changed(self, **values: Any) -> Recipe:
         """With other values; those of a stage are set in every stage. None leaves a value as it is.
 
         stages: those of another list, as `Stage`s or as their dicts. leave_out: the number of a stage, from 1.
@@ -164,7 +165,7 @@ class Recipe(OfRecipe):
         return replace(self, stages=stages, **values)
 
 
-def _known(cls: type, values, what: str) -> dict:
+def _known(cls: type, values: object, what: str) -> dict[str, Any]:
     """The values, if they are fields of this class and none is missing."""
     if not isinstance(values, dict):
         raise PersresError(f"{what} must have named values, not be {type(values).__name__}.")
@@ -174,13 +175,13 @@ def _known(cls: type, values, what: str) -> dict:
     return values
 
 
-def _refuse_unknown(cls: type, values, what: str) -> None:
+def _refuse_unknown(cls: type, values: Iterable[object], what: str) -> None:
     names = {field.name for field in fields(cls)}
     if unknown := sorted(str(name) for name in values if name not in names):
         raise PersresError(f"{what} of this version knows no {', '.join(unknown)[:60]}.")
 
 
-def _stage(values) -> Stage:
+def _stage(values: object) -> Stage:
     return Stage(**_known(Stage, values, "A stage"))
 
 
@@ -193,7 +194,7 @@ def same_training(one: Metadata, other: Metadata) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in OWN) and alike(one.recipe, other.recipe)
 
 
-def alike(one: dict, other: dict) -> bool:
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two dicts are of the same recipe; what one that was written earlier lacks has its default."""
     try:
         return Recipe.from_dict(one) == Recipe.from_dict(other)

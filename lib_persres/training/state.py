@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ FREE = ("created", "library_version", "recipe")
 """Facts that need not be the same, or are compared otherwise."""
 
 
-def write(path: Path, facts: Metadata, **values) -> None:
+def write(path: Path, facts: Metadata, **values: object) -> None:
     """The file is whole or not there. PersresError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,7 @@ def write(path: Path, facts: Metadata, **values) -> None:
         raise PersresError(f"{path} cannot be written: {first_line(error)}.") from error
 
 
-def read(path: Path, facts: Metadata) -> dict:
+def read(path: Path, facts: Metadata) -> dict[str, Any]:
     """What `write` was given. PersresError with a reason alone where it is of another version or training."""
     # not torch.load, which the WebUI replaces by one that refuses what newer releases of torch write
     state = torch.serialization.load(path, map_location="cpu", weights_only=True)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..concepts import Use
+from ..parameterization import target
 from ..plan import Plan, Plans, guidance_rows
 from .execution import Execution
 from .finite import not_finite
@@ -40,7 +41,8 @@ class Rows:
 class Step:
     """The step of one stage, made again and again.
 
-    photos, of_class: what is drawn from; of_class is for a stage with prior rows. alphas: (T,), ᾱ. gradients: predicts
+    photos, of_class: what is drawn from; of_class is for a stage with prior rows. alphas: (T,), ᾱ.
+    parameterization: what the UNet predicts, of `parameterization.KINDS`. gradients: predicts
     and compares. execution: in how many parts.
     """
 
@@ -53,11 +55,13 @@ class Step:
         photos: Latents,
         of_class: Latents | None,
         alphas: torch.Tensor,
+        parameterization: str,
         generator: torch.Generator,
         optimizer: torch.optim.Adam,
     ):
         self.gradients, self._execution, self._scaler = gradients, execution, scaler
         self._photos, self._of_class, self._alphas, self._generator = photos, of_class, alphas, generator
+        self._parameterization = parameterization
         self.optimizer = optimizer
 
     def __call__(self, done: int, learned: int) -> float:
@@ -68,8 +72,9 @@ class Step:
         t = draw_timesteps(len(z), len(self._alphas), stage.t_power, self._generator).to(z.device)
         noise = torch.randn(z.shape, generator=self._generator).to(z.device)
         z_t = noised(z, t, noise, self._alphas)
+        wanted = target(self._parameterization, z, noise, self._alphas[t].view(-1, 1, 1, 1))
         while True:
-            loss = self._execution.loss(self.gradients, (z_t, t, noise))
+            loss = self._execution.loss(self.gradients, (z_t, t, wanted))
             finite = math.isfinite(loss)
             if finite and self._scaler.unscale(self.gradients.weights):
                 break
@@ -83,6 +88,7 @@ class Step:
         z = self._photos.draw(stage.batch + stage.keep, self._generator)
         if not stage.prior:
             return z
+        assert self._of_class is not None  # as every stage with prior rows has it
         prior = self._of_class.draw(stage.prior, self._generator)
         return torch.cat([z[: stage.batch], prior, z[stage.batch :]])
 
@@ -120,7 +126,7 @@ class Gradients:
         self.rows = Rows(stage, texts.contexts.device)
         self.weights = [weight for each in learned for weight in each.weights(stage.targets)]
         self.recordable = all(each.is_recordable(stage) for each in learned)
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple[int, int], Plan | None] = {}
 
     @contextlib.contextmanager
     def passes(self) -> Iterator[None]:
@@ -130,26 +136,28 @@ class Gradients:
                 stack.enter_context(each.passes(self.stage, self.texts))
             yield
 
-    def __call__(self, part: slice, z_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The part's share of the loss, a scalar that is not waited for; z_t, t, noise: those of these rows."""
+    def __call__(self, part: slice, z_t: torch.Tensor, t: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The part's share of the loss, a scalar that is not waited for. z_t, t, target: those of these rows; one that
+        keeps the empty prompt has the base model's prediction as target instead."""
         rows, texts = self.rows, self.texts
-        context = texts.contexts[rows.text[part]]
+        conditioning = texts.conditioning[rows.text[part]]
         learning = max(0, rows.learning - part.start)  # so many rows of this part
         prompted = min(len(z_t), max(0, rows.batch - part.start))
-        target = noise
-        compare = self.maps is not None and prompted > 0
+        compare = self.maps if prompted > 0 else None
         try:
             if learning < len(z_t):
                 texts.rows = rows.text[part][learning:]
                 with torch.no_grad():
-                    base = self.unet(z_t[learning:], timesteps=t[learning:], context=context[learning:]).float()
-                target = torch.cat([noise[:learning], base])
+                    base = self.unet(
+                        z_t[learning:], timesteps=t[learning:], **conditioning[learning:].arguments()
+                    ).float()
+                target = torch.cat([target[:learning], base])
             texts.rows = rows.text[part]
             self._act(self._plan(part))
-            with torch.enable_grad(), self.maps.watching(prompted) if compare else contextlib.nullcontext():
-                loss = objective(self.unet, z_t, t, context, target, rows.weight[part])
+            with torch.enable_grad(), compare.watching(prompted) if compare else contextlib.nullcontext():
+                loss = objective(self.unet, z_t, t, conditioning, target, rows.weight[part])
                 if compare:
-                    loss = loss + self.maps.loss().sum() / rows.batch
+                    loss = loss + compare.loss().sum() / rows.batch
                 (loss * self.factor).backward()
         finally:
             texts.rows = None
@@ -160,12 +168,12 @@ class Gradients:
         for each in self.learned:
             each.plan = plan
 
-    def _plan(self, part: slice) -> Plan:
+    def _plan(self, part: slice) -> Plan | None:
         """Made once; each row is an image of its own."""
         key = part.start, part.stop
         if key not in self._plans:
             localized, tokens = self.rows.localized[part], self.texts.tokens.indices
             plans = Plans([[Use(1.0, here, (tokens,))] for here in localized])
             rows = guidance_rows(len(localized), guided=False)
-            self._plans[key] = plans.plan(rows, self.texts.length, self.texts.contexts.device)
+            self._plans[key] = plans.plan(rows, self.texts.conditioning.length, self.texts.contexts.device)
         return self._plans[key]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
 from ..concept_tokens import ConceptTokens, find_concept_tokens
 from ..concepts import doubt
+from ..conditioning import Conditioning
 from ..errors import PersresError
 from ..metadata import Metadata
 from ..unet import find_blocks
@@ -21,26 +22,26 @@ PROMPT, EMPTY, CLASS = range(3)
 
 
 class Texts:
-    """contexts: (2 or 3, n, d), of the prompt, the empty text and, where a stage has rows of the class, its prompt.
+    """conditioning: 2 or 3 rows, of the prompt, the empty text and, where a stage has rows of the class, its prompt.
     tokens: the concept's in the first.
 
     rows: (b,), which of them each row of the UNet's next call has; None: others.
     """
 
-    def __init__(self, contexts: torch.Tensor, tokens: ConceptTokens):
+    def __init__(self, conditioning: Conditioning, tokens: ConceptTokens):
         self.tokens = tokens
         self.rows: torch.Tensor | None = None
-        self.set(contexts)
+        self.set(conditioning)
 
-    def set(self, contexts: torch.Tensor) -> None:
-        """Other contexts of the same texts; what was computed of the last is forgotten."""
-        self.contexts = contexts
+    def set(self, conditioning: Conditioning) -> None:
+        """Another one of the same texts; what was computed of the last is forgotten."""
+        self.conditioning = conditioning
         self._known: dict[nn.Module, torch.Tensor] = {}
 
     @property
-    def length(self) -> int:
-        """n"""
-        return self.contexts.shape[1]
+    def contexts(self) -> torch.Tensor:
+        """(2 or 3, n, d)"""
+        return self.conditioning.context
 
     @contextlib.contextmanager
     def fixed_in(self, unet: nn.Module) -> Iterator[None]:
@@ -52,8 +53,8 @@ class Texts:
                         stack.enter_context(forward_as(module, self._looked_up(module)))
             yield
 
-    def _looked_up(self, module: nn.Module):
-        def forward(context):
+    def _looked_up(self, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        def forward(context: torch.Tensor) -> torch.Tensor:
             if self.rows is None:
                 return own(context)
             if self.contexts.requires_grad:  # they learn: computed for each pass, but for each text once
@@ -77,9 +78,9 @@ def prompts_of(recipe: Recipe, facts: Metadata) -> list[str]:
     return prompts
 
 
-def encode(host: Host, recipe: Recipe, facts: Metadata) -> Texts:
-    """Raises PersresError where a stage needs the concept's tokens and they are not there."""
-    contexts, ids = host.encode_prompts(prompts_of(recipe, facts))
+def encode(host: Host, recipe: Recipe, facts: Metadata, side: int) -> Texts:
+    """side: of the training's pictures. PersresError where a stage needs the concept's tokens and they are missing."""
+    conditioning, ids = host.encode_prompts(prompts_of(recipe, facts), side=side)
     found = find_concept_tokens(
         ids[PROMPT].tolist(),
         host.encode_text(facts.identifier),
@@ -97,4 +98,4 @@ def encode(host: Host, recipe: Recipe, facts: Metadata) -> Texts:
         raise PersresError(f"This recipe learns where LAG sees the concept: {unseen}")
     if not found.class_found and any(stage.compares_maps for stage in recipe.stages):
         raise PersresError(f"Recipe {recipe.name} compares the maps of V* and its class, which is not in its template.")
-    return Texts(contexts.to(host.device), found)
+    return Texts(conditioning.to(host.device), found)

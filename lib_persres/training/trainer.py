@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from . import state as states
 from .changes import make_learned
 from .computing import Computing
 from .execution import Execution
-from .finite import check_contexts, check_latents
+from .finite import check_conditioning, check_latents
 from .host import Host
 from .images import Photo
 from .latents import Latents, encode_photos
@@ -65,7 +66,7 @@ class Trainer:
         resolution: int,
         identifier: str | None = None,
         class_photos: Sequence[Photo] | None = None,
-        **running,
+        **running: Any,
     ):
         run = Running(**running)
         check_precision(run.precision)
@@ -95,10 +96,10 @@ class Trainer:
         self._photos = encode_photos(host, photos, recipe, resolution, run.seed)
         check_latents(self._photos.mean, self._photos.std)
         prompts = prompts_of(recipe, self._facts)
-        self.learned = make_learned(recipe, host, self._facts, prompts, self._generator)
-        self._texts = encode(host, recipe, self._facts)
+        self.learned = make_learned(recipe, host, self._facts, prompts, resolution, self._generator)
+        self._texts = encode(host, recipe, self._facts, resolution)
         self._begin_texts()
-        check_contexts(self._texts.contexts)
+        check_conditioning(self._texts.conditioning)
         self._of_class: Latents | None = None
         self._pictures: ClassPictures | None = None
         if recipe.keeps_class and class_photos:
@@ -121,7 +122,7 @@ class Trainer:
         self._scaler = Scaler(self._computing.dtype == torch.float16, host.device)
         self._optimizer: tuple[int, torch.optim.Adam] | None = None
         """Of which stage, counted from 0, and it; so are the next two."""
-        self._resumed: tuple[int, dict] | None = None
+        self._resumed: tuple[int, dict[str, Any]] | None = None
         self._step: tuple[int, Step] | None = None
         self._exit: contextlib.ExitStack | None = None
         self._stage_exit = contextlib.ExitStack()
@@ -171,8 +172,9 @@ class Trainer:
             self._exit = stack.pop_all()
         return self
 
-    def __exit__(self, *_) -> None:
-        self._exit.close()
+    def __exit__(self, *_: object) -> None:
+        if self._exit is not None:
+            self._exit.close()
         self._exit = None
 
     def draw_class(self, progress: Callable[[int, int], None] = lambda drawn, count: None) -> None:
@@ -184,7 +186,7 @@ class Trainer:
         if self._pictures is None or self._of_class is not None:
             return
         with self._computing.step():
-            self._pictures.draw(self.host, self._texts.contexts.detach()[[CLASS, EMPTY]], progress)
+            self._pictures.draw(self.host, self._texts.conditioning.detach()[[CLASS, EMPTY]], progress)
         self._of_class = self._pictures.latents()
         count = self._pictures.count
         self.notes.append(f"The model drew {count} pictures of its own {self._facts.macro_class} to keep the class.")
@@ -198,7 +200,7 @@ class Trainer:
         number, done, stage = self.stage
         index = number - 1
         if self._step is None or self._step[0] != index:
-            self._enter_stage(index, stage)
+            self._step = index, self._enter_stage(index, stage)
         loss = self._step[1](done, self.done)
         self.losses.append(loss)
         return loss
@@ -207,7 +209,7 @@ class Trainer:
         if self._exit is None:
             raise PersresError("A trainer works only within its own `with`.")
 
-    def _enter_stage(self, index: int, stage: Stage) -> None:
+    def _enter_stage(self, index: int, stage: Stage) -> Step:
         """What the stage learns learns, what it does not is fixed."""
         self._leave_stage()
         self._begin_texts()
@@ -218,20 +220,20 @@ class Trainer:
             for each in self.learned:
                 stack.enter_context(each.attached())
             if stage.compares_maps:
-                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.length, stage)
+                maps = MapComparison(self.host.unet, self._texts.tokens, self._texts.conditioning.length, stage)
                 stack.enter_context(maps.attached())  # last, so that the maps are of what the model computes now
             self._stage_exit = stack.pop_all()
-        step = Step(
+        return Step(
             Gradients(self.host.unet, self.learned, self._texts, stage, self._scaler.factor, maps),
             self._execution,
             self._scaler,
             photos=self._photos,
             of_class=self._of_class,
             alphas=self._alphas,
+            parameterization=self.host.parameterization,
             generator=self._generator,
             optimizer=self._optimizer_of(index, stage),
         )
-        self._step = index, step
 
     def _optimizer_of(self, index: int, stage: Stage) -> torch.optim.Adam:
         """A stage's: that of before where it goes on."""
@@ -252,8 +254,8 @@ class Trainer:
 
     def residual(self) -> Residual:
         """What was learned until now, on the CPU; its metadata say after how many steps."""
-        facts = {"steps": self.done, "loss": summary(self.losses), "created": _moment()}
-        residual = Residual({}, replace(self._facts, **facts))
+        facts = replace(self._facts, steps=self.done, loss=summary(self.losses), created=_moment())
+        residual = Residual({}, facts)
         for each in self.learned:
             each.put_into(residual)
         return residual

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from ..unet import Target, find_targets
 from .frozen import forward_as
 from .learned import Learned
 from .recipe import Recipe
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
 
 EXACT = 512
 """Up to this smaller side a matrix is decomposed exactly, above it by random projections."""
@@ -49,7 +51,7 @@ class Whole(Learned):
         """Of what learns; zeros are no change."""
 
     @abstractmethod
-    def _forward(self, target: Target, learned: nn.Parameter, x: torch.Tensor, own) -> torch.Tensor:
+    def _forward(self, target: Target, learned: nn.Parameter, x: torch.Tensor, own: Forward) -> torch.Tensor:
         """The changed target's output. own: its forward without the change."""
 
     @abstractmethod
@@ -69,8 +71,8 @@ class Whole(Learned):
                 stack.enter_context(forward_as(target.module, self._changed(target)))
             yield
 
-    def _changed(self, target: Target):
-        def forward(x):
+    def _changed(self, target: Target) -> Forward:
+        def forward(x: torch.Tensor) -> torch.Tensor:
             if self.plan is None:
                 return own(x)
             return self._forward(target, self._learned[target.path], x, own)
@@ -98,17 +100,17 @@ class Full(Whole):
     """ΔW itself. Biases and norms stay as they are."""
 
     @staticmethod
-    def _shape(target):
+    def _shape(target: Target) -> tuple[int, ...]:
         return tuple(target.module.weight.shape)
 
-    def _forward(self, target, learned, x, own):
+    def _forward(self, target: Target, learned: nn.Parameter, x: torch.Tensor, own: Forward) -> torch.Tensor:
         module = target.module
         if module.weight.dtype == torch.float32:
             return _apply(module, x, module.weight + learned, module.bias)
         # a half's sum would round small changes away
         return own(x) + _apply(module, x.to(module.weight.dtype), learned.to(module.weight.dtype), None)
 
-    def _delta(self, target, learned):
+    def _delta(self, target: Target, learned: torch.Tensor) -> torch.Tensor:
         return learned.flatten(1)
 
 
@@ -116,18 +118,18 @@ class Orthogonal(Whole):
     """W' = W Rᵀ with R = (I + S)(I - S)⁻¹ and S = (Q - Qᵀ)/2 in blocks along the input (OFT, equation 3)."""
 
     @staticmethod
-    def _shape(target):
+    def _shape(target: Target) -> tuple[int, ...]:
         width = target.widths[0]
         blocks = next(count for count in range(BLOCKS, 0, -1) if width % count == 0)
         return blocks, width // blocks, width // blocks
 
-    def _forward(self, target, learned, x, own):
+    def _forward(self, target: Target, learned: nn.Parameter, x: torch.Tensor, own: Forward) -> torch.Tensor:
         module = target.module
         blocks = x.to(module.weight.dtype).unflatten(-1, learned.shape[:2])
         turned = torch.einsum("...kj,kji->...ki", blocks, rotation(learned).to(blocks.dtype))  # (W Rᵀ) x = W (Rᵀ x)
         return F.linear(turned.flatten(-2), module.weight, module.bias)
 
-    def _delta(self, target, learned):
+    def _delta(self, target: Target, learned: torch.Tensor) -> torch.Tensor:
         weight = target.module.weight.detach().float().to(learned.device)
         parts = weight.unflatten(1, learned.shape[:2])
         return torch.einsum("oki,kji->okj", parts, rotation(learned)).flatten(1) - weight

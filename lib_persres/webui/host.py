@@ -7,7 +7,7 @@ What every model of the line has from ldm (its UNet's call, its autoencoder) is 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -31,6 +31,9 @@ from modules import (
 )
 from modules.textual_inversion.textual_inversion import Embedding
 from torch import nn
+
+from ..conditioning import Conditioning
+from ..parameterization import EPS, V, with_zero_terminal_snr
 
 FAMILIES = ("SD1", "SD2", "SDXL", "SD3")
 RESTARTING = "persres_restarting"
@@ -65,6 +68,20 @@ class A1111:
     def family(self, model) -> str:
         """One of FAMILIES; "" for none of them."""
         return next((family for family in FAMILIES if getattr(model, f"is_{family.lower()}", False)), "")
+
+    def is_refiner(self, model) -> bool:
+        """Whether it is SDXL's second model, which goes on with the first one's pictures."""
+        return self.family(model) == "SDXL" and len(self.readers(model)) == 1
+
+    def parameterization(self, model) -> str:
+        return getattr(model, "parameterization", EPS)
+
+    def alphas(self, model) -> torch.Tensor:
+        """ᾱ (T,) that the model was trained with, in fp32: as loaded, or with zero terminal SNR, which of a model of v
+        no yaml can say and the settings do."""
+        own = getattr(model, "alphas_cumprod_original", model.alphas_cumprod).float()
+        zero = self.option("sd_noise_schedule") == "Zero Terminal SNR" or getattr(model, "ztsnr", False)
+        return with_zero_terminal_snr(own) if zero and self.parameterization(model) == V else own
 
     def checkpoint(self, model):
         """The file of a model (`filename`, `name`, `name_for_extra`, `sha256` or None under --no-hashing), or None."""
@@ -131,19 +148,48 @@ class A1111:
         ]
 
     def empty_chunk(self, encoder) -> list[int]:
-        return encoder.empty_chunk().tokens
+        return self.chunks(encoder, "")[0][0]
 
-    def token_embedding(self, encoder) -> nn.Embedding:
-        """The table of tokens of an SD1's text encoder."""
-        own = encoder.wrapped.transformer.text_model.embeddings.token_embedding
-        return getattr(own, "wrapped", own)  # the WebUI's layer for the users' embeddings is around it
-
-    def token_vectors(self, model, text: str, most: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        """A text's vectors (n, d) in the model's own table; of SDXL's two encoders both."""
+    def readers(self, model) -> dict[str, nn.Module]:
+        """What reads texts, by the names of `residual.ENCODERS`; of SDXL's refiner the second one alone."""
         encoders = getattr(model.cond_stage_model, "embedders", [model.cond_stage_model])
         encoders = [encoder for encoder in encoders if hasattr(encoder, "encode_embedding_init_text")]
-        found = [self.placed(encoder.encode_embedding_init_text(text, most)) for encoder in encoders]
-        return found[0] if len(found) == 1 else dict(zip(("clip_l", "clip_g"), found))
+        return {"": encoders[0]} if len(encoders) == 1 else dict(zip(("clip_l", "clip_g"), encoders))
+
+    def token_tables(self, model) -> dict[str, nn.Embedding]:
+        """The text encoders' tables of tokens, by the same names."""
+        tables = {}
+        for name, encoder in self.readers(model).items():
+            own = encoder.wrapped  # open_clip's model, or transformers'
+            own = own.model if hasattr(own, "model") else own.transformer.text_model.embeddings
+            # the WebUI's layer for the users' embeddings is around the table
+            tables[name] = getattr(own.token_embedding, "wrapped", own.token_embedding)
+        return tables
+
+    def token_vectors(self, model, text: str, most: int) -> dict[str, torch.Tensor]:
+        """A text's vectors (n, d) in the model's own tables, by the same names."""
+        return {
+            name: self.placed(encoder.encode_embedding_init_text(text, most))
+            for name, encoder in self.readers(model).items()
+        }
+
+    def conditioning(self, model, texts: Sequence[str], side: int, learning: bool = False) -> Conditioning:
+        """What the UNet is told of these texts for pictures of this side; of an empty one what the WebUI makes of an
+        empty negative prompt. learning: with the graph that leads to the tokens' vectors."""
+        readers = self.readers(model)
+        given = prompt_parser.SdConditioning(texts, width=side, height=side)
+        with torch.set_grad_enabled(learning), _learning(readers.values() if learning else ()):
+            found = model.get_learned_conditioning(given)
+            if not isinstance(found, dict):
+                return Conditioning(found)
+            context, vectors = found["crossattn"], found["vector"]
+            empty = torch.tensor([not text for text in texts], device=context.device)[:, None]
+            if empty.any():
+                negative = prompt_parser.SdConditioning([""], True, width=side, height=side)
+                zeros = model.get_learned_conditioning(negative)["vector"]
+                # of their own length, which the others give
+                context, vectors = context.masked_fill(empty[..., None], 0), torch.where(empty, zeros, vectors)
+        return Conditioning(context, vectors)
 
     # -- the users' embeddings
 
@@ -157,10 +203,10 @@ class A1111:
         embedding, used = sd_hijack.model_hijack.embedding_db.find_embedding_at_position(tokens, place)
         return None if embedding is None else (embedding.name, int(embedding.vectors), used)
 
-    def embedding(self, name: str, vectors: torch.Tensor | dict[str, torch.Tensor]) -> Embedding:
-        """One for `embeddings`."""
-        embedding = Embedding(vectors, name)
-        some = vectors if isinstance(vectors, torch.Tensor) else vectors["clip_l"]
+    def embedding(self, name: str, vectors: dict[str, torch.Tensor]) -> Embedding:
+        """One for `embeddings`, of vectors by the names of `residual.ENCODERS`."""
+        some = next(iter(vectors.values()))
+        embedding = Embedding(vectors.get("", vectors), name)
         embedding.vectors, embedding.shape = some.shape
         return embedding
 
@@ -377,6 +423,19 @@ class A1111:
     def styles(self):
         """The users' styles."""
         return shared.prompt_styles
+
+
+@contextlib.contextmanager
+def _learning(readers: Iterable[nn.Module]) -> Iterator[None]:
+    """SDXL's conditioner follows a text encoder with a graph only where that is trainable."""
+    before = [(reader, reader.is_trainable) for reader in readers if hasattr(reader, "is_trainable")]
+    try:
+        for reader, _ in before:
+            reader.is_trainable = True
+        yield
+    finally:
+        for reader, trainable in before:
+            reader.is_trainable = trainable
 
 
 HOST = A1111()

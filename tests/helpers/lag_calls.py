@@ -41,4 +41,4 @@ class Bench:
         """(b, K, hw or 1) of one call, in the at-th block."""
         self.lag.plan = plan
         self.blocks[at].module(torch.zeros(len(plan.strength), 1, *self.size))
-        return self.lag.gates(self.blocks[at])
+        return self.lag.gates(self.blocks[at], plan)

@@ -48,7 +48,7 @@ class Bench:
         return Turn(self.lock, gives_way=lambda: self.gives_way)
 
     def check(self, request):
-        request.refuse_unfit(self.sd.unet)
+        request.refuse_unfit(self.sd.unet, self.sd.side)
 
     @contextlib.contextmanager
     def lend(self, title, turn):

@@ -83,9 +83,9 @@ def objectives(monkeypatch):
     """What the objective was computed of, pass by pass: (z_t, t, context, target, weight)."""
     seen = []
 
-    def spy(unet, *given):
-        seen.append(given)
-        return objective(unet, *given)
+    def spy(unet, z_t, t, conditioning, *compared):
+        seen.append((z_t, t, conditioning.context, *compared))
+        return objective(unet, z_t, t, conditioning, *compared)
 
     monkeypatch.setattr(step, "objective", spy)
     return seen

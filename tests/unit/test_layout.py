@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "lib_persres"
 
-IGNORED = {".git", "__pycache__", ".pytest_cache", ".ruff_cache", "demo-output", "outputs"}
+IGNORED = {".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "demo-output", "outputs"}
 CORE_MAY_IMPORT = {"torch", "safetensors", "numpy", "PIL", "lib_persres"} | sys.stdlib_module_names
 ENTRIES = (
     "cards/editor",

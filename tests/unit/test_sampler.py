@@ -8,17 +8,26 @@ pytest.importorskip("ldm")
 from rounding import PICTURE, PRODUCT, assert_near, rounding
 from standalone_models import tiny_unet
 
+from lib_persres.conditioning import Conditioning
 from lib_persres.errors import PersresError
+from lib_persres.parameterization import with_zero_terminal_snr
 from lib_persres.sampler import ddim_timesteps, noise_for, sample
 from lib_persres.standalone.checkpoint import alphas_cumprod
 
+ALPHAS = alphas_cumprod(0.00085, 0.012, 1000)
 
-def model(unet):
-    return SimpleNamespace(unet=unet, alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000), device=torch.device("cpu"))
+
+def model(unet, parameterization="eps", alphas=ALPHAS):
+    device = torch.device("cpu")
+    return SimpleNamespace(unet=unet, alphas_cumprod=alphas, device=device, parameterization=parameterization)
 
 
 def contexts(count, seed=0):
-    return torch.randn(count, 77, 32, generator=torch.Generator().manual_seed(seed))
+    return Conditioning(torch.randn(count, 77, 32, generator=torch.Generator().manual_seed(seed)))
+
+
+def all_alike(count, value):
+    return Conditioning(torch.full((count, 77, 32), value))
 
 
 def test_timesteps_are_ldms():
@@ -32,7 +41,7 @@ def test_timesteps_are_ldms():
 
 def test_true_noise_leads_back_to_the_image():
     x0, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    alphas = alphas_cumprod(0.00085, 0.012, 1000)
+    alphas = ALPHAS
     start = alphas[981].sqrt() * x0 + (1 - alphas[981]).sqrt() * noise
     result = sample(model(lambda x, timesteps, context: noise), contexts(2), None, start, guidance=1)
     # ldm's last step ends at timestep 0, whose ᾱ is a little below 1.
@@ -51,12 +60,55 @@ def test_sampler_equals_ldms_update_step_by_step():
     x = noise
     for i in reversed(range(5)):
         t = torch.tensor([timesteps[i]])
-        e_u, e_c = unet(x, timesteps=t, context=uncond), unet(x, timesteps=t, context=cond)
+        e_u, e_c = unet(x, timesteps=t, context=uncond.context), unet(x, timesteps=t, context=cond.context)
         e = e_u + 6.0 * (e_c - e_u)
         a, a_prev = alphas[timesteps[i]], previous[i]
         x = a_prev.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - a_prev).sqrt() * e
     result = sample(sd, cond, uncond, noise, steps=5)
     assert_near(result, x, PICTURE)
+
+
+def velocity_of(unet, alphas):
+    """A UNet of v that says what this one of ε does."""
+
+    def predict(x, timesteps, context):
+        a = alphas[timesteps].view(-1, 1, 1, 1)
+        return (unet(x, timesteps=timesteps, context=context) - (1 - a).sqrt() * x) / a.sqrt()
+
+    return predict
+
+
+def test_a_model_of_v_draws_what_the_same_model_of_the_noise_does():
+    unet, noise, cond, uncond = tiny_unet(), noise_for([1], (4, 8, 8)), contexts(1, 1), contexts(1, 2)
+    drawn = sample(model(unet), cond, uncond, noise, steps=5)
+    assert_near(sample(model(velocity_of(unet, ALPHAS), "v"), cond, uncond, noise, steps=5), drawn, PICTURE)
+
+
+def test_with_zero_terminal_snr_the_first_step_takes_the_image_from_v_alone():
+    alphas = with_zero_terminal_snr(ALPHAS)
+    assert alphas[-1] == 0 and torch.allclose(alphas[0], ALPHAS[0])
+    image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    noise = noise_for([1], (4, 8, 8))
+
+    def predict(x, timesteps, context):  # of the one picture that there is
+        a = alphas[timesteps].view(-1, 1, 1, 1)
+        return (a.sqrt() * x - image) / (1 - a).sqrt()
+
+    drawn = sample(model(predict, "v", alphas), contexts(1), None, noise, steps=1000, guidance=1)
+    assert (drawn - image).abs().mean() < 0.03
+
+
+def test_vectors_go_with_their_rows_to_the_unet():
+    seen = []
+
+    def unet(x, timesteps, context, y):
+        seen.append(y[:, 0].tolist())
+        return torch.zeros_like(x)
+
+    cond = Conditioning(contexts(2).context, torch.tensor([[1.0], [2.0]]))
+    uncond = Conditioning(contexts(1).context, torch.tensor([[3.0]]))
+    sample(model(unet), cond, uncond, noise_for([1, 2], (4, 8, 8)), steps=1)
+    assert seen == [[1.0, 2.0, 3.0, 3.0]]
 
 
 def test_rows_are_cond_first_in_one_call_and_cond_alone_without_guidance():
@@ -66,12 +118,12 @@ def test_rows_are_cond_first_in_one_call_and_cond_alone_without_guidance():
         calls.append((x.shape[0], timesteps.tolist(), context[:, 0, 0].tolist()))
         return context[:, 0, 0].view(-1, 1, 1, 1).expand_as(x)
 
-    cond, uncond = torch.full((2, 77, 32), 3.0), torch.full((1, 77, 32), 1.0)
+    cond, uncond = all_alike(2, 3.0), all_alike(1, 1.0)
     sd, noise = model(unet), torch.zeros(2, 4, 8, 8)
     guided = sample(sd, cond, uncond, noise, steps=1, guidance=2.5)
     assert calls == [(4, [1] * 4, [3.0, 3.0, 1.0, 1.0])]
     calls.clear()
-    plain = sample(sd, torch.full((2, 77, 32), 1 + 2.5 * (3.0 - 1)), None, noise, steps=1, guidance=1)
+    plain = sample(sd, all_alike(2, 1 + 2.5 * (3.0 - 1)), None, noise, steps=1, guidance=1)
     assert calls == [(2, [1] * 2, [6.0, 6.0])]
     assert_near(guided, plain, PRODUCT)
 
@@ -122,6 +174,6 @@ def test_contexts_that_do_not_fit_are_refused():
     with pytest.raises(PersresError, match="unconditional"):
         sample(sd, contexts(3), None, noise)
     with pytest.raises(PersresError, match="length"):
-        sample(sd, contexts(3), contexts(3)[:, :70], noise)
+        sample(sd, contexts(3), Conditioning(contexts(3).context[:, :70]), noise)
     with pytest.raises(PersresError, match="eta"):
         sample(sd, contexts(3), contexts(3), noise, eta=0.5)

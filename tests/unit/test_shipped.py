@@ -42,9 +42,9 @@ def test_the_checkpoint_is_small_and_has_its_sidecars():
 
 def test_the_base_model_draws_what_is_asked(toybox, judge):
     asked = [("red", "ball", "on grass"), ("blue", "box", "in snow"), ("green", "cross", "on sand")]
-    context, _ = toybox.encode_prompts([f"a photo of a {colour} {cls} {place}" for colour, cls, place in asked])
+    conditioning, _ = toybox.encode_prompts([f"a photo of a {colour} {cls} {place}" for colour, cls, place in asked])
     uncond, _ = toybox.encode_prompts([""])
-    latents = sample(toybox, context, uncond, noise_for([1, 2, 3], (4, 16, 16)), steps=12)
+    latents = sample(toybox, conditioning, uncond, noise_for([1, 2, 3], (4, 16, 16)), steps=12)
     seen = judge.see(toybox.decode_latents(latents))
     assert [(t.colour, t.cls) for one in seen for t in one.things] == [(colour, cls) for colour, cls, _ in asked]
 
@@ -76,12 +76,12 @@ def test_a_short_training_moves_the_model_towards_the_concept(toybox, tmp_path):
     t = torch.tensor([200, 500, 800])
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     a = toybox.alphas_cumprod[t].view(-1, 1, 1, 1)
-    context, _ = toybox.encode_prompts([recipe.prompt(residual.metadata.identifier, concept.cls)] * 3)
+    conditioning, _ = toybox.encode_prompts([recipe.prompt(residual.metadata.identifier, concept.cls)] * 3)
     losses = {}
     with Branches(toybox.unet, [residual]) as branches, torch.no_grad():
         for name, strength in (("base", 0.0), ("residual", 1.0)):
             branches.plan = plain_plan(3, strength)
-            eps = toybox.unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, context=context)
+            eps = toybox.unet(a.sqrt() * z + (1 - a).sqrt() * noise, timesteps=t, **conditioning.arguments())
             losses[name] = (eps - noise).square().mean().item()
     assert losses["residual"] < 0.95 * losses["base"]
 

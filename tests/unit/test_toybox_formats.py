@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from lib_persres.commands import main
+from lib_persres.conditioning import Conditioning
 from lib_persres.errors import PersresError
 from lib_persres.sampler import noise_for, sample
 from lib_persres.standalone.checkpoint import load
@@ -167,18 +168,18 @@ def padded_with_0(ids: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_text_encoder_of_sd2_says_the_same_with_its_own_padding(toybox, open_clip):
-    context, ids = toybox.encode_prompts(PROMPTS)
+    conditioning, ids = toybox.encode_prompts(PROMPTS)
     assert (padded_with_0(ids) == 0).sum() > 100
-    assert_near(open_clip(padded_with_0(ids)), context, PRODUCT)
+    assert_near(open_clip(padded_with_0(ids)), conditioning.context, PRODUCT)
 
 
 def test_without_the_ends_embedding_the_padding_would_say_something_else(toybox, original, open_clip):
-    context, ids = toybox.encode_prompts(PROMPTS)
+    conditioning, ids = toybox.encode_prompts(PROMPTS)
     rows = open_clip.token_embedding.weight
     mended = rows[0].clone()
     rows[0] = original[0][TEXT + "embeddings.token_embedding.weight"][0]
     try:
-        assert relative(open_clip(padded_with_0(ids)), context) > 100 * PRODUCT
+        assert relative(open_clip(padded_with_0(ids)), conditioning.context) > 100 * PRODUCT
     finally:
         rows[0] = mended
 
@@ -189,11 +190,11 @@ def test_sd2s_weights_draw_the_same_pictures(toybox, family, open_clip):
     noise = noise_for([1, 2], (4, 16, 16))
     drawn = []
     for sd in (toybox, dataclasses.replace(toybox, unet=unet)):
-        context, ids = toybox.encode_prompts(PROMPTS)
+        conditioning, ids = toybox.encode_prompts(PROMPTS)
         uncond, none = toybox.encode_prompts([""])
         if sd is not toybox:
-            context, uncond = open_clip(padded_with_0(ids)), open_clip(padded_with_0(none))
-        drawn.append(sd.decode_latents(sample(sd, context, uncond, noise, steps=4)))
+            conditioning, uncond = (Conditioning(open_clip(padded_with_0(each))) for each in (ids, none))
+        drawn.append(sd.decode_latents(sample(sd, conditioning, uncond, noise, steps=4)))
     assert drawn[0].std() > 0.1
     assert_near(drawn[1], drawn[0], PICTURE)
 

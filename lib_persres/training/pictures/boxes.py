@@ -54,7 +54,7 @@ def _meta(data: bytes) -> tuple[int, int]:
 
 def _found(data: bytes, name: bytes, begun: int, ended: int, room: int) -> list[int]:
     """Where boxes of this name have their name, with so many bytes from there."""
-    places = []
+    places: list[int] = []
     at = data.find(name, begun, ended)
     while 0 <= at <= len(data) - room and len(places) < MOST_ITEMS:
         places.append(at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,10 @@ GREYS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
+Parts = Callable[[], Iterable[Image.Image]]
+Convert = Callable[[Image.Image], Image.Image]
+
+
 class Colours:
     """Turns parts of one picture into RGB.
 
@@ -31,10 +35,10 @@ class Colours:
     of more than 8 bits, which is else told from the values. remark: what there is to say of the profile.
     """
 
-    def __init__(self, image: Image.Image, profile: bytes | None, highest: int | None, parts: Callable):
+    def __init__(self, image: Image.Image, profile: bytes | None, highest: int | None, parts: Parts):
         self.scale = _scale(image, highest, parts) if image.mode in GREYS else None
         self.remark = ""
-        self._convert = None
+        self._convert: Convert | None = None
         if profile is not None:
             try:
                 self._convert = _converter(profile, _plain_mode(image))
@@ -69,7 +73,7 @@ class Colours:
         return Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
 
 
-def _keyed(part: Image.Image, transparent) -> Image.Image:
+def _keyed(part: Image.Image, transparent: object) -> Image.Image:
     if not isinstance(transparent, int):
         return part
     alpha = part.point([0 if value == transparent else 255 for value in range(256)])
@@ -82,7 +86,7 @@ def _plain_mode(image: Image.Image) -> str:
     return "CMYK" if image.mode == "CMYK" else "RGB"
 
 
-def _scale(image: Image.Image, highest: int | None, parts: Callable) -> float:
+def _scale(image: Image.Image, highest: int | None, parts: Parts) -> float:
     """What makes 255 of white. Grey has 16 bits or 32; floats are 0 to 1 or, if any exceeds 1, 0 to 255."""
     if highest is not None:
         return 255 / highest
@@ -99,7 +103,7 @@ def _scale(image: Image.Image, highest: int | None, parts: Callable) -> float:
     return 2.0**-23 if most > 65535 else 255 / 65535
 
 
-def _converter(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image] | None:
+def _converter(profile: bytes, mode: str) -> Convert | None:
     """From the profile's colours to sRGB's; None where they are the same. Raises for a profile that is none."""
     if not 128 < len(profile) <= MOST_PROFILE:
         raise ValueError
@@ -126,7 +130,7 @@ def _converter(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image
     return None if described == "RGB" and _changes_nothing(convert) else convert
 
 
-def _changes_nothing(convert: Callable) -> bool:
+def _changes_nothing(convert: Convert) -> bool:
     """Whether it is sRGB's own profile, by its colours: a photo in sRGB stays as it is, without rounding."""
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
     probe = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 27, 3)

@@ -216,11 +216,11 @@ def _with_key(image: Image.Image, header: Header) -> Image.Image:
 
 def fitted(size: tuple[int, int], max_short_side: int | None, most_pixels: int) -> tuple[int, int]:
     """The size to which a picture of this size is scaled down."""
-    short = min(size)
-    if max_short_side is not None and short > max_short_side:
-        scale = max_short_side / short
-        size = tuple(max(max_short_side, round(side * scale)) for side in size)
-    if size[0] * size[1] > most_pixels:
-        scale = math.sqrt(most_pixels / (size[0] * size[1]))
-        size = tuple(max(1, int(side * scale)) for side in size)
-    return size
+    width, height = size
+    if max_short_side is not None and min(size) > max_short_side:
+        scale = max_short_side / min(size)
+        width, height = (max(max_short_side, round(side * scale)) for side in size)
+    if width * height > most_pixels:
+        scale = math.sqrt(most_pixels / (width * height))
+        width, height = (max(1, int(side * scale)) for side in (width, height))
+    return width, height

@@ -16,7 +16,7 @@ XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])(?![0-9])")
 HEX = re.compile(rb"[0-9A-Fa-f]+")
 
 
-def of_exif(payload: bytes) -> int | None:
+def of_exif(payload: bytes | memoryview) -> int | None:
     """The orientation in an EXIF block, None where it says none."""
     payload = bytes(payload[:MOST])
     while payload.startswith(b"Exif\0"):  # some programs write it twice
@@ -44,12 +44,12 @@ def _value(field: bytes, kind: int, number: int, order: str) -> int | None:
     return value if 1 <= value <= 8 else None
 
 
-def of_xmp(payload: bytes) -> int | None:
+def of_xmp(payload: bytes | memoryview) -> int | None:
     found = XMP.search(bytes(payload[:MOST]))
     return int(found[1]) if found else None
 
 
-def of_text_chunk(kind: bytes, content: bytes) -> int | None:
+def of_text_chunk(kind: bytes, content: bytes | memoryview) -> int | None:
     """The orientation in a text of a PNG: XMP, or EXIF in hexadecimal, as ImageMagick writes it."""
     key, _, rest = bytes(content[:MOST]).partition(b"\0")
     if key not in (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"):

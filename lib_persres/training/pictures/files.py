@@ -18,7 +18,7 @@ OTHERS = (
 )
 
 
-def status(path: str | os.PathLike, called: str) -> os.stat_result | None:
+def status(path: str | os.PathLike[str], called: str) -> os.stat_result | None:
     """Of what the path leads to, None where there is nothing. PersresError for a path that leads nowhere."""
     try:
         return os.stat(path)
@@ -50,7 +50,7 @@ def too_large(called: str, size: int) -> str:
     )
 
 
-def read(path: str | os.PathLike, called: str | None = None) -> bytes:
+def read(path: str | os.PathLike[str], called: str | None = None) -> bytes:
     """A picture's file. called: what sentences call it. PersresError for what is no file, or is too large."""
     called = str(path) if called is None else called
     refuse_unusable(status(path, called), called)

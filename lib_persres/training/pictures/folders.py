@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Listing:
 
     folder: Path
     images: list[Path] = field(default_factory=list)
-    passed: Counter = field(default_factory=Counter)
+    passed: Counter[kinds.Kind] = field(default_factory=Counter)
     subfolders: list[tuple[str, int]] = field(default_factory=list)
 
     def notes(self) -> list[str]:
@@ -73,7 +74,7 @@ class Listing:
         return shown + (f" and {more} more" if more > 0 else "")
 
     @staticmethod
-    def _counted(counts) -> str:
+    def _counted(counts: Mapping[kinds.Kind, int]) -> str:
         texts = [
             f"{count} {kind[count != 1]}" + (f" ({HOW[kind]})" if kind in HOW else "")
             for kind, count in sorted(counts.items(), key=lambda item: (item[0] == kinds.OTHER, -item[1], item[0]))
@@ -84,15 +85,16 @@ class Listing:
 def listing(folder: Path, subfolders: bool = True) -> Listing:
     """Raises OSError where the folder cannot be read. subfolders: look for photos in them, too."""
     found = Listing(folder)
-    others, stems = [], set()
-    with os.scandir(folder) as entries:
-        entries = sorted(entries, key=lambda entry: entry.name)
+    others: list[tuple[str, kinds.Kind]] = []
+    stems: set[str] = set()
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
         kind = _kind(entry)
         if kind == "image":
             found.images.append(Path(entry.path))
             stems.add(Path(entry.name).stem)
-        elif kind not in (None, "folder"):
+        elif isinstance(kind, tuple):
             others.append((entry.name, kind))
     for name, kind in others:
         path = Path(name)
@@ -104,7 +106,7 @@ def listing(folder: Path, subfolders: bool = True) -> Listing:
     return found
 
 
-def _kind(entry: os.DirEntry):
+def _kind(entry: os.DirEntry[str]) -> str | kinds.Kind | None:
     """The word image, the word folder, a kind of `kinds`, or None for what is not worth a word."""
     try:
         mode = entry.stat().st_mode
@@ -166,7 +168,7 @@ def _with_photos(folder: Path) -> list[tuple[str, int]]:
     return sorted(found)
 
 
-def read_folder(path: str | os.PathLike, subfolders: bool = True) -> Listing:
+def read_folder(path: str | os.PathLike[str], subfolders: bool = True) -> Listing:
     """A folder with images. PersresError where there are none, or it cannot be read."""
     folder = Path(path)
     try:

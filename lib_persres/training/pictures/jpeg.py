@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 
 from . import exif
 from .header import Damaged, Header
@@ -25,7 +26,10 @@ MOST_SCANNED = 3 << 30
 
 
 def look(data: bytes) -> Header:
-    kept, profile, orientations, frame = [b"\xff\xd8"], {}, [], None
+    kept: list[bytes | memoryview] = [b"\xff\xd8"]
+    profile: dict[int, tuple[int, bytes]] = {}
+    orientations: list[int | None] = []
+    frame: tuple[int, bytes] | None = None
     for marker, content, after in _segments(data):
         if marker in FRAMES:
             if frame is not None:
@@ -68,7 +72,7 @@ def look(data: bytes) -> Header:
     )
 
 
-def _segments(data: bytes):
+def _segments(data: bytes) -> Iterator[tuple[int, bytes | memoryview, int]]:
     """(marker, content, where the next begins) up to the first scan; what lies between segments is passed over."""
     view, at = memoryview(data), 2
     for _ in range(MOST_SEGMENTS):
@@ -124,11 +128,11 @@ def _scans(data: bytes, at: int) -> tuple[int, int]:
     raise Damaged("it has too many segments")
 
 
-def _orientation(content: memoryview) -> int | None:
-    content = bytes(content)
-    if content.startswith(b"Exif\0"):
-        return exif.of_exif(content)
-    return exif.of_xmp(content) if content.startswith(b"http://ns.adobe.com/xap/1.0/\0") else None
+def _orientation(content: bytes | memoryview) -> int | None:
+    note = bytes(content)
+    if note.startswith(b"Exif\0"):
+        return exif.of_exif(note)
+    return exif.of_xmp(note) if note.startswith(b"http://ns.adobe.com/xap/1.0/\0") else None
 
 
 def _joined(parts: dict[int, tuple[int, bytes]]) -> bytes | None:

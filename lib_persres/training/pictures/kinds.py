@@ -44,7 +44,8 @@ FOREIGN = (
     (b"<html", "a page of the web"),
 )
 
-# what is counted in a folder: suffixes -> (one, many)
+Kind = tuple[str, str]
+"""What is counted in a folder: of one, of many."""
 VIDEO = ("video", "videos")
 TEXT = ("text file", "text files")
 CAPTION = ("caption file", "caption files")
@@ -95,12 +96,13 @@ def foreign(data: bytes, name: str = "") -> str:
             return words
     if data[4:8] == b"ftyp" or data[:4] == b"RIFF":
         return "a video" if data[8:12] != b"WAVE" else "a sound"
-    if kind_of_name(name) not in (OTHER, None):
-        return f"a {kind_of_name(name)[0]}"
+    kind = kind_of_name(name)
+    if kind is not None and kind != OTHER:
+        return f"a {kind[0]}"
     return "not an image format known here"
 
 
-def kind_of_name(name: str) -> tuple[str, str] | None:
+def kind_of_name(name: str) -> Kind | None:
     """What a file in a folder is counted as; None for an image, and for what a system leaves about."""
     if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "icon\r"):
         return None

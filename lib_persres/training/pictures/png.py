@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -24,7 +24,10 @@ BEST_RATIO = 1032
 
 
 def look(data: bytes) -> Header:
-    kept, pixels, orientations, profile = {}, [], [], None
+    kept: dict[bytes, bytes] = {}
+    pixels: list[memoryview] = []
+    orientations: list[int | None] = []
+    profile: bytes | None = None
     for kind, content in png.chunks(data):
         if kind == b"IDAT":
             pixels.append(content)
@@ -67,7 +70,7 @@ def look(data: bytes) -> Header:
     )
 
 
-def _transparent(kept: dict, colour: int, depth: int) -> int | tuple[int, ...] | None:
+def _transparent(kept: Mapping[bytes, bytes], colour: int, depth: int) -> int | tuple[int, ...] | None:
     """The one grey or colour that is transparent, as 8 bits have it. Pillow leaves it in the file's own bits."""
     if b"tRNS" not in kept or colour not in (GREY, RGB):
         return None
@@ -126,7 +129,7 @@ def _unfiltered(filtered: np.ndarray, above: np.ndarray, step: int) -> np.ndarra
     return done.reshape(count, length)
 
 
-def _band(plain: np.ndarray, width: int, depth: int, colour: int, kept: dict) -> Image.Image:
+def _band(plain: np.ndarray, width: int, depth: int, colour: int, kept: Mapping[bytes, memoryview]) -> Image.Image:
     """The rows as Pillow has such a picture, with 8 bits where there were fewer or colours of 16."""
     count = len(plain)
     if depth < 8:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from . import exif
 from .header import Damaged, Header
@@ -61,7 +62,7 @@ def look(data: bytes) -> Header:
     )
 
 
-def _entries(data: bytes, order: str, big: bool) -> tuple[list, int]:
+def _entries(data: bytes, order: str, big: bool) -> tuple[list[tuple[int, int, int, int, bytes]], int]:
     """(tag, type, count, where its values are, the entry itself) of the first directory, and where that begins."""
     at = _unpacked(data, order + ("Q" if big else "I"), 8 if big else 4)
     count = _unpacked(data, order + ("Q" if big else "H"), at)
@@ -101,7 +102,7 @@ def _bytes(data: bytes, tag: tuple[int, int, int] | None) -> bytes | None:
     return data[place : place + min(SIZES.get(kind, 1) * count, exif.MOST * 16)]
 
 
-def _orientation(data: bytes, order: str, tags: dict) -> int:
+def _orientation(data: bytes, order: str, tags: Mapping[int, tuple[int, int, int]]) -> int:
     kind, count, place = tags.get(exif.ORIENTATION, (0, 0, 0))
     if kind in exif.SIZES and count and 1 <= (value := _unpacked(data, order + exif.SIZES[kind], place)) <= 8:
         return value

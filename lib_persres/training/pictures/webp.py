@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from . import exif
 from .header import Damaged, Header
@@ -21,7 +22,10 @@ MOST_CHUNKS = 10_000
 
 
 def look(data: bytes) -> Header:
-    kept, sides, orientations, profile, frames = [], [], [], None, 0
+    kept: list[bytes | memoryview] = []
+    sides: list[tuple[int, int]] = []
+    orientations: list[int | None] = []
+    profile, frames = None, 0
     for kind, content in _chunks(data):
         if kind == b"VP8X" and len(content) >= 10:
             sides.append((_three(content, 4) + 1, _three(content, 7) + 1))
@@ -56,7 +60,7 @@ def look(data: bytes) -> Header:
     )
 
 
-def _chunks(data: bytes):
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes | memoryview]]:
     view, at = memoryview(data), 12
     for _ in range(MOST_CHUNKS):
         if at + 8 > len(view):
@@ -66,5 +70,5 @@ def _chunks(data: bytes):
         at += 8 + length + length % 2
 
 
-def _three(content: memoryview, at: int) -> int:
+def _three(content: bytes | memoryview, at: int) -> int:
     return int.from_bytes(content[at : at + 3], "little")

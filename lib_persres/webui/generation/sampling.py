@@ -8,12 +8,12 @@ import torch
 
 from ...branch import Branches
 from ...concepts import Use, decide, wants_lag
-from ...errors import PersresError
 from ...finite import BASE, TEXT
 from ...masks import MASKS
 from ...overlay import MaskRecorder
 from ...plan import Plans, Row
 from ...residual_folder import Loaded
+from ..fit import misfit
 from ..host import HOST
 from ..settings import Settings
 from .prompts import Concept, Texts, Tokens
@@ -111,7 +111,7 @@ class Sampling:
         self._reset()
         unet, encoder = HOST.unet(model), HOST.text_encoder(model)
         if unet is not self._unet or current is not self._pass:
-            self._attach(unet, current)
+            self._attach(model, current)
         if not self._attached:
             return
         if self._tokens is None or self._tokens.encoder is not encoder:
@@ -150,16 +150,11 @@ class Sampling:
 
     # -- the UNet's hooks
 
-    def _attach(self, unet, current: Pass) -> None:
+    def _attach(self, model, current: Pass) -> None:
         """Move the hooks to the model and the pass that are sampled now."""
         self.close()
-        reasons: dict[Loaded, str | None] = {}
-        for loaded in current.loaded:
-            try:
-                loaded.residual.check(unet, loaded.name)
-                reasons[loaded] = None
-            except PersresError as error:
-                reasons[loaded] = str(error)
+        unet = HOST.unet(model)
+        reasons = {loaded: misfit(loaded.residual, loaded.name, model) for loaded in current.loaded}
         self.attached(reasons)
         wanted = [loaded for loaded, reason in reasons.items() if reason is None]
         self._unet, self._pass, self._attached = unet, current, wanted

@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-import torch
-
 from ...errors import PersresError
-from ...learned_words import check_width, learned_vectors
+from ...learned_words import check_widths, learned_vectors
 from ...prompt import NETWORK
 from ...residual_folder import Loaded
+from ..fit import misfit
 from ..host import HOST
 
 LONGEST = 75
@@ -30,7 +29,7 @@ def word_of(loaded: Loaded, used: bool) -> str:
     """
     if HOST.family(HOST.model()) == "SD3":
         return ""
-    if used and learned_vectors(loaded.residual) is not None:
+    if used and learned_vectors(loaded.residual):
         return f"{NETWORK}{loaded.short_hash}"
     return f"{OWN}{loaded.short_hash}" if is_taken(loaded.residual.metadata.identifier) else ""
 
@@ -60,7 +59,7 @@ def _overlap(word: list[int], other: list[int]) -> bool:
 
 def unreadable(loaded: Loaded) -> str | None:
     """A sentence where the loaded model has no place for learned words at all."""
-    if learned_vectors(loaded.residual) is None or HOST.family(HOST.model()) != "SD3":
+    if not learned_vectors(loaded.residual) or HOST.family(HOST.model()) != "SD3":
         return None
     return f"The embedding of {loaded.name} is for CLIP, and the loaded model, SD3, reads more than that."
 
@@ -123,20 +122,15 @@ class LentWords:
         vectors = HOST.token_vectors(model, loaded.residual.metadata.identifier, LONGEST)
         if is_own(word):
             return HOST.embedding(word, vectors)
-        fits = isinstance(vectors, torch.Tensor)
         learned = learned_vectors(loaded.residual)
+        if misfit(loaded.residual, loaded.name, model):
+            return HOST.embedding(word, vectors)  # told where it is attached, for all of the file
         try:
-            loaded.residual.check(HOST.unet(model), loaded.name)
-        except PersresError:
-            fits = False  # told where it is attached, for all of the file
-        else:
-            try:
-                widths = [part.shape[-1] for part in ([vectors] if fits else vectors.values())]
-                check_width(learned, sum(widths), loaded.name)
-            except PersresError as error:
-                self.problem(str(error), loaded)
-                fits = False
-        return HOST.embedding(word, HOST.placed(learned) if fits else vectors)
+            check_widths(learned, {encoder: own.shape[-1] for encoder, own in vectors.items()}, loaded.name)
+        except PersresError as error:
+            self.problem(str(error), loaded)
+            return HOST.embedding(word, vectors)
+        return HOST.embedding(word, {encoder: HOST.placed(each) for encoder, each in learned.items()})
 
     def named(self, text: str) -> str:
         """A text for the user, with the concepts' names where the words stand."""

@@ -7,9 +7,8 @@ import os
 
 from ...residual import file_hash
 from ...toybox import CHECKPOINT
-from ...training.sizes import default_resolution, params_of
 from ..host import HOST
-from ..training.model import refuse_unsupported
+from ..training.model import refuse_unsupported, side_of
 from ..training.request import Request
 
 
@@ -34,7 +33,7 @@ class LoadedModel:
     def resolution(self) -> int | None:
         """Of the pictures that it was trained on; None where no model is loaded yet."""
         try:
-            return default_resolution(params_of(self.unet()))
+            return side_of(HOST.loaded_model())
         except AttributeError:  # no model, or one that training refuses
             return None
 
@@ -50,4 +49,4 @@ def refuse_unfit(request: Request) -> None:
     loaded = HOST.checkpoint(model)
     if loaded is not None and chosen is not None and loaded.filename == chosen.filename:
         refuse_unsupported(model)
-        request.refuse_unfit(HOST.unet(model))
+        request.refuse_unfit(HOST.unet(model), side_of(model))

@@ -60,6 +60,7 @@ class WebUILoan:
                 self.host = LentModel(model)
             self._info = HOST.checkpoint(model)
             self.checkpoint = self._info.name
+            stack.enter_context(self.host.rest())
             handle = self.host.unet.register_forward_pre_hook(self.host.before_unet, with_kwargs=True)
             stack.callback(handle.remove)
             self._lent = stack.pop_all()

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import torch
+import contextlib
+from collections.abc import Iterator
 
+import torch
+from torch import nn
+
+from ...conditioning import Conditioning
 from ...errors import PersresError
+from ...parameterization import KINDS
 from ...residual import file_hash
+from ...sizes import default_resolution, params_of
+from ..fit import FAMILIES
 from ..host import HOST
 
-SUPPORTED = "load a plain SD1.x model to train on"
+SUPPORTED = "load a plain SD1, SD2 or SDXL model to train on"
 
 
 class LentModel:
-    """`training.host.Host` of an SD1 model, and the decoder for previews.
+    """`training.host.Host` of the loaded model, and the decoder for previews.
 
     The text goes the way that a generation's prompt goes, so that a residual learns under the tokens and vectors
-    under which it will be drawn.
+    under which it will be drawn. What SDXL does not need for a step, its text encoders and autoencoder, comes to the
+    card only for its work; `rest` puts everything back.
     """
-
-    family = "SD1"
 
     def __init__(self, model):
         refuse_unsupported(model)
@@ -26,28 +33,60 @@ class LentModel:
         self.unet = HOST.unet(model)
         self.device = HOST.device()
         self.stays = not HOST.moves(model)  # for each picture
-        # as loaded: what a generation's settings make of it is not what the model was trained with
-        self.alphas_cumprod = getattr(model, "alphas_cumprod_original", model.alphas_cumprod).float().to(self.device)
+        self.family, self.parameterization = HOST.family(model), HOST.parameterization(model)
+        self.side = side_of(model)
+        self.alphas_cumprod = HOST.alphas(model).to(self.device)
         info = HOST.checkpoint(model)
         self.hash = info.sha256 or file_hash(info.filename)  # None under --no-hashing
+        self._visits = self.family == "SDXL" and self.stays and self.device.type != "cpu"
+
+    @contextlib.contextmanager
+    def rest(self) -> Iterator[None]:
+        """Around a training: at its end all parts are where the WebUI has them."""
+        parts = (HOST.text_encoder(self.model), self.model.first_stage_model)
+        try:
+            yield
+        finally:
+            if self._visits:
+                for part in parts:
+                    part.to(self.device)
+
+    @contextlib.contextmanager
+    def _visit(self, part: nn.Module, stays: bool = False) -> Iterator[None]:
+        if self._visits:
+            part.to(self.device)
+        try:
+            yield
+        finally:
+            if self._visits and not stays:
+                part.to("cpu")
+                torch.cuda.empty_cache()
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (b,3,H,W) in [-1,1] -> mean and standard deviation of the scaled latents, in fp32."""
         means, stds = [], []
-        with HOST.without_autocast():
+        with HOST.without_autocast(), self._visit(self.model.first_stage_model):
             for part in images.split(batch):
-                posterior = self._encode(part, HOST.vae_dtype())
-                if not posterior.mean.isfinite().all() and HOST.vae_dtype() != torch.float32:
-                    posterior = self._encode_in_fp32(part)
-                means.append(posterior.mean.float() * self.model.scale_factor)
-                stds.append(posterior.std.float() * self.model.scale_factor)
+                mean, std = self._encode(part, HOST.vae_dtype())
+                if not mean.isfinite().all() and HOST.vae_dtype() != torch.float32:
+                    mean, std = self._encode_in_fp32(part)
+                means.append(mean.float() * self.model.scale_factor)
+                stds.append(std.float() * self.model.scale_factor)
         return torch.cat(means), torch.cat(stds)
 
-    def _encode(self, images: torch.Tensor, dtype: torch.dtype):
-        return self.model.first_stage_model.encode(images.to(self.device, dtype))
+    def _encode(self, images: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation, whatever an autoencoder gives: ldm's a distribution, sgm's something drawn."""
+        vae, moments = self.model.first_stage_model, []
+        handle = vae.quant_conv.register_forward_hook(lambda module, args, output: moments.append(output))
+        try:
+            vae.encode(images.to(self.device, dtype))
+        finally:
+            handle.remove()
+        mean, logvar = moments[-1].chunk(2, dim=1)
+        return mean, torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
 
-    def _encode_in_fp32(self, images: torch.Tensor):
+    def _encode_in_fp32(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Some autoencoders overflow in fp16. To fp32 and back is exact."""
         vae = self.model.first_stage_model
         try:
@@ -59,25 +98,28 @@ class LentModel:
     @torch.no_grad()
     def decode_latents(self, z: torch.Tensor) -> torch.Tensor:
         """Scaled latents -> images (b,3,8h,8w) in [0,1]."""
-        with HOST.without_autocast():
-            dtype = self.model.first_stage_model.dtype
+        with HOST.without_autocast(), self._visit(self.model.first_stage_model):
+            dtype = next(self.model.first_stage_model.parameters()).dtype
             images = [self.model.decode_first_stage(part.to(self.device, dtype)).float() for part in z.split(1)]
         return ((torch.cat(images) + 1) / 2).clamp(0, 1)
 
-    def encode_prompts(self, prompts: list[str], learning: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts -> contexts (b,n,d), and the ids (b,n) that they come from, of all chunks in a row."""
+    def encode_prompts(
+        self, prompts: list[str], learning: bool = False, side: int | None = None
+    ) -> tuple[Conditioning, torch.Tensor]:
+        """Prompts -> what the UNet is told of them, and the ids (b,n) that the contexts come from, of all chunks in a
+        row."""
         encoder = HOST.text_encoder(self.model)
-        with torch.set_grad_enabled(learning):
-            contexts = self.model.get_learned_conditioning(prompts)
+        with self._visit(encoder, stays=learning):  # for the next step, and for the way back
+            conditioning = HOST.conditioning(self.model, prompts, side or self.side, learning)
         chunks = [[tokens for tokens, _ in HOST.chunks(encoder, prompt)] for prompt in prompts]
         most = max(len(line) for line in chunks)
         empty = HOST.empty_chunk(encoder)
         ids = [sum(line + [empty] * (most - len(line)), []) for line in chunks]
-        return contexts, torch.tensor(ids)
+        return conditioning, torch.tensor(ids)
 
     @property
-    def token_embedding(self) -> torch.nn.Embedding:
-        return HOST.token_embedding(HOST.text_encoder(self.model))
+    def token_tables(self) -> dict[str, nn.Embedding]:
+        return HOST.token_tables(self.model)
 
     def encode_text(self, text: str) -> list[int]:
         return HOST.tokens(HOST.text_encoder(self.model), text)
@@ -89,20 +131,28 @@ class LentModel:
         HOST.bring_unet(self.model)
         dtype = next(module.parameters()).dtype  # the UNet's, but for a training's own precision
         args = tuple(value.to(dtype) for value in args)
-        if kwargs.get("context") is not None:
-            kwargs = {**kwargs, "context": kwargs["context"].to(dtype)}
-        return args, kwargs
+        told = {name: kwargs[name].to(dtype) for name in ("context", "y") if kwargs.get(name) is not None}
+        return args, {**kwargs, **told}
+
+
+def side_of(model) -> int:
+    """Of the pictures that a model was trained on."""
+    return default_resolution(params_of(HOST.unet(model)), HOST.family(model), HOST.parameterization(model))
 
 
 def refuse_unsupported(model) -> None:
     """PersresError for a model that cannot be trained on here."""
-    if (family := HOST.family(model)) != "SD1":
-        kind = family or "no SD1"
-        raise PersresError(f"The loaded checkpoint is {kind}, which cannot be trained on here yet: {SUPPORTED}.")
+    if (family := HOST.family(model)) not in FAMILIES:
+        kind = family or "of no family that is known here"
+        raise PersresError(f"The loaded checkpoint is {kind}, which cannot be trained on here: {SUPPORTED}.")
+    if HOST.is_refiner(model):
+        raise PersresError(f"The loaded checkpoint is SDXL's refiner, which draws nothing by itself: {SUPPORTED}.")
     channels = HOST.unet(model).in_channels
     if channels != 4:
-        raise PersresError(f"The loaded checkpoint is for inpainting or editing ({channels} channels in): {SUPPORTED}.")
-    if getattr(model, "parameterization", "eps") != "eps":
-        raise PersresError(f"The loaded checkpoint predicts {model.parameterization}, not the noise: {SUPPORTED}.")
+        raise PersresError(
+            f"The loaded checkpoint is for inpainting, depth or editing ({channels} channels in): {SUPPORTED}."
+        )
+    if (kind := HOST.parameterization(model)) not in KINDS:
+        raise PersresError(f"The loaded checkpoint predicts {kind}, neither the noise nor v: {SUPPORTED}.")
     if HOST.keeps_fp8():
         raise PersresError("The weights are kept in FP8, which cannot be trained through: switch FP8 off in Settings.")

@@ -12,11 +12,11 @@ from ...filling import fill
 from ...metadata import Metadata
 from ...names import check_class, check_name, refuse_controls
 from ...residual import rank_of
+from ...sizes import check_pixels, check_side, params_of
 from ...training.estimate import refuse_rank
 from ...training.options import RUN, SET, STAGE, Option, Running, option, options_of
 from ...training.recipe import Recipe
 from ...training.recipes import RECIPES, recipe_of
-from ...training.sizes import check_pixels, check_side, default_resolution, params_of
 from ..json_file import encodable
 from ..values import name_of, shown
 
@@ -114,11 +114,11 @@ class Request(_Values):
     def running(self) -> Running:
         return Running(**{each.name: getattr(self, each.name) for each in SET if each.scope == RUN})
 
-    def refuse_unfit(self, unet: nn.Module) -> None:
-        """PersresError for values that this UNet cannot follow."""
+    def refuse_unfit(self, unet: nn.Module, side: int) -> None:
+        """PersresError for values that this UNet cannot follow. side: of the pictures that it was trained on."""
         if self.resolution is not None:
             check_side(params_of(unet), self.resolution, "The resolution")
-        self._check_pixels(self.resolution or default_resolution(params_of(unet)))
+        self._check_pixels(self.resolution or side)
         if self.rank is not None:
             refuse_rank(self.rank, self.targets or recipe_of(self.recipe, False).targets, unet)
 

@@ -107,7 +107,7 @@ def _trainer(job: Job, loan: Loan, residuals: ResidualFolder) -> Trainer:
             f'The training of "{request.concept}" was begun on the checkpoint {record.checkpoint}: '
             "load that one again, then resume."
         )
-    request.refuse_unfit(host.unet)
+    request.refuse_unfit(host.unet, host.side)
     own = _target(job, residuals)
     trainer = prepare(
         host,

@@ -57,10 +57,12 @@ def copy_beside(saved, state, name, tmp_path):
 def test_saved_and_loaded_model_is_bit_identical_to_its_fp16_rounding(parts, sd):
     unet, vae, text = (part.to(torch.float16).to(torch.float32) for part in parts)
     x, t, z = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(1, 4, 8, 8)
-    context, ids = sd.encode_prompts(["a dog", "a photo of a dog"])
-    assert torch.equal(context, text(text.tokenize(["a dog", "a photo of a dog"])))
+    conditioning, ids = sd.encode_prompts(["a dog", "a photo of a dog"])
+    assert torch.equal(conditioning.context, text(text.tokenize(["a dog", "a photo of a dog"])))
     assert ids[0, :4].tolist() == [49406, 320, 1929, 49407]
-    assert torch.equal(sd.unet(x, timesteps=t, context=context), unet(x, timesteps=t, context=context))
+    assert torch.equal(
+        sd.unet(x, timesteps=t, **conditioning.arguments()), unet(x, timesteps=t, context=conditioning.context)
+    )
     assert torch.equal(sd.vae.decode(z), vae.decode(z))
 
 
@@ -102,9 +104,9 @@ def test_file_has_sd1s_names_in_half_precision(state):
 
 def test_half_precision_model_runs(saved):
     sd = load(saved, device="cpu", dtype=torch.bfloat16)
-    context, _ = sd.encode_prompts(["a dog"])
-    out = sd.unet(torch.randn(1, 4, 8, 8), timesteps=torch.tensor([5]), context=context)
-    assert context.dtype == torch.bfloat16 and out.dtype == torch.float32 and out.isfinite().all()
+    conditioning, _ = sd.encode_prompts(["a dog"])
+    out = sd.unet(torch.randn(1, 4, 8, 8), timesteps=torch.tensor([5]), **conditioning.arguments())
+    assert conditioning.context.dtype == torch.bfloat16 and out.dtype == torch.float32 and out.isfinite().all()
     assert sd.decode_latents(torch.randn(1, 4, 8, 8)).dtype == torch.float32
 
 
@@ -115,8 +117,8 @@ def test_weights_only_pickle_and_old_text_names_load_alike(sd, saved, state, tmp
     old["model_ema.decay"] = torch.zeros(())
     torch.save({"state_dict": old, "global_step": 3}, path)
     again = load(path, device="cpu")
-    x, context = torch.randn(1, 4, 8, 8), sd.encode_prompts(["x"])[0]
-    assert torch.equal(again.encode_prompts(["x"])[0], context)
+    x, context = torch.randn(1, 4, 8, 8), sd.encode_prompts(["x"])[0].context
+    assert torch.equal(again.encode_prompts(["x"])[0].context, context)
     t = torch.tensor([9])
     assert torch.equal(again.unet(x, timesteps=t, context=context), sd.unet(x, timesteps=t, context=context))
 

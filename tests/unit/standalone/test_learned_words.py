@@ -65,7 +65,7 @@ def words(sd, *residuals, used=None):
 
 def context(sd, prompt, *residuals, used=None):
     asked = words(sd, *residuals, used=used)
-    return asked.encode(asked.write(prompt))[0]
+    return asked.encode(asked.write(prompt))[0].context
 
 
 def draw(sd, prompt, shelf, **options):
@@ -81,19 +81,19 @@ def test_the_context_is_that_of_an_encoder_whose_own_row_is_the_vector(sd, shape
     residual = learned(1, shape)
     asked = words(sd, residual)
     text = asked.write(prompt).text
-    before = sd.encode_prompts([text])[0]
+    before = sd.encode_prompts([text])[0].context
     found = context(sd, prompt, residual)
     with row(sd, "olis", residual.embeddings["olis"]):
-        expected = sd.encode_prompts([text])[0]
+        expected = sd.encode_prompts([text])[0].context
     assert torch.equal(found, expected)
     assert torch.equal(found, before) == ("V*" not in prompt)
 
 
 def test_the_encoder_is_as_before(sd):
     weight = sd.token_embedding.weight.clone()
-    before = sd.encode_prompts([SEEN, "a cat"])[0]
+    before = sd.encode_prompts([SEEN, "a cat"])[0].context
     context(sd, PROMPT, learned(1))
-    assert torch.equal(sd.encode_prompts([SEEN, "a cat"])[0], before)
+    assert torch.equal(sd.encode_prompts([SEEN, "a cat"])[0].context, before)
     assert torch.equal(sd.token_embedding.weight, weight)
     with pytest.raises(PersresError, match="V3"):
         context(sd, "a V3* dog", learned(1))
@@ -105,7 +105,7 @@ def test_several_vectors_follow_one_another_and_all_are_the_concepts_tokens(sd):
     found = context(sd, PROMPT, residual)
     one, two = residual.embeddings["olis"]
     with row(sd, "olis", one), row(sd, "phol", two):
-        expected = sd.encode_prompts(["a photo of a olis phol dog on a beach"])[0]
+        expected = sd.encode_prompts(["a photo of a olis phol dog on a beach"])[0].context
     assert torch.equal(found, expected)
     (use,) = draw(sd, "<persres:rex>" + PROMPT, {"rex": residual}).uses
     assert use.indices == ((5, 6, 7),)  # a photo of a, then two vectors and the class
@@ -115,7 +115,7 @@ def test_two_concepts_with_one_identifier_keep_their_vectors(sd):
     rex, tom = learned(1), learned(2)
     found = context(sd, "a V1* dog and a V2* dog", rex, tom)
     with row(sd, "olis", rex.embeddings["olis"]), row(sd, "phol", tom.embeddings["olis"]):
-        expected = sd.encode_prompts(["a olis dog and a phol dog"])[0]
+        expected = sd.encode_prompts(["a olis dog and a phol dog"])[0].context
     assert torch.equal(found, expected)
     made = draw(sd, "<persres:rex><persres:tom>a V1* dog and a V2* dog", {"rex": rex, "tom": tom})
     assert [use.indices for use in made.uses] == [((2, 3),), ((6, 7),)]
@@ -126,7 +126,7 @@ def test_a_learned_and_a_plain_concept_with_one_identifier(sd):
     plain = Residual({}, Metadata(concept="tom", identifier="olis", macro_class="cat"))
     found = context(sd, "a V1* dog and a V2* cat", rex, plain)
     with row(sd, "phol", rex.embeddings["olis"]):
-        assert torch.equal(found, sd.encode_prompts(["a phol dog and a olis cat"])[0])
+        assert torch.equal(found, sd.encode_prompts(["a phol dog and a olis cat"])[0].context)
 
 
 def test_vectors_of_another_width_are_refused(sd):

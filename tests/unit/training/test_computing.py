@@ -8,6 +8,7 @@ import torch
 from rounding import NETWORK, PRODUCT, assert_learned_alike, assert_near
 from trainer_bench import RECIPE, make, steps, weights
 
+from lib_persres.conditioning import Conditioning
 from lib_persres.errors import PersresError
 from lib_persres.training import computing
 from lib_persres.training.options import TARGETS
@@ -83,7 +84,7 @@ def test_rows_look_their_own_texts_keys_up(sd):
     tokens = type("Tokens", (), {"indices": (1, 3)})()
     attention = next(module for name, module in sd.unet.named_modules() if name.endswith("attn2"))
     contexts = torch.randn(2, 5, attention.to_k.in_features)
-    texts = Texts(contexts, tokens)
+    texts = Texts(Conditioning(contexts), tokens)
     with texts.fixed_in(sd.unet), torch.no_grad():
         for rows in ([0, 1, 1], [1], [0, 0]):
             texts.rows = torch.tensor(rows)

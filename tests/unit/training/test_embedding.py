@@ -33,16 +33,16 @@ def test_the_written_vector_is_a_row_of_the_encoders_table(sd):
     embedding = Embedding(sd, "phol", "dog", "identifier")
     table = sd.token_embedding.weight
     (token,) = sd.encode_text("phol")
-    assert torch.equal(embedding.vector, table[token])
-    assert torch.equal(Embedding(sd, "phol", "dog", "class").vector, table[sd.encode_text("dog")[0]])
+    assert torch.equal(embedding.vectors[""], table[token])
+    assert torch.equal(Embedding(sd, "phol", "dog", "class").vectors[""], table[sd.encode_text("dog")[0]])
     texts = [PROMPT, "a phol and a phol", "a dog", ""]
-    before = sd.encode_prompts(texts)[0]
-    assert torch.equal(embedding.encode(texts), before)
-    embedding.vector.data += 0.3
-    written = embedding.encode(texts)
-    assert torch.equal(sd.encode_prompts(texts)[0], before)
+    before = sd.encode_prompts(texts)[0].context
+    assert torch.equal(embedding.encode(texts).context, before)
+    embedding.vectors[""].data += 0.3
+    written = embedding.encode(texts).context
+    assert torch.equal(sd.encode_prompts(texts)[0].context, before)
     other = copy.deepcopy(sd.text)
-    other.transformer.get_input_embeddings().weight.data[token] = embedding.vector
+    other.transformer.get_input_embeddings().weight.data[token] = embedding.vectors[""]
     assert_near(written, other(sd.text.tokenize(texts)), NETWORK)
     assert torch.equal(written[2:], before[2:]) and not torch.equal(written[:2], before[:2])
 
@@ -61,11 +61,11 @@ def test_the_vectors_gradient_is_that_of_the_whole_way_through_encoder_and_unet(
     steps(trainer, 1)
     z_t, t, _, target, _ = (torch.cat(parts) for parts in zip(*objectives))
     embedding = Embedding(sd, "phol", "dog", "identifier")
-    context = embedding.encode([PROMPT], learning=True).expand(3, -1, -1)
+    context = embedding.encode([PROMPT], learning=True).context.expand(3, -1, -1)
     ((sd.unet(z_t, t, context) - target) ** 2).mean().backward()
-    grown = trainer.learned[-1].vector.grad
+    grown = trainer.learned[-1].vectors[""].grad
     assert grown.abs().max() > 0
-    assert_near(grown, embedding.vector.grad, 4 * NETWORK)  # two networks, there and back
+    assert_near(grown, embedding.vectors[""].grad, 4 * NETWORK)  # two networks, there and back
 
 
 def test_an_embedding_alone_learns_nothing_else(sd, photos):
@@ -100,7 +100,7 @@ def test_a_later_stage_reads_the_learned_vector_and_leaves_it(sd, photos):
     assert all(not f.up.any() for f in trainer.residual().factors.values())
     with trainer:
         trainer.step()
-        expected = trainer.learned[-1].encode([PROMPT, ""])
+        expected = trainer.learned[-1].encode([PROMPT, ""]).context
         assert torch.equal(trainer._texts.contexts, expected) and not trainer._texts.contexts.requires_grad
         trainer.step()
     assert torch.equal(vector(trainer), learned)

@@ -11,6 +11,7 @@ from standalone_models import UNET
 from trainer_bench import RECIPE, make, steps, weights
 
 from lib_persres.concept_tokens import ConceptTokens
+from lib_persres.conditioning import Conditioning
 from lib_persres.standalone.modules import build_unet
 from lib_persres.training import graph
 from lib_persres.training.changes import KINDS
@@ -27,7 +28,7 @@ def computed(stage: Stage, form: str) -> list[str]:
         unet = build_unet(UNET)
     recipe = Recipe("test", "a test's", (stage,), form=form)
     learned = KINDS[form].of(recipe, unet, torch.Generator().manual_seed(0), CARD)
-    texts = Texts(torch.zeros(3, longhand.TOKENS, 32, device=CARD), ConceptTokens((3, 4), own=(3,)))
+    texts = Texts(Conditioning(torch.zeros(3, longhand.TOKENS, 32, device=CARD)), ConceptTokens((3, 4), own=(3,)))
     rows = Rows(stage, CARD)
     maps = MapComparison(unet, texts.tokens, longhand.TOKENS, stage) if stage.compares_maps else None
     gradients = Gradients(unet, [learned], texts, stage, torch.ones((), device=CARD), maps)

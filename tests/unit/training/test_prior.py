@@ -28,7 +28,7 @@ def test_rows_of_the_class_have_its_prompt_its_pictures_and_the_noise_as_target(
     trainer = make(sd, photos, class_photos=photos[:1])
     steps(trainer, 1)
     ((z_t, t, context, target, weight),) = objectives
-    prompt, empty, cls = sd.encode_prompts(["a photo of a phol dog", "", "a photo of a dog"])[0]
+    prompt, empty, cls = sd.encode_prompts(["a photo of a phol dog", "", "a photo of a dog"])[0].context
     assert torch.equal(context, torch.stack([prompt, prompt, cls, cls, empty]))
     assert weight.tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.1])
     assert_near(target[4:], sd.unet(z_t[4:], t[4:], context[4:]), NETWORK)

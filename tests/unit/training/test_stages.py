@@ -28,7 +28,7 @@ def learn(sd, photos, *, template="a photo of a {identifier} {macro_class}", **s
 def changes(residual, sd, prompt):
     """The mean square of what the residual adds to the model's prediction under a prompt."""
     x, t, _ = longhand.inputs(8, seed=3)
-    context = sd.encode_prompts([prompt])[0].expand(8, -1, -1)
+    context = sd.encode_prompts([prompt])[0].context.expand(8, -1, -1)
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         base = sd.unet(x, t, context)
         branches.plan = plain_plan(8)
@@ -69,7 +69,7 @@ def test_timesteps_have_density_t_to_the_power(power):
 def test_what_is_kept_adds_its_own_squared_error_to_equation_1(sd, photos, objectives):
     learned = learn(sd, photos, steps=1, batch=3, keep=2, keep_weight=0.3)
     ((z_t, t, context, target, weight),) = objectives
-    prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0]
+    prompt, empty = sd.encode_prompts(["a photo of a phol dog", ""])[0].context
     assert torch.equal(context, torch.stack([prompt] * 3 + [empty] * 2))
     base = sd.unet(z_t[3:], t[3:], context[3:])
     assert_near(target[3:], base, NETWORK)
@@ -99,7 +99,7 @@ def test_the_last_rows_of_the_batch_learn_under_lag_and_the_kept_ones_everywhere
     maps, seen = [], []
     original, shown = Lag.gates, PerBlock.see
     monkeypatch.setattr(PerBlock, "see", lambda self, view, found: maps.append(found) or shown(self, view, found))
-    monkeypatch.setattr(Lag, "gates", lambda self, block: seen.append(original(self, block)) or seen[-1])
+    monkeypatch.setattr(Lag, "gates", lambda self, block, plan: seen.append(original(self, block, plan)) or seen[-1])
     learn(sd, photos, steps=1, batch=3, keep=2, localized=2)
     assert len(seen) == len(longhand.transformers(sd.unet))
     for found, gate in zip(maps, seen, strict=True):
@@ -114,7 +114,7 @@ def test_the_last_rows_of_the_batch_learn_under_lag_and_the_kept_ones_everywhere
 def test_each_step_of_a_localized_stage_has_masks_of_its_own(sd, photos, monkeypatch):
     gates = []
     original = Lag.gates
-    monkeypatch.setattr(Lag, "gates", lambda self, block: gates.append(original(self, block)) or gates[-1])
+    monkeypatch.setattr(Lag, "gates", lambda self, block, plan: gates.append(original(self, block, plan)) or gates[-1])
     learn(sd, photos, steps=3, localized=2)
     assert all(0.4 < gate.mean() <= 0.5 for gate in gates)
     blocks = len(longhand.transformers(sd.unet))

@@ -5,6 +5,7 @@ from branch_calls import plain_plan
 from rounding import NETWORK
 
 from lib_persres.branch import Branches
+from lib_persres.conditioning import Conditioning
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
 from lib_persres.training.latents import Latents, encode_photos
@@ -94,7 +95,7 @@ def test_objective_is_equation_1(sd):
         eps = sd.unet(noisy[None], t[row : row + 1], context[row : row + 1])[0]
         total += ((noise[row] - eps).double() ** 2).mean().item() / 3
     z_t = noised(x, t, noise, sd.alphas_cumprod)
-    got = objective(sd.unet, z_t, t, context, noise, torch.full((3,), 1 / 3)).item()
+    got = objective(sd.unet, z_t, t, Conditioning(context), noise, torch.full((3,), 1 / 3)).item()
     assert got == pytest.approx(total, rel=2 * NETWORK)
 
 
@@ -116,7 +117,7 @@ def test_each_view_of_each_photo_is_encoded_once(sd, photos):
 def loss_of(sd, residual, photos):
     """Equation 1 with fixed latents, times and noise."""
     latents = encode_photos(sd, photos, recipe(), 16, seed=5)
-    context, _ = sd.encode_prompts([f"a photo of a {residual.metadata.identifier} dog"])
+    conditioning, _ = sd.encode_prompts([f"a photo of a {residual.metadata.identifier} dog"])
     generator = torch.Generator().manual_seed(1)
     z = latents.draw(32, generator)
     t = torch.randint(1000, (32,), generator=generator)
@@ -125,7 +126,7 @@ def loss_of(sd, residual, photos):
     with Branches(sd.unet, [residual]) as branches, torch.no_grad():
         branches.plan = plan
         z_t = noised(z, t, noise, sd.alphas_cumprod)
-        return objective(sd.unet, z_t, t, context.expand(32, -1, -1), noise, torch.full((32,), 1 / 32)).item()
+        return objective(sd.unet, z_t, t, conditioning.expand(32), noise, torch.full((32,), 1 / 32)).item()
 
 
 def test_the_loss_goes_down(sd, photos):

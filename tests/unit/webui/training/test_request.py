@@ -121,12 +121,12 @@ def test_what_no_machine_or_model_can_do_is_refused_before_it_is_queued(changes,
 )
 def test_what_the_loaded_model_cannot_follow_is_refused(unet, changes, words):
     with pytest.raises(PersresError, match=words):
-        Request.from_dict({**GOOD, **changes}).refuse_unfit(unet)
+        Request.from_dict({**GOOD, **changes}).refuse_unfit(unet, 512)
 
 
 def test_what_it_can_follow_is_taken(unet):
     for changes in ({}, {"rank": 64, "resolution": 16}, {"rank": "1m"}, {"recipe": "textual-inversion", "rank": 5}):
-        Request.from_dict({**GOOD, **changes}).refuse_unfit(unet)
+        Request.from_dict({**GOOD, **changes}).refuse_unfit(unet, 512)
 
 
 def test_it_is_refused_when_it_is_submitted(bench):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ..errors import PersresError
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .errors import PersresError
+from .parameterization import EPS, V
+
+if TYPE_CHECKING:  # the command line knows the sizes without torch
+    from torch import nn
 
 LATENT = 8
 """Image pixels of a latent pixel, along one side."""
@@ -11,18 +18,18 @@ MOST_AT_ONCE = 1 << 26
 """Pixels of the pictures that go through a UNet together: 256 of 512×512, for which SD1 wants hundreds of gigabytes."""
 
 
-def default_resolution(unet_params: dict) -> int:
+def default_resolution(unet_params: Mapping[str, Any], family: str = "SD1", parameterization: str = EPS) -> int:
     """The side of the pictures that a model was trained on.
 
-    SD1's own yaml says 32 latent pixels although the model was trained on 64; others are taken at their word.
+    The families' own sizes are known by their UNet's width, whatever a yaml says: SD1's says 32 latent pixels, sgm's
+    nothing. Others are taken at their word.
     """
-    size = unet_params.get("image_size", 64)
-    if size == 32 and unet_params.get("model_channels") == 320:
-        size = 64
-    return LATENT * size
+    if unet_params.get("model_channels") == 320:
+        return 1024 if family == "SDXL" else 768 if family == "SD2" and parameterization == V else 512
+    return LATENT * (unet_params.get("image_size") or 64)
 
 
-def check_side(unet_params: dict, side: int, option: str) -> None:
+def check_side(unet_params: Mapping[str, Any], side: int, option: str) -> None:
     """Raise PersresError for a side that the UNet's levels cannot halve and double back."""
     step = LATENT * 2 ** (len(unet_params["channel_mult"]) - 1)
     if side < step or side % step:
@@ -41,6 +48,6 @@ def check_pixels(pictures: int, width: int, height: int, what: str, lower: str) 
         )
 
 
-def params_of(unet) -> dict:
-    """What the two above ask for, of any ldm UNet."""
-    return {name: getattr(unet, name) for name in ("image_size", "model_channels", "channel_mult")}
+def params_of(unet: nn.Module) -> dict[str, Any]:
+    """What the two above ask for, of any UNet of ldm or sgm, which has no image_size."""
+    return {name: getattr(unet, name, None) for name in ("image_size", "model_channels", "channel_mult")}

@@ -1,0 +1,196 @@
+"""SD2 and SDXL in the real WebUI: the Toybox in their formats draws and learns there what it does in SD1's."""
+
+import contextlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, draw, loaded, make_data
+from host import Host
+from pictures import LAG
+from trainings import ROUTE, submit, wait
+
+from lib_persres.residual import Factors, Metadata, Residual
+from lib_persres.standalone.checkpoint import load
+from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.concepts import CONCEPTS, photograph
+
+WEBUI = Path(os.environ["PERSRES_WEBUI"])
+OTHERS = FAMILIES[1:]
+BALL = "a photo of a V* ball on grass"
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory, reference):
+    """It comes after `reference`, so that one WebUI starts at a time."""
+    data = tmp_path_factory.mktemp("families") / "data"
+    make_data(data)
+    zoo = Host(WEBUI, data)
+    try:
+        zoo.wait()
+        learned = residual()
+        for family in FAMILIES:
+            of_family = replace(learned.metadata, base_family=family, concept=f"rex {family}")
+            Residual(learned.factors, of_family).save(data / "models" / "persres" / f"rex-{family}.safetensors")
+        zoo.post("/persres/v1/refresh")
+        yield zoo
+    finally:
+        zoo.stop()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return photograph(CONCEPTS[0], tmp_path_factory.mktemp("photos"), 2)
+
+
+def residual() -> Residual:
+    """One that changes much."""
+    generator = torch.Generator().manual_seed(1)
+    made = Residual.initialise(
+        load(CHECKPOINT, "cpu").unet, "4", generator, Metadata(identifier="olis", macro_class="ball")
+    )
+    for path, factors in made.factors.items():
+        made.factors[path] = Factors(factors.down, 0.2 * torch.randn(factors.up.shape, generator=generator))
+    return made
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """Grey levels, on average."""
+    return float(np.abs(one.astype(float) - other.astype(float)).mean())
+
+
+def tag(family: str, rest: str = "") -> str:
+    return f"<persres:rex-{family}{rest}>"
+
+
+KINDS = {
+    "base": lambda zoo, family: draw(zoo, family, "a photo of a red ball on grass"),
+    "plain": lambda zoo, family: draw(zoo, family, BALL + tag(family)),
+    "LAG": lambda zoo, family: draw(zoo, family, BALL + tag(family), LAG),
+    "AND": lambda zoo, family: draw(zoo, family, f"{BALL} AND a blue box on sand :0.7 {tag(family)}", LAG),
+    "editing": lambda zoo, family: draw(zoo, family, f"a photo of a V* [ball:star:0.5] on grass {tag(family)}", LAG),
+    "batch": lambda zoo, family: draw(zoo, family, BALL + tag(family), LAG, batch_size=2, seed=8),
+    "hires": lambda zoo, family: draw(
+        zoo, family, BALL + tag(family, ":hr=0.5"), LAG, enable_hr=True, hr_scale=1.5, hr_upscaler="Latent",
+        denoising_strength=0.6, hr_second_pass_steps=3,
+    ),
+    "strength": lambda zoo, family: draw(zoo, family, BALL + tag(family, ":0.4"), LAG),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sd1(zoo):
+    """The SD1 file's pictures, by kind, each drawn once."""
+    drawn = {}
+
+    def of(kind: str) -> list[np.ndarray]:
+        if kind not in drawn:
+            drawn[kind] = KINDS[kind](zoo, "SD1").images
+        return drawn[kind]
+
+    return of
+
+
+@pytest.mark.parametrize("family", OTHERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_family_draws_what_sd1_does(zoo, sd1, kind, family):
+    result = KINDS[kind](zoo, family)
+    for one, other in zip(result.images, sd1(kind), strict=True):
+        print(f"{family}, {kind}: {apart(one, other):.2g} grey levels on average")
+        assert other.std() > 20 and apart(one, other) < 0.1
+    assert zoo.get("/probe/hooks") == []
+
+
+def test_the_kinds_differ(zoo, sd1):
+    base = draw(zoo, "SD1", "a photo of a olis ball on grass").images[0]
+    kinds = [base, *(sd1(kind)[0] for kind in ("plain", "LAG", "AND", "editing", "strength"))]
+    assert all(apart(one, other) > 1 for index, one in enumerate(kinds) for other in kinds[:index])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_residual_of_another_family_is_refused_in_words_and_the_base_is_drawn(zoo, family):
+    other = FAMILIES[FAMILIES.index(family) - 1]
+    result = draw(zoo, family, BALL + tag(other))
+    assert apart(result.images[0], draw(zoo, family, "a photo of a olis ball on grass").images[0]) < 0.01
+    told = result.info["extra_generation_params"]["Persres not applied"]
+    assert told == {f"rex-{other}": f"It was made for {other}, and the loaded model is {family}."}
+
+
+SHORT = {"macro_class": "ball", "steps": 6, "batch": 2, "rank": "4", "resolution": 128, "crops": 0}
+
+
+@contextlib.contextmanager
+def learned(zoo, photos, family: str, name: str, **changes):
+    """A residual, which is there as <persres:NAME> meanwhile: the next training has the same identifier."""
+    with loaded(zoo, family):
+        status = wait(zoo, submit(zoo, photos, name, **{**SHORT, **changes}))
+        assert status["state"] == "finished", status
+        try:
+            yield Residual.load(status["file"])
+        finally:
+            Path(status["file"]).unlink()
+            zoo.post("/persres/v1/refresh")
+
+
+def ups(learned: Residual) -> torch.Tensor:
+    return torch.cat([factors.up.flatten() for factors in learned.factors.values()])
+
+
+@pytest.fixture(scope="module")
+def by_sd1(zoo, photos):
+    with learned(zoo, photos, "SD1", "by") as found:
+        return found
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_family_learns_what_sd1_does(zoo, photos, by_sd1, family):
+    with learned(zoo, photos, family, "by") as found:
+        assert found.metadata.base_family == family and found.metadata.identifier == by_sd1.metadata.identifier
+        assert list(found.factors) == list(by_sd1.factors)
+    likeness = torch.nn.functional.cosine_similarity(ups(found), ups(by_sd1), 0).item()
+    print(f"{family}: cosine {likeness:.6f}")
+    assert likeness > 0.999
+
+
+def test_sdxl_learns_a_word_in_both_text_encoders_and_draws_with_it(zoo, photos):
+    def word(family):
+        with learned(zoo, photos, family, "word", recipe="textual-inversion", rank=None) as found:
+            drawn = draw(zoo, family, f"{BALL} <persres:word>")
+            assert drawn.info["extra_generation_params"]["Persres not applied"] == {}
+            own = draw(zoo, family, f"a photo of a {found.metadata.identifier} ball on grass")
+            return found, drawn.images[0], own.images[0]
+
+    (sd1, sd1_drawn, _), (sdxl, drawn, own) = word("SD1"), word("SDXL")
+    identifier = sd1.metadata.identifier
+    first, second = (sdxl.embeddings[f"{encoder}.{identifier}"] for encoder in ("clip_l", "clip_g"))
+    assert first.ndim == second.ndim == 1 and len(sdxl.embeddings) == 2
+    expected = sd1.embeddings[identifier]
+    torch.testing.assert_close(first, expected, rtol=0, atol=0.01 * float(expected.abs().max()))
+    assert apart(drawn, sd1_drawn) < 0.5 < apart(drawn, own)
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_training_stops_goes_on_and_yields_to_an_image_of_another_family(zoo, photos, family):
+    with loaded(zoo, family):
+        identity = submit(zoo, photos, f"goes on {family}", **{**SHORT, "steps": 100_000})
+        wait(zoo, identity, done=2)
+        zoo.post(f"{ROUTE}/{identity}/stop")
+        assert wait(zoo, identity)["state"] == "stopped"
+        zoo.post(f"{ROUTE}/{identity}/resume")
+        before = wait(zoo, identity, done=3)["done"]
+    other = "SD1"
+    image = draw(zoo, other, "a photo of a red ball on grass")  # which loads the other checkpoint in its middle
+    assert image.images[0].std() > 20
+    assert wait(zoo, identity, done=before + 2)["state"] == "running"
+    zoo.post(f"{ROUTE}/{identity}/stop")
+    status = wait(zoo, identity)
+    assert status["state"] == "stopped" and Residual.load(status["file"]).metadata.base_family == family
+
+
+def test_an_empty_text_is_sdxls_zeros_in_a_training_too(zoo, photos):
+    """A recipe with kept rows learns against what guidance will subtract."""
+    with learned(zoo, photos, "SDXL", "keeping", recipe="toybox", batch=4) as found:
+        assert found.metadata.steps == SHORT["steps"] and torch.isfinite(ups(found)).all()
