@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from lib_persres.toybox.install import install
 
 FAMILIES = ("SD1", "SD2", "SDXL")
 NAMES = {"SD1": CHECKPOINT.stem, "SD2": "toybox-sd2", "SDXL": "toybox-sdxl"}
+OF_V = {"SD2 v": "toybox-sd2-v", "SDXL v": "toybox-sdxl-v"}
+"""The same weights as models of v; the probe turns what their UNets say."""
 SMALL = {"steps": 6, "width": 128, "height": 128, "sampler_name": "Euler", "seed": 5, "cfg_scale": 5}
 NEGATIVE = "blurry"
 """For an empty one the WebUI gives SDXL zeros, which say something else."""
@@ -40,6 +43,23 @@ def make_data(data: Path) -> None:
             if options.get("version"):
                 options["version"] = str(folder / options["version"])  # the WebUI looks from its own folder
         sidecar.write_text(yaml.safe_dump(description, sort_keys=False))
+        of_v = folder / f"{OF_V[family + ' v']}.safetensors"
+        of_v.symlink_to(file)
+        of_v.with_suffix(".yaml").write_text(yaml.safe_dump(_of_v(description), sort_keys=False))
+
+
+def _of_v(description: dict) -> dict:
+    """As v2-inference-v.yaml says it, and as users of SDXL's models of v do."""
+    description = copy.deepcopy(description)
+    params = description["model"]["params"]
+    if "denoiser_config" not in params:
+        params["parameterization"] = "v"
+    else:
+        denoiser = params["denoiser_config"]["params"]
+        for kind in ("scaling", "weighting"):
+            target = denoiser[f"{kind}_config"]
+            target["target"] = target["target"].replace("Eps", "V")
+    return description
 
 
 def _options(description):
@@ -56,7 +76,7 @@ def _options(description):
 
 @contextlib.contextmanager
 def loaded(host: Host, family: str):
-    with host.options(sd_model_checkpoint=NAMES[family]):
+    with host.options(sd_model_checkpoint={**NAMES, **OF_V}[family]):
         yield
 
 

@@ -104,6 +104,15 @@ def test_a_family_draws_what_sd1_does(zoo, sd1, kind, family):
     assert zoo.get("/probe/hooks") == []
 
 
+@pytest.mark.parametrize("kind", ["base", "LAG"])
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_model_of_v_draws_what_that_of_the_noise_does(zoo, sd1, kind, family):
+    prompt = {"base": "a photo of a red ball on grass", "LAG": BALL + tag(family)}[kind]
+    (drawn,) = draw(zoo, f"{family} v", prompt, LAG if kind == "LAG" else None).images
+    print(f"{family} v, {kind}: {apart(drawn, sd1(kind)[0]):.2g} grey levels on average")
+    assert apart(drawn, sd1(kind)[0]) < 0.1
+
+
 def test_the_kinds_differ(zoo, sd1):
     base = draw(zoo, "SD1", "a photo of a olis ball on grass").images[0]
     kinds = [base, *(sd1(kind)[0] for kind in ("plain", "LAG", "AND", "editing", "strength"))]
@@ -155,6 +164,16 @@ def test_a_family_learns_what_sd1_does(zoo, photos, by_sd1, family):
     assert likeness > 0.999
 
 
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_model_of_v_learns_by_v(zoo, photos, family, by_sd1):
+    """The same errors, weighted by 1/ᾱ: another training, whose first step goes in much the same direction."""
+    with learned(zoo, photos, f"{family} v", "by v") as found:
+        assert found.metadata.base_family == family and torch.isfinite(ups(found)).all()
+    likeness = torch.nn.functional.cosine_similarity(ups(found), ups(by_sd1), 0).item()
+    print(f"{family} v: cosine {likeness:.3f}")
+    assert 0.2 < likeness < 0.999
+
+
 def test_sdxl_learns_a_word_in_both_text_encoders_and_draws_with_it(zoo, photos):
     def word(family):
         with learned(zoo, photos, family, "word", recipe="textual-inversion", rank=None) as found:
@@ -194,3 +213,18 @@ def test_an_empty_text_is_sdxls_zeros_in_a_training_too(zoo, photos):
     """A recipe with kept rows learns against what guidance will subtract."""
     with learned(zoo, photos, "SDXL", "keeping", recipe="toybox", batch=4) as found:
         assert found.metadata.steps == SHORT["steps"] and torch.isfinite(ups(found)).all()
+
+
+def test_under_medvram_sdxl_it_draws_and_learns_the_same(zoo, sd1, photos, by_sd1):
+    """Last, since it takes the place of the WebUI of these tests."""
+    zoo.stop()
+    sparing = Host(WEBUI, zoo.data, "--medvram-sdxl")
+    try:
+        sparing.wait()
+        assert apart(KINDS["LAG"](sparing, "SDXL").images[0], sd1("LAG")[0]) < 0.1
+        with learned(sparing, photos, "SDXL", "by") as found:
+            likeness = torch.nn.functional.cosine_similarity(ups(found), ups(by_sd1), 0).item()
+        assert likeness > 0.999
+        assert apart(KINDS["LAG"](sparing, "SDXL").images[0], sd1("LAG")[0]) < 0.1
+    finally:
+        sparing.stop()
