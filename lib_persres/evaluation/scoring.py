@@ -139,7 +139,7 @@ class _Scoring:
     @cached_property
     def shown(self) -> masked.Shown:
         """The photos of a concept that is alone, and where they show it."""
-        assert self.judge is not None  # nobody else asks
+        assert self.judge is not None  # or nothing was seen to compare with
         pictures = masked.to_pictures(self.photos[0])
         return pictures, masks(self.judge.see(pictures), pictures)
 
