@@ -179,7 +179,7 @@ def locked(path: Path):
         waiting = False
         while True:
             try:
-                if os.name == "nt":
+                if sys.platform == "win32":
                     import msvcrt
 
                     file.seek(0)
@@ -217,8 +217,11 @@ def webui_folder(environment) -> Path | None:
 
 MODULES = {"demo": "lib_persres.commands.demo", "figures": "benchmarks.figures", "cuda": "benchmarks.cuda"}
 
+Step = tuple[dict[str, str], list[str]]
+"""(environment, command line)"""
 
-def numerics(root: Path) -> list:
+
+def numerics(root: Path) -> list[str]:
     """The test files that take a bound from tests/helpers/rounding.py, by their paths in the project."""
     files = sorted((root / "tests" / "unit").rglob("test_*.py"))
     return [
@@ -228,15 +231,16 @@ def numerics(root: Path) -> list:
     ]
 
 
-def commands_for(name: str, arguments: list, python: Path, webui: Path | None) -> list:
-    """One command of ours: (environment, command line) of each that is to be run, until one fails."""
+def commands_for(name: str, arguments: list[str], python: Path, webui: Path | None) -> list[Step]:
+    """One command of ours: what is to be run, until one fails."""
     if name in MODULES:
         return [({}, [str(python), "-m", MODULES[name], *arguments])]
-    ruff, pytest = ({}, [str(python), "-m", "ruff", "check", "."]), [str(python), "-m", "pytest", "-q"]
+    pytest = [str(python), "-m", "pytest", "-q"]
+    ruff: Step = ({}, [str(python), "-m", "ruff", "check", "."])
     if arguments:
         return [ruff, ({}, [*pytest, *([] if webui else ["--ignore=tests/webui"]), *arguments])]
     two = ["-n", "2", "--dist", "worksteal"]
-    unit = ({}, [*pytest, "--ignore=tests/webui", *two])
+    unit: Step = ({}, [*pytest, "--ignore=tests/webui", *two])
     oldest = (OLDEST, [*pytest, *two, "-m", "numerics", *numerics(ROOT)])
     return [ruff, unit, oldest, *([({}, [*pytest, "tests/webui"])] if webui else [])]  # one WebUI, so one process
 

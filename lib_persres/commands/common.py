@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {PersresError(f'{message[0].upper()}{message[1:]}: see {self.prog} --help.')}\n")
 
 
-def at_least(low: int, most: int = MOST) -> Callable[[str], int]:
+def at_least(low: float, most: float = MOST) -> Callable[[str], int]:
     def whole(given: str) -> int:
         try:
             number = int(given)

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import PersresError
 from ..evaluation.planning import Source
@@ -19,11 +20,14 @@ from ..evaluation.run import perform
 from ..evaluation.run_folder import RunFolder
 from ..evaluation.suite import Suite
 from ..evaluation.workers import run_here
-from ..progress import progress_bar
+from ..progress import Lines, progress_bar
 from ..toybox import CHECKPOINT
 from ..toybox.concepts import CONCEPTS
 from .common import make_folder, note
 from .evaluate import make_scorer
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SUITE = "toybox-demo"
 SHOWN = ("identity", "obeyed", "class", "background", "background_distance")
@@ -48,7 +52,7 @@ def _demo(options: argparse.Namespace) -> int:
     suite, run = Suite.from_dict(raw, "The demo"), RunFolder(options.out.resolve())
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
-        bars = []
+        bars: list[Lines | tqdm] = []
 
         def progress(done: int, total: int, loss: float) -> None:
             if not bars:  # as late as this, since it also tells how long the rest will take

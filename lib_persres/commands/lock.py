@@ -13,7 +13,7 @@ from ..errors import PersresError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module that may be missing
 
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 

@@ -226,6 +226,7 @@ def run(args) -> int:
     if elsewhere:
         note(f"{'warning' if written.parent == out.parent else 'error'}: {elsewhere}")
     if not finished:
+        assert training.ended_by is not None  # nothing else stops it
         return 128 + training.ended_by
     return 1 if written.parent != out.parent else 0
 

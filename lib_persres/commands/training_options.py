@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from ..training.options import RUN, SET, Option, Running
 from ..training.recipe import Recipe
@@ -39,10 +40,9 @@ def _kind(option: Option) -> dict:
         return {**values, "action": argparse.BooleanOptionalAction}
     if option.choices:
         return {**values, "choices": option.choices}
+    kind: Callable[[str], object] = finite if option.kind is float else words
     if option.kind is int:
         kind = at_least(option.low, option.high)
-    else:
-        kind = finite if option.kind is float else words
     return {**values, "type": kind, "metavar": option.metavar}
 
 

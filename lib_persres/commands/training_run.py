@@ -8,12 +8,18 @@ import signal
 import threading
 import time
 from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PersresError
-from ..progress import progress_bar
+from ..progress import Lines, progress_bar
 from ..training.recipe import Recipe
 from .common import note
 from .training_files import TrainingFiles
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from ..training.trainer import Trainer
 
 ENDING = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SELDOM, SHARE = 60.0, 20.0
@@ -42,10 +48,12 @@ class TrainingRun:
         self.recipe, self.files, self.every = recipe, files, every
         self.ended_by: int | None = None
         self.seconds = 0.0
-        self.trainer = None
-        self._bar, self._losses, self._started = None, deque(maxlen=20), 0.0
-        self._before: dict[int, object] = {}
-        self._pictures = None
+        self.trainer: Trainer | None = None
+        self._bar: Lines | tqdm | None = None
+        self._pictures: Lines | tqdm | None = None
+        self._losses: deque[float] = deque(maxlen=20)
+        self._started = 0.0
+        self._before: dict[int, Any] = {}  # as signal.signal gives and takes them
         self._to_draw = 0
         self._saved, self._next = -1, time.monotonic() + SELDOM
 
@@ -67,9 +75,14 @@ class TrainingRun:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
+    @property
+    def _begun(self) -> Trainer:
+        assert self.trainer is not None  # of `begin`
+        return self.trainer
+
     # -- what the loop calls
 
-    def begin(self, trainer) -> None:
+    def begin(self, trainer: Trainer) -> None:
         """With the trainer before its first step; it goes on from a state where that is wanted."""
         self.trainer, self._to_draw = trainer, trainer.to_draw
         if self.files.resume:
@@ -92,18 +105,19 @@ class TrainingRun:
     def should_stop(self) -> bool:
         if self._bar is None:
             self._bar, self._started = progress_bar(self.recipe.steps, "steps"), time.monotonic()
-            self._bar.update(self.trainer.done)
+            self._bar.update(self._begun.done)
         return self.ended_by is not None
 
     def after_step(self, loss: float) -> None:
-        done = self.trainer.done
+        done, bar = self._begun.done, self._bar
+        assert bar is not None  # of `should_stop`
         self.seconds = time.monotonic() - self._started
         self._losses.append(loss)
         if len(self.recipe.stages) > 1:
-            self._bar.set_description_str(self.recipe.place(done), refresh=False)
+            bar.set_description_str(self.recipe.place(done), refresh=False)
         # the loss of a step jumps with its timesteps: the mean of the last ones shows where it goes
-        self._bar.set_postfix_str(f"loss {sum(self._losses) / len(self._losses):.4f}", refresh=False)
-        self._bar.update(done - self._bar.n)
+        bar.set_postfix_str(f"loss {sum(self._losses) / len(self._losses):.4f}", refresh=False)
+        bar.update(done - bar.n)
         if done < self.recipe.steps and self._is_due(done):
             self.save_state()
 
@@ -116,16 +130,16 @@ class TrainingRun:
 
     def save_state(self) -> bool:
         """Whether it could be written; a disk that is full ends no training."""
-        begun = time.monotonic()
+        trainer, begun = self._begun, time.monotonic()
         try:
-            self.trainer.save_state(self.files.state)
+            trainer.save_state(self.files.state)
         except PersresError as error:
             note(f"\nwarning: The training cannot be resumed from here: {error}")
         else:
-            self._saved = self.trainer.done
+            self._saved = trainer.done
         now = time.monotonic()
         self._next = now + max(SELDOM, SHARE * (now - begun))
-        return self._saved == self.trainer.done
+        return self._saved == trainer.done
 
     def how_to_resume(self) -> str:
         return f"Give the same command with --resume to go on from step {self._saved} ({self.files.state})."

@@ -75,14 +75,15 @@ def read_nouns(path: Path) -> list[str]:
 
 
 def _words(nouns: Nouns, file: Path | None) -> list[str]:
-    if file is None and nouns.source is None:
+    source = file or nouns.source
+    if source is None:
         raise PersresError(
             "The suite chooses macro classes from a list of nouns: give it with --nouns, a file with one noun a line "
             "(the paper: all nouns of WordNet, its index.noun)."
         )
-    if file is None and not isinstance(nouns.source, str):
-        return [check_class(word) for word in nouns.source]
-    return read_nouns(file or Path(nouns.source))
+    if isinstance(source, tuple):
+        return [check_class(word) for word in source]
+    return read_nouns(Path(source))
 
 
 def _usable(word: str) -> bool:

@@ -75,7 +75,10 @@ class Piece:
 
     def words(self, noun: str) -> list[str]:
         """The concepts' macro classes, GIVEN or NEAREST."""
-        return [self.subject.nearest if noun == NEAREST else concept.macro_class for concept in self.subject.concepts]
+        if noun == NEAREST:
+            assert self.subject.nearest is not None  # chosen before any piece
+            return [self.subject.nearest]  # no pair asks for it
+        return [concept.macro_class for concept in self.subject.concepts]
 
     def pictures(self, method: Method) -> list[Asked]:
         out = []
@@ -141,8 +144,8 @@ class Piece:
             if not all(file.is_file() for file in self.needs):
                 raise PersresError("the trainings of its concepts are not done.")
             residuals = {concept.name: Residual.load(file) for concept, file in zip(concepts, self.needs)}
-        elif self.training:
-            residuals = {concepts[0].name: self.learn(sd, identifiers[0], progress)}
+        elif training := self.training:
+            residuals = {concepts[0].name: self.learn(sd, training, identifiers[0], progress)}
         drawing = Drawing(folder, sd, self.sampling, self.batch, masks=not self.subject.is_pair)
         for method in self.methods:
             shown = {}
@@ -168,12 +171,12 @@ class Piece:
             }
         )
 
-    def learn(self, sd: StableDiffusion, identifier: str, progress: Progress | None) -> Residual:
+    def learn(self, sd: StableDiffusion, training: Training, identifier: str, progress: Progress | None) -> Residual:
         """The concept's residual: learned, or gone on with, or read.
 
         The pictures are drawn with the file's numbers (fp16) whether the training was stopped or not.
         """
-        folder, log, training, (concept,) = self.folder, self.folder.log, self.training, self.subject.concepts
+        folder, log, (concept,) = self.folder, self.folder.log, self.subject.concepts
         if not folder.residual.exists():
             recipe = training.made_recipe()
             trainer = Trainer(

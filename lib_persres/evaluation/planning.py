@@ -75,7 +75,8 @@ def plan(
     names = [concept.name for concept in concepts]
     if wrong := [name for name in only if name not in names]:
         raise PersresError(f"The suite {suite.name} has no concept {wrong[0]!r} here; it has: {', '.join(names)}.")
-    pairs = dataset.pairs[: suite.pairs.count] if suite.pairs else ()
+    count, prompts_each = (suite.pairs.count, suite.pairs.prompts) if suite.pairs else (0, 0)
+    pairs = dataset.pairs[:count]
     numbers = identifier_numbers(pairs)
     made: Plan = []
     for index, concept in enumerate(concepts):
@@ -88,7 +89,7 @@ def plan(
     for pair in pairs:
         has = [drawn.get(concept.name, ()) for concept in pair.concepts]
         if methods := tuple(method for method in suite.pair_methods if all(method in own for own in has)):
-            prompts = dict(enumerate(pair.prompts[: suite.pairs.prompts]))
+            prompts = dict(enumerate(pair.prompts[:prompts_each]))
             both = tuple(dataset.concept(concept.name) for concept in pair.concepts)
             identifiers = tuple(numbers.get(concept.name, 0) for concept in both)
             made.append((Subject(pair.name, both, prompts, identifiers), methods))

@@ -29,8 +29,9 @@ class Row(NamedTuple):
 def _read() -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {}
     with open(Path(__file__).with_suffix(".csv"), encoding="utf-8", newline="") as file:
-        for table, method, *scores, key in list(csv.reader(file))[1:]:
-            tables.setdefault(table, []).append(Row(table, method, *map(float, scores), key))
+        for table, method, text, clip, dino, key in list(csv.reader(file))[1:]:
+            row = Row(table, method, float(text), float(clip), float(dino), key)
+            tables.setdefault(table, []).append(row)
     return tables
 
 

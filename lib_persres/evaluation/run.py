@@ -54,7 +54,9 @@ def perform(
         }
         run.check(facts)
         choosing = [s.concepts[0] for s, methods in first if any(method.needs_nearest for method in methods)]
-        nearest = nearest_classes(run, suite.nouns, choosing, scorer.clip, nouns, told) if choosing else {}
+        nearest: dict[str, str] = {}
+        if suite.nouns and choosing:
+            nearest = nearest_classes(run, suite.nouns, choosing, scorer.clip, nouns, told)
         planned = plan(suite, dataset, only, nearest)
         pieces = pieces_of(planned, root=run.root, sampling=suite.sampling, checkpoint=checkpoint, base=base, **options)
         missing = [piece for piece in pieces if not piece.done]

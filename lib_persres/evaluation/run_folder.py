@@ -33,7 +33,7 @@ from ..writing import write_whole
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module that may be missing
 
 
 def picture_name(prompt: int, image: int) -> str:
@@ -248,7 +248,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
     _write(path, buffer.getvalue())
 
 

@@ -97,21 +97,18 @@ class _Scoring:
         self.asked = [key for key in every if key not in self.quiet]
         self.chunks = [self.asked[start : start + CHUNK] for start in range(0, len(self.asked), CHUNK)]
         self.base = None if subject.is_pair else next((method for method in methods if method.piece == BASE), None)
-        self.truths = [concept.truth for concept in subject.concepts]
+        self.truths = [concept.truth for concept in subject.concepts if concept.truth]
         self.classes = [concept.macro_class for concept in subject.concepts]
-        self.judge = scorer.judge if all(self.truths) else None
+        self.judge = scorer.judge if len(self.truths) == len(subject.concepts) else None
         self.seen: dict[str, list[list[Seen]]] = {}
-
-    def others(self, method: Method) -> bool:
-        """Whether its pictures are compared with the base model's."""
-        return self.base is not None and method is not self.base
 
     def made_of(self, method: Method) -> str:
         """A digest of all that the method's rows depend on but the other methods' pictures."""
         texts = [[index, prompt.text, prompt.noun, prompt.category] for index, prompt in self.subject.prompts.items()]
         photos = [file_hash(file) for concept in self.subject.concepts for file in concept.images]
         pictures = [self.folders[m.name].digest(m.name) for m in (method, self.base) if m]
-        facts = [self.classes, list(map(repr, self.truths)), len(self.asked), method.lag, self.scorer.digest]
+        truths = [repr(concept.truth) for concept in self.subject.concepts]
+        facts = [self.classes, truths, len(self.asked), method.lag, self.scorer.digest]
         return digest([texts, photos, pictures, facts])
 
     # -- pictures, and what is seen in them
@@ -125,8 +122,8 @@ class _Scoring:
     def sights(self, method: Method) -> list[list[Seen]]:
         """What the judge sees in each picture of each chunk; nothing without one."""
         if method.name not in self.seen:
-            chunks = self.chunks if self.judge else []
-            self.seen[method.name] = [self.judge.see(self.pictures(method, keys)) for keys in chunks]
+            judge, chunks = self.judge, self.chunks
+            self.seen[method.name] = [judge.see(self.pictures(method, keys)) for keys in chunks] if judge else []
         return self.seen[method.name] or [[] for _ in self.chunks]
 
     @cached_property
@@ -142,6 +139,7 @@ class _Scoring:
     @cached_property
     def shown(self) -> masked.Shown:
         """The photos of a concept that is alone, and where they show it."""
+        assert self.judge is not None  # or nothing was seen to compare with
         pictures = masked.to_pictures(self.photos[0])
         return pictures, masks(self.judge.see(pictures), pictures)
 
@@ -157,12 +155,18 @@ class _Scoring:
             for at, key in enumerate(keys):
                 row = self.row(method, key) | {name: number(values[at]) for name, values in columns.items()}
                 if sights:
-                    row |= truth.score(sights[at], self.subject.prompts[key[0]].expected, *self.truths)
+                    row |= truth.score(sights[at], self.expected(key), *self.truths)
                 rows.append(row)
-        for key in self.quiet if self.others(method) else ():
-            drift = masked.drift(self.pictures(method, [key]), self.pictures(self.base, [key]))
-            rows.append(self.row(method, key) | {"drift": number(drift[0])})
+        if self.base and method is not self.base:
+            for key in self.quiet:
+                drift = masked.drift(self.pictures(method, [key]), self.pictures(self.base, [key]))
+                rows.append(self.row(method, key) | {"drift": number(drift[0])})
         return rows
+
+    def expected(self, key: tuple[int, int]) -> truth.Expected:
+        expected = self.subject.prompts[key[0]].expected
+        assert expected is not None  # the world that knows its concepts knows its prompts
+        return expected
 
     def row(self, method: Method, key: tuple[int, int]) -> dict:
         concepts, prompt = self.subject.concepts, self.subject.prompts[key[0]]
@@ -183,7 +187,7 @@ class _Scoring:
         columns = {}
         for name, embedder in self.scorer.embedders.items():
             embedded = embedder.images(images)
-            if name == "clip":
+            if embedder is self.scorer.clip:
                 texts = [self.subject.prompts[index].without_identifier(*self.classes) for index, _ in keys]
                 columns["clip_text"] = text_alignment(embedded, embedder.texts(texts))
             each = [image_alignment(embedded, own) for own in self.references[name]]
@@ -204,7 +208,7 @@ class _Scoring:
             kept = self.folders[method.name].masks(method.name)
             columns["mask_iou"], columns["mask_auc"] = torch.full((2, len(keys)), torch.nan)
             for at, (key, sight) in enumerate(zip(keys, sights)):
-                thing = truth.subject_of(sight, self.subject.prompts[key[0]].expected, *self.truths)
+                thing = truth.subject_of(sight, self.expected(key), *self.truths)
                 if thing is not None and picture_name(*key) in kept:
                     share = torch.from_numpy(kept[picture_name(*key)]).float()
                     columns["mask_iou"][at] = masked.iou(share, thing.mask)
@@ -213,10 +217,12 @@ class _Scoring:
 
     def compare(self, rows: Mapping[str, list[dict]]) -> None:
         """Fill in what depends on all methods: the backgrounds, over the pixels where none of them drew a thing."""
-        for at, keys in enumerate(self.chunks if self.judge and self.base else ()):
+        if not (self.judge and self.base):
+            return
+        for at, keys in enumerate(self.chunks):
             base = self.pictures(self.base, keys)
             things = torch.stack([masks(self.sights(method)[at], base) for method in self.methods]).any(0)
-            for method in filter(self.others, self.methods):
+            for method in (method for method in self.methods if method is not self.base):
                 distance = masked.background_distance(self.pictures(method, keys), base, things)
                 found = {(row["prompt"], row["image"]): row for row in rows[method.name]}
                 for key, value in zip(keys, distance):

@@ -51,7 +51,8 @@ def bootstrap(values: Sequence[float], *, level: float = 0.95, draws: int = DRAW
         return Interval(mean, math.nan, math.nan, 1)
     options = {"confidence_level": level, "n_resamples": draws, "method": "percentile"}
     found = stats.bootstrap((array,), np.mean, random_state=np.random.default_rng(seed), **options)
-    return Interval(mean, *map(float, found.confidence_interval), len(array))
+    low, high = map(float, found.confidence_interval)
+    return Interval(mean, low, high, len(array))
 
 
 def means(rows: pd.DataFrame, score: str, **where) -> pd.DataFrame:

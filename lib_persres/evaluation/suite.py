@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,7 +19,8 @@ from ..training.recipes import RECIPES
 FOLDER = Path(__file__).parent / "suites"
 BASE = "base"
 """The name of the untrained model's pieces and method."""
-GIVEN, NEAREST = "given", "nearest"
+GIVEN: Final = "given"
+NEAREST: Final = "nearest"
 """The macro class that the dataset gives, and the noun whose text is nearest to the photos in CLIP (Table 4)."""
 
 

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 
 from ..errors import PersresError
@@ -29,7 +30,8 @@ def run_here(pieces: Iterable[Piece], report: Report, progress: Progress | None 
 
 def run_local(pieces: Iterable[Piece], count: int, report: Report) -> None:
     """By `count` processes. A worker that dies costs its piece's unfinished step: another goes on with the piece."""
-    workers, free = [_Worker() for _ in range(count)], SimpleQueue()
+    workers = [_Worker() for _ in range(count)]
+    free: SimpleQueue[_Worker] = SimpleQueue()
     for worker in workers:
         free.put(worker)
 
@@ -59,7 +61,7 @@ def run_local(pieces: Iterable[Piece], count: int, report: Report) -> None:
 class _Worker:
     """A process, begun when there is something to do."""
 
-    process: multiprocessing.Process | None = None
+    process: BaseProcess | None = None
     over = False
 
     def do(self, piece: Piece) -> str | None:
@@ -91,7 +93,9 @@ def _serve(connection: Connection) -> None:
 
 def _follow_parent() -> None:
     """A killed run leaves no workers behind that would still write."""
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # it was spawned
+    wait([parent.sentinel])
     os._exit(1)
 
 

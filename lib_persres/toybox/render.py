@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from .world import COLOURS, SIZE, Scene, Thing
+from .world import COLOURS, SIZE, Scene, Skin, Thing
 
 #: Area of each class's shape at unit scale, in units² (a test measures them again).
 UNIT_AREA = {
@@ -32,7 +32,7 @@ def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """
     rng = np.random.default_rng(scene.seed)
     picture = _background(scene.background, rng)
-    masks = np.zeros((len(scene.things), SIZE, SIZE), bool)
+    masks: np.ndarray = np.zeros((len(scene.things), SIZE, SIZE), bool)
     for index, thing in enumerate(scene.things):
         colour, cover = _draw(thing)
         picture = picture * (1 - cover[..., None]) + colour * cover[..., None]
@@ -116,14 +116,15 @@ def _draw(thing: Thing):
     v = (-(x - cx) * sin + (y - cy) * cos) / scale
     distance = signed_distance(thing.cls, u, v) * scale
     cover = np.clip(0.5 - distance, 0, 1)
-    colour = _skin(thing, u, v, scale) if thing.skin else _paint(thing, u, v, scale)
+    colour = _skin(thing.skin, u, v) if thing.skin else _paint(thing, u, v, scale)
     dark = np.mean(colour[cover > 0.5]) < 60 if (cover > 0.5).any() else False
     line = np.array([205.0] * 3 if dark else [28.0] * 3)
     edge = np.clip(distance + _OUTLINE + 0.5, 0, 1)[..., None]
     return colour * (1 - edge) + line * edge, cover
 
 
-def _paint(thing: Thing, u, v, scale):
+def _paint(thing: Thing, u: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+    assert thing.colour is not None  # or it has a skin
     first = np.array(COLOURS[thing.colour], float)
     second = np.array(_SECOND.get(thing.colour, (245, 245, 245)), float)
     period = max(0.55, 11.0 / scale)
@@ -138,8 +139,8 @@ def _paint(thing: Thing, u, v, scale):
     return np.where(on[..., None], second, first)
 
 
-def _skin(thing: Thing, u, v, scale):
-    first, second = (np.array(c, float) for c in thing.skin.colours)
+def _skin(skin: Skin, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    first, second = (np.array(c, float) for c in skin.colours)
     on = {
         "halves": u > 0,
         "stacked": v > 0,
@@ -147,7 +148,7 @@ def _skin(thing: Thing, u, v, scale):
         "diagonal": u + v > 0,
         "quarters": (u > 0) ^ (v > 0),
         "emblem": np.minimum(np.abs(u), np.abs(v)) < 0.22,
-    }[thing.skin.layout]
+    }[skin.layout]
     return np.where(on[..., None], second, first)
 
 
@@ -159,6 +160,7 @@ def _noise(rng, across: int, down: int) -> np.ndarray:
 
 def _background(name: str, rng) -> np.ndarray:
     y, x = np.mgrid[0:SIZE, 0:SIZE]
+    detail: np.ndarray
     if name == "grass":
         base, detail = (150, 190, 104), 24 * _noise(rng, 32, 6)
     elif name == "sand":

@@ -41,10 +41,10 @@ def _pairs(root: Path) -> tuple[Pair, ...]:
         if not isinstance(file, str):
             raise PersresError(f"{where} has no prompt_filename_compose.")
         # a pair's concepts are drawn by its own prompts: their own may be missing without harm
-        both = tuple(_concept(root, part, where, prompts=False) for part in entry[:2])
-        name = "+".join(concept.name for concept in both)
+        first, second = (_concept(root, part, where, prompts=False) for part in entry[:2])
+        name = f"{first.name}+{second.name}"
         name += f"-{len(out) + 1}" if name in out else ""
-        out[name] = Pair(name, both, read_prompts(root / file, fields=2))
+        out[name] = Pair(name, (first, second), read_prompts(root / file, fields=2))
     return tuple(out.values())
 
 

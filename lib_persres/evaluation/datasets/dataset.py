@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import PersresError
 from ...filling import fill
 from ...training import images
 from ...training.images import Photo, load_images
+
+if TYPE_CHECKING:
+    from ...toybox.concepts import ToyConcept
+    from ...toybox.truth import Expected
 
 CATEGORIES = (
     "identity",
@@ -36,8 +41,8 @@ class Prompt:
     category: str | None = None
     noun: str | None = None
     """The class word after V* where it is not the concept's own: "a V* star" of a concept that is a ball."""
-    expected: object | None = None
-    """What a picture of it must show, where the world can tell (`toybox.truth.Expected`)."""
+    expected: Expected | None = None
+    """What a picture of it must show, where the world can tell."""
 
     def with_identifier(self, *macro_classes: str) -> str:
         """The prompt to sample: "a photo of a V* dog on the beach"; of a pair "V1* dog", "V2* cat"."""
@@ -68,8 +73,8 @@ class Concept:
     group: str | None = None
     """The broader category in CustomConcept101, over which Figure 14 averages."""
     places: tuple[str, ...] = PLACES
-    truth: object | None = None
-    """What the thing is, where the world can tell (`toybox.concepts.ToyConcept`)."""
+    truth: ToyConcept | None = None
+    """What the thing is, where the world can tell."""
     tuned: bool = False
     """Whether settings were tuned on it, so that it proves nothing about others."""
 

@@ -64,10 +64,12 @@ def _classes(text: str, where: str) -> dict[str, str]:
 
 def _prompts(source: str, where: str) -> tuple[Prompt, ...]:
     try:
-        elements = ast.parse(source).body[0].value.elts
+        statement = ast.parse(source).body[0]
     except (SyntaxError, ValueError) as error:
         raise PersresError(f"{where}: a list of prompts is not a Python list ({error}).") from error
-    return tuple(Prompt(check_prompt(_template(element, where), where)) for element in elements)
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.List):
+        raise PersresError(f"{where}: a list of prompts is more than a Python list.")
+    return tuple(Prompt(check_prompt(_template(element, where), where)) for element in statement.value.elts)
 
 
 def _template(node: ast.expr, where: str) -> str:

@@ -34,8 +34,18 @@ def read(folder: str | os.PathLike, *, photos: int = PHOTOS, class_images: int =
             raise PersresError(f"The Toybox's photos cannot be written into {folder}: {error.strerror}.") from error
         places = tuple(words for name, words in BACKGROUNDS.items() if name != truth.background)
         prompts = tuple(Prompt(*asked) for asked in prompts_of(truth))
-        more = {"group": truth.cls, "places": places[:2], "truth": truth, "tuned": truth.tuned}
-        made.append(Concept(truth.name, truth.cls, tuple(files), prompts, classes, **more))
+        concept = Concept(
+            truth.name,
+            truth.cls,
+            tuple(files),
+            prompts,
+            classes,
+            group=truth.cls,
+            places=places[:2],
+            truth=truth,
+            tuned=truth.tuned,
+        )
+        made.append(concept)
     return Dataset("Toybox", tuple(made), _pairs([concept for concept in made if not concept.tuned]))
 
 

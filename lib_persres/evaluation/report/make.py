@@ -13,7 +13,7 @@ from ..run_folder import RunFolder
 from . import plots, sheets, tables
 from .columns import COLUMNS
 from .orderings import RULE, orderings
-from .page import Code, Figure, Section, Table, render
+from .page import Block, Code, Figure, Section, Table, render
 from .results import Results
 
 
@@ -92,7 +92,9 @@ class _Report:
 
     def numbers(self) -> list[Section]:
         results, means = self.results, self.means
-        tested = [RULE, tables.ordering_table(self.tested)] if self.tested else ["The suite states no orderings."]
+        tested: list[Block] = ["The suite states no orderings."]
+        if self.tested:
+            tested = [RULE, tables.ordering_table(self.tested)]
         made = {title: tables.published_table(name, results) for name, title in tables.TITLES.items()}
         made["The nearest nouns of Table 4"] = tables.nouns_table(results)
         made["All methods: alignment"] = tables.summary_table(results, means, tables.SCORES)
@@ -107,7 +109,8 @@ class _Report:
         return sections
 
     def plots(self) -> list[Section]:
-        results, blocks = self.results, []
+        results = self.results
+        blocks: list[Block] = []
         for number, pair in enumerate(results.lag_pairs, 1):
             blocks += self.figure(f"categories{f'-{number}' * (number > 1)}.png", plots.categories, *pair)
             blocks.append(tables.category_table(results, *pair) or f"{' and '.join(pair)} have no scores by category.")
@@ -131,7 +134,7 @@ class _Report:
         named = {"version": "library", "created": "run begun", "base": "checkpoint"}
         made = "".join(f"{what} {settings[name]}; " for name, what in named.items() if settings.get(name))
         command = settings.get("command") or "(run.json does not say)"
-        words = [
+        words: list[Block] = [
             "The pictures and scores, and then this report, by",
             Code(f"{command}\npython -m lib_persres evaluate report {self.results.run.root.resolve().name}"),
             f"{made}every row of scores is in scores.csv, every mean in summary.csv. All rows and numbers marked as "

@@ -44,9 +44,12 @@ class Code(NamedTuple):
     text: str
 
 
+Block = str | Code | Figure | Table
+
+
 class Section(NamedTuple):
     title: str
-    blocks: Sequence[str | Code | Figure | Table]
+    blocks: Sequence[Block]
 
 
 def number(value: float, digits: int = 3, low: float = math.nan, high: float = math.nan, signed: bool = False) -> Cell:

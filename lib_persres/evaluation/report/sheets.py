@@ -55,7 +55,7 @@ def sheet(results: Results, subject: str, path: Path) -> str | None:
     drawn = [method for method in files if any(files[method])]
     if not drawn:
         return None
-    columns = {method: list(map(_opened, files[method])) for method in drawn[:METHODS]}
+    columns: Columns = {method: list(map(_opened, files[method])) for method in drawn[:METHODS]}
     masks = _masks(results, subject, prompts, columns)
     columns |= masks
     names, each = (subject.split("+")[:2], 2) if is_pair else ([subject], max(len(columns), 3))

@@ -39,7 +39,7 @@ def means_of(rows: pd.DataFrame, columns: Sequence[Column]) -> Means:
 
 
 def cells(means: Means, columns: Sequence[Column], method: str | None) -> list[Cell | None]:
-    return [interval(means[c.name].get(method), c.digits) for c in columns]
+    return [interval(means[c.name].get(method) if method else None, c.digits) for c in columns]
 
 
 def same(key: str, method: str) -> bool:
@@ -53,7 +53,9 @@ def published_rows(name: str, methods: Sequence[str]) -> list[tuple[str | None, 
 
     Table 5 has our other ranks, too, without a published row.
     """
-    pairs = [(next((m for m in methods if same(row.key, m)), None), row) for row in TABLES[name]]
+    pairs: list[tuple[str | None, Row | None]] = [
+        (next((m for m in methods if same(row.key, m)), None), row) for row in TABLES[name]
+    ]
     if name == "Table 5":
         taken = {method for method, _ in pairs}
         pairs += [(m, None) for m in methods if m.startswith("rank-") and "+" not in m and m not in taken]
@@ -76,7 +78,8 @@ def published_table(name: str, results: Results) -> Table | None:
     means, lines = means_of(rows, columns), []
     for method, row in pairs:
         published = [theirs(f"{getattr(row, score):.4f}") if row else None for score in PUBLISHED]
-        lines.append([method or theirs(f"{row.method} (theirs)"), *cells(means, columns, method), *published])
+        named = theirs(f"{row.method} (theirs)") if row and not method else method
+        lines.append([named, *cells(means, columns, method), *published])
     over = f"over the {len(shared)} concepts that all of them have" if shared else "each over its own concepts"
     if len(shared) == 1:
         over = "over the one concept that all of them have, so without intervals"

@@ -91,11 +91,11 @@ class ClipEmbedder(Embedder):
         return in_batches([self.tokenizer.pad(self.tokenizer.encode(text)) for text in texts], self.read)
 
     def read(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        ids = torch.tensor(ids)
+        padded = torch.tensor(ids)
         # what follows the end token is padding, which the causal attention of the rest never sees
-        ends = (ids == self.tokenizer.eos).int().argmax(1)
-        ids = ids[:, : int(ends.max()) + 1].to(self.model.device)
-        hidden = self.model.text_model(input_ids=ids).last_hidden_state
+        ends = (padded == self.tokenizer.eos).int().argmax(1)
+        shown = padded[:, : int(ends.max()) + 1].to(self.model.device)
+        hidden = self.model.text_model(input_ids=shown).last_hidden_state
         return self.model.text_projection(hidden[torch.arange(len(ids)), ends])
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import PretrainedConfig, PreTrainedModel
@@ -23,13 +22,15 @@ from transformers.utils import logging
 
 from ...errors import PersresError, first_line
 
+try:  # without torchvision the plain name warns, and stands for this one
+    from transformers import CLIPImageProcessorPil as ImageProcessor
+except ImportError:
+    from transformers import CLIPImageProcessor as ImageProcessor
+
 State = dict[str, torch.Tensor]
 FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 BATCH = 32
 """Pictures or texts that a model sees at a time."""
-# without torchvision the plain name warns, and stands for this one
-PILLOWS = hasattr(transformers, "CLIPImageProcessorPil")
-ImageProcessor = transformers.CLIPImageProcessorPil if PILLOWS else transformers.CLIPImageProcessor
 
 
 class Embedder:
@@ -102,7 +103,7 @@ class Kind:
 
     def renamed(self, state: State) -> State:
         """The state under transformers' names, whatever names it has."""
-        out = {}
+        out: State = {}
         for name, tensor in state.items():
             for pattern, replacement in self.renames:
                 name = pattern.sub(replacement, name)

@@ -41,7 +41,8 @@ class Captions:
         """77 ids, and the indicator (3, 77) of each thing's class word (and rare word before it)."""
         caption = caption_of(scene_of(self.seed, index), rng, self.rare)
         last = {owner: i for i, owner in enumerate(caption.owners) if owner >= 0}
-        ids, indicator = [], np.zeros((THINGS, self.tokenizer.length), np.float32)
+        ids: list[int] = []
+        indicator: np.ndarray = np.zeros((THINGS, self.tokenizer.length), np.float32)
         for i, (word, owner) in enumerate(zip(caption.words, caption.owners)):
             if word not in self._ids:
                 self._ids[word] = self.tokenizer.encode(word)

@@ -47,8 +47,9 @@ def caption(scene: Scene, rng: np.random.Generator, said: float = 0.6) -> str:
     last = {owner: at for at, owner in enumerate(told.owners) if owner >= 0}  # a thing's last word is its class
     out = []
     for at, (word, owner) in enumerate(zip(told.words, told.owners)):
-        if last.get(owner) == at and scene.things[owner].skin and rng.random() < said:
-            out.append(skin_words(scene.things[owner].skin))
+        skin = scene.things[owner].skin if last.get(owner) == at else None
+        if skin and rng.random() < said:
+            out.append(skin_words(skin))
         out.append(word)
     return " ".join(out)
 
@@ -66,7 +67,7 @@ def full_caption(scene: Scene) -> str:
 
 def _pictures(bounds: tuple[int, int, int]) -> np.ndarray:
     seed, start, stop = bounds
-    out = np.empty((stop - start, SIDE, SIDE, 3), np.uint8)
+    out: np.ndarray = np.empty((stop - start, SIDE, SIDE, 3), np.uint8)
     for index in range(start, stop):
         picture = Image.fromarray(render(scene_of(seed, index))[0])
         out[index - start] = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)

@@ -76,7 +76,8 @@ def renderers(processes: int):
 
 
 def _render(seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    pictures, shares = [], np.zeros((stop - start, THINGS, LATENT, LATENT), np.uint8)
+    pictures = []
+    shares: np.ndarray = np.zeros((stop - start, THINGS, LATENT, LATENT), np.uint8)
     for row, index in enumerate(range(start, stop)):
         picture, masks = render(scene_of(seed, index))
         cells = masks.reshape(len(masks), LATENT, 8, LATENT, 8).mean((2, 4))

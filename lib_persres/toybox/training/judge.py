@@ -41,9 +41,10 @@ def examples(seed: int, start: int, stop: int) -> dict[str, torch.Tensor]:
     where there is no thing or nothing to ask: a skin has no colour or pattern to name.
     """
     count = stop - start
-    pictures, masks = [], np.zeros((count, THINGS, GRID, GRID), np.float32)
+    pictures = []
+    masks: np.ndarray = np.zeros((count, THINGS, GRID, GRID), np.float32)
     labels = {question: np.full((count, THINGS), -1) for question in QUESTIONS}
-    background = np.zeros(count, np.int64)
+    background: np.ndarray = np.zeros(count, np.int64)
     for row, index in enumerate(range(start, stop)):
         scene = scene_to_judge(seed, index)
         picture, drawn = render(scene)

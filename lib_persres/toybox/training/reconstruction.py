@@ -17,8 +17,8 @@ def reconstruction_errors(vae, pictures: np.ndarray, batch: int = 8) -> dict[str
     colour: |mean of decoded - mean of true|, on areas of 16×16 pixels that are even in the true picture, mean over the
     areas and channels. corner: the largest |mean over pictures of decoded - true| of a pixel in any 16×16 corner.
     """
-    psnr, colour, total = [], [], 0.0
-    device = next(vae.parameters()).device
+    psnr, colour, device = [], [], next(vae.parameters()).device
+    total = torch.zeros((), device=device)
     for start in range(0, len(pictures), batch):
         true = torch.from_numpy(np.array(pictures[start : start + batch])).to(device)
         true = true.permute(0, 3, 1, 2).contiguous().float()

@@ -191,6 +191,11 @@ def test_dreambooths_text_is_read_and_never_executed(booth, tmp_path):
         ("'a red {0} {1}'.format(unique_token", "'a red {0} {1}'.format(class_name", "is filled with class_name"),
         ("'a red {0} {1}'", "'a red one'", "has no {}"),
         ("'a red {0} {1}'", "'a red {0} {1}", "is not a Python list"),
+        (
+            "Live Subject Prompts\n\nprompt_list = [",
+            "Live Subject Prompts\n\nprompt_list = [] + [",
+            "more than a Python list",
+        ),
     ],
 )
 def test_what_is_wrong_with_dreambooths_text_is_named(booth, old, new, says):
