@@ -50,7 +50,8 @@ class Tokenizer:
         for left, right in merges:
             if not {left, right, left + right} <= vocabulary.keys():
                 raise PersresError(f"The tokenizer's merge of {left} and {right} is not in its vocabulary.")
-        self.vocabulary, self.merges = dict(vocabulary), [tuple(pair) for pair in merges]
+        self.vocabulary = dict(vocabulary)
+        self.merges: list[tuple[str, str]] = [(left, right) for left, right in merges]
         self.largest = max(vocabulary.values())
         self.bos, self.eos = vocabulary[BOS], vocabulary[EOS]
         self._strings = {index: token for token, index in self.vocabulary.items()}

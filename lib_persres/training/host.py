@@ -17,15 +17,32 @@ class Host(Protocol):
     in files, see `residual.ENCODERS`. side: of the pictures that the model was trained on.
     """
 
-    unet: torch.nn.Module
-    token_tables: dict[str, torch.nn.Embedding]
-    alphas_cumprod: torch.Tensor
-    parameterization: str
-    side: int
-    device: torch.device
-    family: str
-    hash: str
-    stays: bool
+    @property
+    def unet(self) -> torch.nn.Module: ...
+
+    @property
+    def token_tables(self) -> dict[str, torch.nn.Embedding]: ...
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor: ...
+
+    @property
+    def parameterization(self) -> str: ...
+
+    @property
+    def side(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def stays(self) -> bool: ...
 
     def encode_images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
