@@ -99,9 +99,11 @@ def prepare(sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Res
     """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it."""
     given, tags = parse_tags(prompt)
     tags = list({tag.name: tag for tag in tags}.values())
-    if tags and find_residual is None:
-        raise PersresError(f"The prompt names {tags[0].text}, but no residuals were given.")
-    residuals = [find_residual(tag.name) for tag in tags]
+    residuals = []
+    for tag in tags:
+        if find_residual is None:
+            raise PersresError(f"The prompt names {tag.text}, but no residuals were given.")
+        residuals.append(find_residual(tag.name))
     for tag, residual in zip(tags, residuals):
         residual.check(sd.unet, tag.name)
     words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags)

@@ -41,7 +41,7 @@ def generate_each(
             part.text,
             [seed],
             part.problems,
-            recorder.of(row) if any(use.gated for use in uses[row]) else None,
+            recorder.of(row) if recorder is not None and any(use.gated for use in uses[row]) else None,
             uses[row],
         )
         for row, (part, seed) in enumerate(zip(parts, seeds))

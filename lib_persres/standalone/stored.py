@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BufferedReader
 
 import torch
 
@@ -35,7 +35,7 @@ class Stored:
     read: Callable[[], torch.Tensor]
 
 
-def read_header(file: BinaryIO, path) -> tuple[dict[str, Stored], dict[str, str]]:
+def read_header(file: BufferedReader, path) -> tuple[dict[str, Stored], dict[str, str]]:
     """The tensors by name, in the file's order, and its metadata. The file stays open for them to be read.
 
     The layout: 8 bytes with the header's length, the header in JSON, the tensors' bytes, without gaps.
@@ -74,7 +74,9 @@ def _span(entry: dict) -> tuple[str, tuple[int, ...], int, int]:
     return dtype, tuple(shape), first, last
 
 
-def _reader(file: BinaryIO, start: int, dtype: torch.dtype | None, shape, name: str, path):
+def _reader(
+    file: BufferedReader, start: int, dtype: torch.dtype | None, shape: tuple[int, ...], name: str, path
+) -> Callable[[], torch.Tensor]:
     def read() -> torch.Tensor:
         if dtype is None:
             raise PersresError(f"{path} stores {name} in a type that this torch does not have: take another copy.")

@@ -50,8 +50,7 @@ class Tokenizer:
         for left, right in merges:
             if not {left, right, left + right} <= vocabulary.keys():
                 raise PersresError(f"The tokenizer's merge of {left} and {right} is not in its vocabulary.")
-        self.vocabulary = dict(vocabulary)
-        self.merges: list[tuple[str, str]] = [(left, right) for left, right in merges]
+        self.vocabulary, self.merges = dict(vocabulary), [(left, right) for left, right in merges]
         self.largest = max(vocabulary.values())
         self.bos, self.eos = vocabulary[BOS], vocabulary[EOS]
         self._strings = {index: token for token, index in self.vocabulary.items()}
@@ -155,7 +154,7 @@ def _text(path: Path) -> str:
 
 
 def _pairs(lines: list[str], source) -> list[tuple[str, str]]:
-    pairs = [tuple(line.split()) for line in lines if line.strip()]
+    pairs = [line.split() for line in lines if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
         raise PersresError(f"{source} is not a list of BPE merges: a line does not hold two tokens.")
-    return pairs
+    return [(left, right) for left, right in pairs]

@@ -355,8 +355,8 @@ class A1111:
         hijack = sd_hijack.model_hijack
         comments, params, circular = hijack.comments, hijack.extra_generation_params, hijack.circular_enabled
         unet = sd_unet.current_unet_option
-        tiles = [getattr(module, "__webui_hypertile_params", None) for module in model.modules()]
-        tiles = [tile for tile in tiles if tile is not None]
+        found = (getattr(module, "__webui_hypertile_params", None) for module in model.modules())
+        tiles = [tile for tile in found if tile is not None]
         enabled = [tile.enabled for tile in tiles]
         try:
             hijack.comments, hijack.extra_generation_params = [], {}
@@ -410,7 +410,7 @@ class A1111:
             (scripts.scripts_txt2img, "default_script_arg_txt2img"),
             (scripts.scripts_img2img, "default_script_arg_img2img"),
         ):
-            values = getattr(api, name, None)
+            values = getattr(api, name, None) or []
             for script in runner.alwayson_scripts if values else ():
                 if script.title() == title:
                     values[script.args_from : script.args_to] = [None] * (script.args_to - script.args_from)

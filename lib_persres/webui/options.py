@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import PersresError
 from .values import is_whole, shown
@@ -20,7 +21,7 @@ TRAIN_FOLDERS = "persres_train_folders"
 LAG_CHOICES = ("accordion", "always", "never")
 MAX_CACHE = 1000
 MAX_STEPS = 100_000
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     **{FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True},
     **{STATE_EVERY: 50, GIVE_WAY: True, TRAIN_FOLDERS: ""},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 KINDS = {dict: "an object", list: "a list", tuple: "a list", bool: "true or false", type(None): "null"}
 LONGEST = 60
@@ -28,7 +29,7 @@ def kind(value: object) -> str:
     return "a text" if isinstance(value, str) else KINDS.get(type(value), "a number")
 
 
-def is_number(value: object, low: float, high: float) -> bool:
+def is_number(value: object, low: float, high: float) -> TypeGuard[float]:
     """Whether it is a number in this range; True and False are none, nor is what is not a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 

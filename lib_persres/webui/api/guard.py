@@ -25,7 +25,7 @@ CHECKS = {
 def guard(app: FastAPI) -> None:
     """For an app whose routes are there already; without --api it has none of these."""
     for route in app.routes:
-        check = CHECKS.get(getattr(route, "path", None))
+        check = CHECKS.get(getattr(route, "path", ""))
         if check is None or "POST" not in route.methods:
             continue
         # last, so that who may not ask is told that first

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from modules import shared, ui_extra_networks
 
@@ -38,6 +39,10 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
     tag_names: what a tag may call it, the best one first. problem: why it cannot be used at all. unfit: why it
     cannot be used with the loaded model. warning: what is wrong with the user's notes.
     """
+
+    btn_copy_path_tpl: str
+    btn_tree_tpl: str
+    pane_tpl: str
 
     def __init__(self, residuals: ResidualFolder):
         super().__init__("Residuals")
@@ -77,7 +82,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
     def _item(self, entry: Entry, index: int | None, widths: Callable) -> dict:
         path = Path(os.path.abspath(entry.path))
         base = str(path.with_suffix(""))
-        item = {
+        item: dict[str, Any] = {
             "name": entry.name,
             "filename": shown(str(path)),
             "shorthash": "",

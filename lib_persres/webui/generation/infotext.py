@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 from ...errors import PersresError
 from ...prompt import NETWORK, Written, edit_tags
@@ -32,6 +33,8 @@ PROBLEMS = "Persres problems"
 class Field(str):
     """A label that can be called. A paste and the API call it with an infotext's parameters for the input's value;
     "Send to img2img" copies the inputs that have a label."""
+
+    read: Callable[[dict], object]
 
     def __new__(cls, label: str, read: Callable[[dict], object]):
         field = super().__new__(cls, label)
@@ -97,8 +100,8 @@ def read_settings(params: dict[str, str]) -> Settings | None:
     """The settings that an infotext's parameters state; None where they state none that we know."""
     if LABELS["lag"] not in params:
         return None
-    kinds = {field.name: type(field.default) for field in fields(Settings)}
-    given = {}
+    kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(Settings)}
+    given: dict[str, Any] = {}
     for name, label in LABELS.items():
         text = str(params.get(label, "")).strip()
         if text:

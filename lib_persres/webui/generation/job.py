@@ -12,7 +12,7 @@ import torch
 
 from ...errors import PersresError, readable
 from ...finite import VAE, too_strong
-from ...overlay import overlay
+from ...overlay import MaskRecorder, overlay
 from ...prompt import NETWORK
 from ...residual_folder import Loaded, ResidualFolder
 from ..fit import other_base
@@ -53,7 +53,7 @@ class Job:
         self._finite = False
         """Whether this batch was sampled with residuals, and its latents are finite."""
         self._sampling: Sampling | None = None
-        self._masks = None
+        self._masks: tuple[MaskRecorder | None, list[Loaded]] = (None, [])
         self._texts_for: tuple = (None, [])
 
     @staticmethod
@@ -109,15 +109,15 @@ class Job:
             self._passes[which] = current = Pass(images, self.settings, which)
             for index, concepts in enumerate(images):
                 words = [current.word(concept) for concept in concepts]
-                self._words.known |= {word: c.loaded for word, c in zip(words, concepts) if word}
+                self._words.known |= {word: c.loaded for word, c in zip(words, concepts) if word and c.loaded}
                 for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():
                     self.tell(sentence)
                 for texts in (stripped, negative):
                     if index < len(texts):
                         texts[index] = write_identifiers(texts[index], concepts, self.tell, words)
             for loaded in current.loaded:
-                if sentence := unreadable(loaded):
-                    self._problem(sentence, loaded)
+                if why := unreadable(loaded):
+                    self._problem(why, loaded)
         self._words.renew()
         write_infotext(self)
         if any(current.loaded for current in self._passes.values()):
@@ -170,43 +170,43 @@ class Job:
 
     def sample(self, original, *args, **kwargs):
         """`p.sample` with the branches and words at hand; they are gone after it, however it ends."""
-        self._sampling = Sampling(self.tell, lambda reasons: self._reasons.note(self._where(), reasons))
-        self._masks = None
+        sampling = Sampling(self.tell, lambda reasons: self._reasons.note(self._where(), reasons))
+        self._sampling, self._masks = sampling, (None, [])
         try:
             with self._words.lent():
                 result = original(*args, **kwargs)
-            self._masks = self._sampling.take_masks()
-            self._check(result)
+            self._masks = sampling.take_masks()
+            self._check(result, sampling)
             return result
         except HOST.NotFinite as error:  # the hires pass is decoded in here
-            raise self._not_finite(error, None) from error
+            raise (self._not_finite(sampling, None) or error) from error
         finally:
-            self._sampling.close()
+            sampling.close()
             self._sampling = None
             for loaded, where, why in self._reasons.told():
                 self._problem(why, loaded, where)
 
     # -- numbers that are not finite
 
-    def _check(self, result) -> None:
+    def _check(self, result, sampling: Sampling) -> None:
         """Raise or tell where a picture is not finite; one look at the end, since each look waits for the device."""
         finite = torch.stack([torch.isfinite(part).all() for part in result]).tolist()
         broken = [image for image, fine in enumerate(finite) if not fine]
-        self._finite = not broken and bool(self._sampling.strengths())
-        if self._sampling.strengths(broken):
-            error = self._not_finite(None, broken, getattr(result, "already_decoded", False))
+        self._finite = not broken and bool(sampling.strengths())
+        error = self._not_finite(sampling, broken, getattr(result, "already_decoded", False))
+        if error is not None:
             if not HOST.flag("disable_nan_check"):
                 raise error
             self.tell(str(error))
 
-    def _not_finite(self, error: Exception | None, images: list[int] | None, decoded: bool = True) -> Exception:
-        """The error with a sentence, and its status, of what made these images (None: all) not finite; without
-        residuals the WebUI's own."""
-        strengths = self._sampling.strengths(images)
+    def _not_finite(self, sampling: Sampling, images: list[int] | None, decoded: bool = True) -> Exception | None:
+        """The error with a sentence, and its status, of what made these images (None: all) not finite; None without
+        residuals."""
+        strengths = sampling.strengths(images)
         if not strengths:
-            return error
+            return None
         latent, status = HOST.latent(), 500
-        sentence = self._sampling.model_problem()
+        sentence = sampling.model_problem()
         if sentence is None and decoded and latent is not None and torch.isfinite(latent).all():
             sentence = VAE
         if sentence is None:
@@ -263,12 +263,12 @@ class Job:
             self._sampling.evaluate(HOST.model(), current, texts, cond, uncond, *at, vectors)
         except Exception as error:
             # the WebUI would go on with what the last evaluation left
-            self._give_up(str(error) if isinstance(error, PersresError) else repr(error))
+            self._give_up(self._sampling, str(error) if isinstance(error, PersresError) else repr(error))
             if not isinstance(error, PersresError):
                 raise
 
-    def _give_up(self, why: str) -> None:
-        self._sampling.close()
+    def _give_up(self, sampling: Sampling, why: str) -> None:
+        sampling.close()
         for loaded in dict.fromkeys(loaded for current in self._passes.values() for loaded in current.loaded):
             self._reasons.fail(self._where(), loaded, why)
 
@@ -288,10 +288,10 @@ class Job:
     def add_overlay(self, image) -> None:
         """Keep an overlay of the masks of the image that the WebUI just finished."""
         p = self.p
-        recorder, attached = self._masks or (None, [])
-        if recorder is None:
-            return
+        recorder, attached = self._masks
         current = self._passes.get(self._hires) or self._passes.get(False)
+        if recorder is None or current is None:
+            return
         index = p.batch_index
         own = [
             attached.index(concept.loaded)
@@ -319,7 +319,7 @@ def _wrap(p, name: str) -> None:
         job = Job.of(p)
         return original(*args, **kwargs) if job is None else getattr(job, name)(original, *args, **kwargs)
 
-    call.persres = p
+    call.persres = p  # type: ignore[attr-defined]  # a mark of ours, for `unwrap`
     setattr(p, name, call)
 
 

@@ -133,7 +133,7 @@ def parts_of(prompts: Sequence[str], steps: int, hires_steps: int | None) -> lis
 class Tokens:
     """Where concepts' tokens are in the context of a text, by a model's own tokenizer; remembered for each text."""
 
-    def __init__(self, encoder):
+    def __init__(self, encoder) -> None:
         self.encoder = encoder
         self._found: dict[tuple, ConceptTokens] = {}
 

@@ -10,7 +10,7 @@ from ...residual_folder import Loaded
 class Reasons:
     """The hires pass and the refiner may have another checkpoint, which some of the residuals do not fit."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._reasons: dict[Loaded, dict[str, str | None]] = {}
         """Residual -> pass -> why it did not act there, None where it did."""
 
@@ -28,8 +28,8 @@ class Reasons:
         """Of each residual that was left out somewhere: where, "" for everywhere, and why."""
         found = []
         for loaded, reasons in self._reasons.items():
-            without = [where for where, reason in reasons.items() if reason is not None]
+            without = {where: reason for where, reason in reasons.items() if reason is not None}
             if without:
                 everywhere = len(without) == len(reasons)
-                found.append((loaded, "" if everywhere else " and ".join(without), reasons[without[0]]))
+                found.append((loaded, "" if everywhere else " and ".join(without), next(iter(without.values()))))
         return found

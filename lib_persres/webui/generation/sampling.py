@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from ...branch import Branches
 from ...concepts import Use, decide, wants_lag
 from ...finite import BASE, TEXT
 from ...masks import MASKS
 from ...overlay import MaskRecorder
-from ...plan import Plans, Row
+from ...plan import Plan, Plans, Row
 from ...residual_folder import Loaded
 from ..fit import misfit
 from ..host import HOST
@@ -68,12 +69,12 @@ class Sampling:
         self.attached = attached
         self.recorder: MaskRecorder | None = None
         self._branches: Branches | None = None
-        self._unet = None
+        self._unet: nn.Module | None = None
         self._pass: Pass | None = None
         self._attached: list[Loaded] = []
         self._handles: list = []
         self._tokens: Tokens | None = None
-        self._asked: tuple | None = None
+        self._asked: tuple[tuple, dict] | None = None
         """The arguments of the first call of the UNet."""
         self._reset()
 
@@ -112,28 +113,28 @@ class Sampling:
         unet, encoder = HOST.unet(model), HOST.text_encoder(model)
         if unet is not self._unet or current is not self._pass:
             self._attach(model, current)
-        if not self._attached:
+        if self._branches is None:
             return
         if self._tokens is None or self._tokens.encoder is not encoder:
             self._tokens = Tokens(encoder)
+        tokens = self._tokens
         done = step / total if total else 0.0
         self._branches.begin(step, done)
         self._rows = Rows(HOST.row_order([len(each) for each in texts]), cond, uncond, vectors)
-        uses = [self._uses(image, parts, step, done) for image, parts in enumerate(texts)]
+        uses = [self._uses(current, tokens, image, parts, step, done) for image, parts in enumerate(texts)]
         self._plans = Plans(uses, current.settings.unconditional)
 
-    def _uses(self, image: int, parts: Sequence[Texts], step: int, done: float) -> list[Use]:
+    def _uses(
+        self, current: Pass, tokens: Tokens, image: int, parts: Sequence[Texts], step: int, done: float
+    ) -> list[Use]:
         """What each attached residual does in an image now."""
-        current = self._pass
         concepts = [concept for concept in current.images[image] if concept.loaded is not None]
         words = [current.word(concept) for concept in concepts]
         uses = dict.fromkeys(self._attached, Use(0.0, False, ((),) * len(parts)))
         for place, concept in enumerate(concepts):
             if concept.loaded not in uses:
                 continue
-            found = {
-                text: self._tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule
-            }
+            found = {text: tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule}
             uses[concept.loaded] = use = decide(
                 concept.tag,
                 concept.loaded.residual.metadata,
@@ -169,26 +170,23 @@ class Sampling:
             unet.register_forward_hook(self._leave, always_call=True),
         ]
 
-    def _enter(self, module, args, kwargs) -> None:
-        self._branches.plan = None
+    def _enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        branches, plans = self._branches, self._plans
+        assert branches is not None  # they have the hook
+        branches.plan = None
         context = context_of(args, kwargs)
         self._asked = self._asked or (args, kwargs)
-        if self._rows is None or context is None:
+        if self._rows is None or plans is None or context is None:
             return
         rows = self._rows.identify(context)
-        if missing := self._plans.missing(rows):
+        if missing := plans.missing(rows):
             # for their masks alone: the picture does not hang on how the WebUI cuts an evaluation into calls
             own_args, own_kwargs = self._rows.instead(missing, rows, args, kwargs)
-            self._plan(missing, own_kwargs["context"])
+            branches.plan = _plan(plans, missing, own_kwargs["context"])
             module.forward(*own_args, **own_kwargs)
-        self._plan(rows, context)
+        branches.plan = _plan(plans, rows, context)
 
-    def _plan(self, rows: Sequence[Row | None], context: torch.Tensor) -> None:
-        # an extension may mark prompts with one more vector in front, which it takes off in the UNet
-        tokens = context.shape[1] - (context.shape[1] % 77 == 1)
-        self._branches.plan = self._plans.plan(rows, tokens, context.device)
-
-    def _leave(self, module, args, output) -> None:
+    def _leave(self, module: nn.Module, args: tuple, output: object) -> None:
         if self._branches is not None:
             self._branches.plan = None
 
@@ -197,9 +195,10 @@ class Sampling:
     def model_problem(self) -> str | None:
         """Where the numbers of this sampling are not finite: a sentence if the model's own are not. The last thing to
         be asked: the branches are gone after it."""
-        if self._asked is None:
+        asked, unet = self._asked, self._unet
+        if asked is None or unet is None:
             return None
-        (args, kwargs), unet = self._asked, self._unet
+        args, kwargs = asked
         self.close()
         x, context = args[0], context_of(args, kwargs)
         if not torch.isfinite(context).all():
@@ -222,3 +221,9 @@ class Sampling:
         if self.recorder is not None:
             self.recorder.end()
         return (self.recorder if self.recorder and self.recorder.calls else None), list(self._attached)
+
+
+def _plan(plans: Plans, rows: Sequence[Row | None], context: torch.Tensor) -> Plan | None:
+    # an extension may mark prompts with one more vector in front, which it takes off in the UNet
+    tokens = context.shape[1] - (context.shape[1] % 77 == 1)
+    return plans.plan(rows, tokens, context.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import traceback
 from pathlib import Path
+from typing import Any
 
 from ...errors import PersresError
 from ...residual_folder import ResidualFolder
@@ -35,7 +36,7 @@ class Desk:
     def answer(self, question: str) -> str:
         """{"do", "id"} -> {"jobs": [...], "error": a sentence or ""}; without "do" it only looks. "move" has "places",
         too, and "picture", which makes a preview the card's picture, "step" and "which"."""
-        answer = {"error": ""}
+        answer: dict[str, Any] = {"error": ""}
         try:
             self._act(question)
         except PersresError as error:
@@ -88,8 +89,9 @@ class Desk:
         name = status.get("name")
         if not name or not status.get("file"):
             return {**status, "prompt": None, "side": None}
-        entries = [entry for entry in self._residuals.entries if str(entry.path) == status["file"] and entry.metadata]
-        side = entries[0].metadata.recipe.get("resolution") if entries else None
+        entries = [entry for entry in self._residuals.entries if str(entry.path) == status["file"]]
+        known = [entry.metadata for entry in entries if entry.metadata]
+        side = known[0].recipe.get("resolution") if known else None
         return {
             **status,
             "prompt": tag_prompt(name, status["macro_class"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ...errors import PersresError
@@ -75,11 +74,12 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def request_of(values: Mapping[str, Any], is_toybox: bool) -> Request:
     """What the inputs ask for; where they do not say how often, with previews."""
-    request = Request(**read(values))
+    found = read(values)
+    request = Request(**found)
     if str(values.get("preview_every") or "").strip():
         return request
     steps = request.recipe_for(recipe_of(request.recipe, is_toybox).name).steps
-    return replace(request, preview_every=preview_every(steps))
+    return Request(**{**found, "preview_every": preview_every(steps)})
 
 
 def _read(option: Option, value):

@@ -13,7 +13,7 @@ from ..training.request import Request
 
 
 class LoadedModel:
-    def __init__(self):
+    def __init__(self) -> None:
         self._known: tuple[tuple, bool] | None = None
 
     def is_toybox(self) -> bool:

@@ -60,7 +60,7 @@ def passed_over(*folders: str) -> list[str]:
 def contents(paths: Sequence[str], of_class: bool = False) -> list[tuple[str, Source]]:
     """(name, where it lies) of each file, as a training wants them. of_class: see `check_count`."""
     check_count(len(paths), of_class)
-    found = [(name_of(Path(path).name), Path(path)) for path in paths]
+    found: list[tuple[str, Source]] = [(name_of(Path(path).name), Path(path)) for path in paths]
     check_sizes(found)
     return found
 

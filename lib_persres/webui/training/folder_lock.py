@@ -10,7 +10,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module cannot be None elsewhere
 
 NAME = ".lock"
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)

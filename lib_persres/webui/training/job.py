@@ -84,7 +84,8 @@ class Job:
         try:
             self.change(**values)
         except PersresError as error:
-            reason = str(error.__cause__.strerror or error.__cause__)
+            cause = error.__cause__
+            reason = str(getattr(cause, "strerror", None) or cause)
             self.record = replace(self.record, **values)
             self.unwritten = f"This is not on the disk yet ({reason}): make room."
 
@@ -176,6 +177,7 @@ def stage_of(stages: Sequence[Sequence], done: int) -> dict | None:
                 "total": steps,
             }
         done -= steps
+    return None
 
 
 def curve(losses: Sequence[float]) -> list[float]:

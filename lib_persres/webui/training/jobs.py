@@ -154,21 +154,22 @@ class Jobs:
             if job.request.concept == request.concept and job.record.state in ("queued", "running"):
                 raise PersresError(f'A training of "{request.concept}" is {job.record.state} already.')
 
-    def list(self) -> list[dict]:
-        """The states of all. Those that cannot be read come first."""
-        with self._changed:
-            if not self._closing and (others := self._others()):
-                return self._seen(others)
-            return [job.status() for job in (*self._broken.values(), *self._jobs.values())]
-
     def _seen(self, others: str) -> list[dict]:
         """What lies on the disk of another process's queue."""
-        read = [
+        read: list[Broken | Job] = [
             Broken(folder, record) if isinstance(record, PersresError) else Job(folder, record)
             for folder, record in store.read_all(self.root)
         ]
         told = f"The queue belongs to {others}."
         return [{**status, "message": f"{status['message']} {told}".strip()} for status in (j.status() for j in read)]
+
+    def list(self) -> list[dict]:
+        """The states of all. Those that cannot be read come first."""
+        with self._changed:
+            if not self._closing and (others := self._others()):
+                return self._seen(others)
+            known: list[Broken | Job] = [*self._broken.values(), *self._jobs.values()]
+            return [job.status() for job in known]
 
     def get(self, identity: str) -> dict:
         for status in self.list():
@@ -285,8 +286,8 @@ class Jobs:
     def _take(self) -> Job | None:
         """Only once it is the trainings' turn: while it was not, jobs may have been moved or cancelled."""
         with self._changed:
-            for job in self._jobs.values():
-                job.keep()
+            for each in self._jobs.values():
+                each.keep()
             job = None if self._closing else self._next()
             if job is not None:
                 job.forget_wishes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ class WebUILoan:
 
     def __init__(self, title: str, turn: Turn | None):
         self._title, self._turn = f"{NETWORK}: {title}", turn
-        self._info = None
+        self._info: Any = None
+        """The WebUI's own of the checkpoint that it is trained on."""
         self._lent = contextlib.ExitStack()
 
     def __enter__(self) -> WebUILoan:
@@ -82,6 +84,7 @@ class WebUILoan:
     def give_way(self, leave: Callable[[], bool]) -> bool:
         interrupts = _Interrupts()
         self._lent.close()
+        assert self._turn is not None  # else nobody is waited for
         if not self._turn.give_way(leave, interrupts.pass_on):
             return False
         before = self.host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -39,6 +40,8 @@ def in_words(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} hours"
 
 
-def _is_pace(pace) -> bool:
-    numbers = [pace.get(name) for name in ("row_seconds", "side", "unet")] if isinstance(pace, Mapping) else [None]
+def _is_pace(pace: object) -> bool:
+    numbers: list[Any] = (
+        [pace.get(name) for name in ("row_seconds", "side", "unet")] if isinstance(pace, Mapping) else [None]
+    )
     return all(type(number) in (int, float) and math.isfinite(number) and number > 0 for number in numbers)

@@ -38,6 +38,7 @@ def check_sizes(images: Sequence[tuple[str, Source]]) -> None:
         if isinstance(source, Path):
             found = status(source, name)
             refuse_unusable(found, name)
+            assert found is not None  # it is refused
             size = found.st_size
         else:
             size = len(source)
@@ -58,7 +59,8 @@ def from_base64(entries, of_class: bool = False) -> list[tuple[str, Source]]:
     if not isinstance(entries, list):
         raise PersresError("images must be a list of images in base64.")
     check_count(len(entries), of_class)
-    images, together = [], 0
+    images: list[tuple[str, Source]] = []
+    together = 0
     for number, entry in enumerate(entries, 1):
         name = f"number {number}"
         if isinstance(entry, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any, TypeGuard
 
 from ...errors import PersresError, readable
 from .request import Request
@@ -70,7 +71,7 @@ def _text(value, most: int = 5000) -> bool:
     return isinstance(value, str) and len(value) <= most
 
 
-def _count(value) -> bool:
+def _count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= 10**9
 
 
@@ -90,7 +91,7 @@ MESSAGE = 3000
 """Characters of the sentences that a status tells."""
 PACE = ("row_seconds", "side", "unet")
 
-_SOUND = {
+_SOUND: dict[str, Callable[[Any], bool]] = {
     "request": lambda value: isinstance(value, dict),
     "images": _list(_text),
     "class_images": _list(_text),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any
 
 from torch import nn
 
@@ -40,7 +41,7 @@ class Queued:
 QUEUED = options_of(Queued, "queue")
 OPTIONS = (*SET, *QUEUED)
 NAMED = tuple(Option(name=name, annotation="str", high=100) for name in ("concept", "macro_class", "recipe"))
-_Values = make_dataclass(
+_Values: Any = make_dataclass(
     "_Values",
     [(o.name, o.annotation, field(default=None if o in OF_RECIPE else o.default)) for o in OPTIONS],
     frozen=True,

@@ -18,7 +18,7 @@ from ...residual_folder import ResidualFolder
 from ...thumbnail import thumbnail
 from ...toybox import CHECKPOINT
 from ...training import recipes
-from ...training.host import Host
+from ...training.host import DrawingHost, Host
 from ...training.loop import learn
 from ...training.prepare import prepare
 from ...training.preview import draw
@@ -34,7 +34,7 @@ ONE = "It learns from a single photo: its background may become part of the conc
 class Loan(Protocol):
     """A model for the time of a training. checkpoint: its name for the user."""
 
-    host: Host
+    host: DrawingHost
     checkpoint: str
 
     def progress(self, done: int, total: int, text: str) -> None:
@@ -181,12 +181,12 @@ class _Steps:
             self._heed_ends()
             if not same:  # another checkpoint was loaded in between, and ours anew
                 self.trainer.save_state(job.folder.state)
-                self.trainer = None  # its memory is the next one's
+                del self.trainer  # its memory is the next one's
                 self.trainer = _trainer(job, self.loan, self.residuals)
         except Ended:
             raise
         except Exception:
-            if self.trainer is not None:
+            if hasattr(self, "trainer"):
                 self.save_state()  # so that nothing is lost with the model
             raise
         finally:
@@ -249,7 +249,7 @@ class _Steps:
         if lasting:
             self.notes.append(sentence)
 
-    def _trying(self, do: Callable[[], None], what: str) -> None:
+    def _trying(self, do: Callable[[], object], what: str) -> None:
         """A wish that fails does not end the training."""
         try:
             do()
@@ -328,6 +328,7 @@ class _Steps:
         try:
             (plain,) = self._draw(residual, lag=[False], progress=progress)
             residual.metadata.preview = thumbnail(plain)
+            assert job.record.file is not None  # `save` wrote it
             path = Path(job.record.file)
             if _is_own(job, path, residual.metadata):
                 self._write(residual, path)

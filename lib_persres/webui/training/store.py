@@ -56,9 +56,9 @@ class JobFolder:
         partial = root / f"{NEW}{identity}"
         folder = cls(partial)
         try:
-            notes = [*notes, *folder._keep("images", images), *folder._keep("class_images", class_images)]
-            kept = ([photos.name_of(name) for name, _ in each] for each in (images, class_images))
-            folder.write(Record(request.to_dict(), *kept, notes, message=" ".join(notes)))
+            told = [*notes, *folder._keep("images", images), *folder._keep("class_images", class_images)]
+            names, class_names = ([photos.name_of(name) for name, _ in each] for each in (images, class_images))
+            folder.write(Record(request.to_dict(), names, class_names, told, message=" ".join(told)))
             os.replace(partial, root / identity)
         except OSError as error:
             raise PersresError(f"The training cannot be kept in {root}: {error.strerror or error}.") from error
@@ -149,7 +149,7 @@ def clear_away(root: Path) -> None:
 
 def read_all(root: Path) -> list[tuple[JobFolder, Record | PersresError]]:
     """The trainings of a folder in their order, each with its record, or with why that cannot be read."""
-    found = {}
+    found: dict[str, tuple[JobFolder, Record | PersresError]] = {}
     try:
         paths = sorted(root.iterdir())
     except OSError:
