@@ -1,7 +1,7 @@
 """The project's commands; each makes its own virtual environment the first time and runs inside it.
 
     python dev.py demo [ARGUMENTS...]     learn a concept, draw it, show pictures and scores on one page
-    python dev.py test [ARGUMENTS...]     ruff, then pytest; the arguments are pytest's, such as -k lag
+    python dev.py test [ARGUMENTS...]     ruff and mypy, then pytest; the arguments are pytest's, such as -k lag
     python dev.py figures [NAME...]       list the figures of docs/figures.md, or measure some again
     python dev.py cuda [ARGUMENTS...]     all that waits for a card, in at most nine minutes; a report in a folder
 
@@ -215,6 +215,7 @@ def webui_folder(environment) -> Path | None:
     return folder
 
 
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "--quiet", "."], ["mypy"])
 MODULES = {"demo": "lib_persres.commands.demo", "figures": "benchmarks.figures", "cuda": "benchmarks.cuda"}
 
 Step = tuple[dict[str, str], list[str]]
@@ -235,14 +236,14 @@ def commands_for(name: str, arguments: list[str], python: Path, webui: Path | No
     """One command of ours: what is to be run, until one fails."""
     if name in MODULES:
         return [({}, [str(python), "-m", MODULES[name], *arguments])]
+    checks: list[Step] = [({}, [str(python), "-m", *check]) for check in CHECKS]
     pytest = [str(python), "-m", "pytest", "-q"]
-    ruff: Step = ({}, [str(python), "-m", "ruff", "check", "."])
     if arguments:
-        return [ruff, ({}, [*pytest, *([] if webui else ["--ignore=tests/webui"]), *arguments])]
+        return [*checks, ({}, [*pytest, *([] if webui else ["--ignore=tests/webui"]), *arguments])]
     two = ["-n", "2", "--dist", "worksteal"]
     unit: Step = ({}, [*pytest, "--ignore=tests/webui", *two])
     oldest = (OLDEST, [*pytest, *two, "-m", "numerics", *numerics(ROOT)])
-    return [ruff, unit, oldest, *([({}, [*pytest, "tests/webui"])] if webui else [])]  # one WebUI, so one process
+    return [*checks, unit, oldest, *([({}, [*pytest, "tests/webui"])] if webui else [])]  # one WebUI, so one process
 
 
 def run(command: list, environment: dict, stdout=None) -> int:
@@ -297,8 +298,8 @@ def main(arguments: list, environment) -> int:
         say("running " + " ".join([*(f"{key}={value}" for key, value in settings.items()), *command[1:]]))
         status = run(command, {**environment, **settings})
         if status:
-            if "ruff" in command:
-                say("ruff has complaints, so pytest did not run.")
+            if "pytest" not in command and name == "test":
+                say(f"{command[2]} has complaints, so pytest did not run.")
             break
     return status
 

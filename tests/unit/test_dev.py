@@ -162,13 +162,14 @@ def test_requirements_are_pinned_and_name_no_address():
                 assert "://" not in line and not line.startswith("-"), f"{name}: {line}"
 
 
-def test_tests_run_ruff_then_pytest_in_two_processes_and_the_webuis_in_one(tmp_path):
+def test_tests_run_the_checks_then_pytest_in_two_processes_and_the_webuis_in_one(tmp_path):
     python = ["python", "-m"]
-    ruff, unit, oldest = dev.commands_for("test", [], Path("python"), webui=None)
-    assert ruff == ({}, [*python, "ruff", "check", "."])
+    *checks, unit, oldest = dev.commands_for("test", [], Path("python"), webui=None)
+    assert checks[0] == ({}, [*python, "ruff", "check", "."])
+    assert [command[2:4] for _, command in checks[1:]] == [["ruff", "format"], ["mypy"]]
     assert unit == ({}, [*python, "pytest", "-q", "--ignore=tests/webui", "-n", "2", "--dist", "worksteal"])
     with_webui = dev.commands_for("test", [], Path("python"), webui=tmp_path)
-    assert with_webui == [ruff, unit, oldest, ({}, [*python, "pytest", "-q", "tests/webui"])]
+    assert with_webui == [*checks, unit, oldest, ({}, [*python, "pytest", "-q", "tests/webui"])]
 
 
 def test_the_tests_that_compare_numbers_run_once_more_with_the_kernels_of_the_oldest_processors():
@@ -182,9 +183,9 @@ def test_the_tests_that_compare_numbers_run_once_more_with_the_kernels_of_the_ol
 
 
 def test_with_arguments_there_is_one_pytest_that_has_them(tmp_path):
-    _, (_, pytest_) = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=None)
+    *_, (_, pytest_) = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=None)
     assert pytest_ == ["python", "-m", "pytest", "-q", "--ignore=tests/webui", "-k", "lag"]
-    _, (_, pytest_) = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=tmp_path)
+    *_, (_, pytest_) = dev.commands_for("test", ["-k", "lag"], Path("python"), webui=tmp_path)
     assert pytest_ == ["python", "-m", "pytest", "-q", "-k", "lag"]
 
 

@@ -16,10 +16,10 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, cre
 from rounding import PICTURE, assert_near
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-import lib_persres as persres
 from lib_persres.errors import PersresError
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.sampler import noise_for
+from lib_persres.standalone import pipeline as persres
 from lib_persres.standalone import weights
 from lib_persres.standalone.checkpoint import load
 from lib_persres.standalone.generate import generate
