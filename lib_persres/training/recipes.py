@@ -18,7 +18,7 @@ _ALL = (
     Recipe("paper", "The paper's: 150 steps of 4 images at 1e-3, rank 0.05 m, for SD1, SD2 and SDXL."),
     Recipe(
         "toybox",
-        "For the Toybox's small widths: rank 16, 300 steps at 2e-2 and falling, half of it under LAG.",
+        "For the Toybox's small widths: rank 16, 300 steps at 2e-2 and falling, all under LAG.",
         (
             Stage(
                 rank="16",
@@ -26,7 +26,7 @@ _ALL = (
                 learning_rate=2e-2,
                 decay=True,
                 t_power=1.0,
-                localized=2,
+                localized=4,
                 keep=1,
                 keep_weight=0.15,
             ),

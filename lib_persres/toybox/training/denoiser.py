@@ -7,6 +7,7 @@ states is cooled down, the rate falling to 0, to a model that can be shipped.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,10 +53,9 @@ WARM_UP = 200
 class Model(torch.nn.Module):
     """UNet and text encoder, trained as one."""
 
-    def __init__(self, unet: dict = UNET, text: dict = TEXT):
+    def __init__(self, unet: dict = UNET, text: dict = TEXT, sdpa: bool = False):
         super().__init__()
-        # on CPU the fused attention's backward is the slower one
-        self.unet = build_unet(unet, sdpa=False)
+        self.unet = build_unet(unet, sdpa=sdpa)  # on CPU the fused attention's backward is the slower one
         self.text = TextEncoder(text, Tokenizer.find())
 
 
@@ -84,7 +84,8 @@ def train_denoiser(
     to 0 at `steps`. workers: processes that write captions. saved(step, average): called at each save.
     """
     torch.manual_seed(seed)
-    model, average = (build or Model)().train().to(device), (build or Model)().to(device)
+    build = build or partial(Model, sdpa=torch.device(device).type == "cuda")
+    model, average = build().train().to(device), build().to(device)
     if begin_with is not None:
         model.unet.load_state_dict(begin_with.unet.state_dict())
         model.text.load_sd_state_dict(begin_with.text.sd_state_dict())
