@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+Bar: TypeAlias = "Lines | tqdm"
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
-def progress_bar(total: int | None, unit: str, description: str = "") -> Lines | tqdm:
+def progress_bar(total: int | None, unit: str, description: str = "") -> Bar:
     """On stderr, with rate and remaining time. tqdm's, or what of it is used here: `Lines`."""
     if not sys.stderr.isatty():
         return Lines(total, unit, description)

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import PersresError
 from ..evaluation.planning import Source
@@ -20,14 +19,11 @@ from ..evaluation.run import perform
 from ..evaluation.run_folder import RunFolder
 from ..evaluation.suite import Suite
 from ..evaluation.workers import run_here
-from ..progress import Lines, progress_bar
+from ..progress import Bar, progress_bar
 from ..toybox import CHECKPOINT
 from ..toybox.concepts import CONCEPTS
 from .common import make_folder, note
 from .evaluate import make_scorer
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 SUITE = "toybox-demo"
 SHOWN = ("identity", "obeyed", "class", "background", "background_distance")
@@ -52,7 +48,7 @@ def _demo(options: argparse.Namespace) -> int:
     suite, run = Suite.from_dict(raw, "The demo"), RunFolder(options.out.resolve())
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
-        bars: list[Lines | tqdm] = []
+        bars: list[Bar] = []
 
         def progress(done: int, total: int, loss: float) -> None:
             if not bars:  # as late as this, since it also tells how long the rest will take

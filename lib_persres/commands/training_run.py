@@ -11,14 +11,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PersresError
-from ..progress import Lines, progress_bar
+from ..progress import Bar, progress_bar
 from ..training.recipe import Recipe
 from .common import note
 from .training_files import TrainingFiles
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from ..training.trainer import Trainer
 
 ENDING = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -49,8 +47,8 @@ class TrainingRun:
         self.ended_by: int | None = None
         self.seconds = 0.0
         self.trainer: Trainer | None = None
-        self._bar: Lines | tqdm | None = None
-        self._pictures: Lines | tqdm | None = None
+        self._bar: Bar | None = None
+        self._pictures: Bar | None = None
         self._losses: deque[float] = deque(maxlen=20)
         self._started = 0.0
         self._before: dict[int, Any] = {}  # as signal.signal gives and takes them

@@ -150,7 +150,7 @@ def test_a_mean_over_drawn_timesteps_is_the_weighted_mean_over_all():
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def tiny_model():
+def tiny_model(sdpa=False):
     one_level = {"channel_mult": [1], "attention_resolutions": [1]}
     unet = {**denoiser.UNET, "model_channels": 32, "context_dim": 32, **one_level}
     text = {**denoiser.TEXT, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}

@@ -52,7 +52,7 @@ def test_a_request_survives_its_dict_and_takes_null_for_the_default():
         ({"flips": 1}, "flips is '1'; allowed is true or false"),
         ({"template": "a photo"}, "must hold {identifier} and {macro_class}"),
         ({"template": "{identifier} {macro_class} {0}"}, "can hold"),
-        ({"batch": 1, "recipe": "toybox"}, "cannot have 2 localized rows"),
+        ({"batch": 1, "recipe": "toybox"}, "cannot have 4 localized rows"),
         ({"overwrite": "yes"}, "overwrite is 'yes'"),
         ({"colour": 1, "size": 2}, "does not know colour, size; it knows concept"),
     ],
