@@ -58,7 +58,7 @@ def plans(device: str = "cpu") -> dict[str, Plan | None]:
     return {"base": None, "plain": plain, "lag": lag}
 
 
-class _Clock:
+class Clock:
     """Adds up the time spent inside the hooks that are on a UNet now."""
 
     def __init__(self, unet: torch.nn.Module):
@@ -79,13 +79,18 @@ class _Clock:
         return run
 
 
-@torch.no_grad()
-def _step(unet, x, context):
+def timed(call) -> float:
+    """Its seconds."""
     started = time.perf_counter()
-    unet(x, timesteps=torch.full((len(x),), 500, device=x.device), context=context)
-    if x.is_cuda:
+    call()
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+@torch.no_grad()
+def _step(unet, x, context):
+    return timed(lambda: unet(x, timesteps=torch.full((len(x),), 500, device=x.device), context=context))
 
 
 def _inputs(size: ModelSize, device: str, dtype: torch.dtype):
@@ -103,7 +108,7 @@ def cost_sd1(rounds: int = 3, size: ModelSize = SD1) -> dict[str, tuple[float, s
     times: dict[str, list[float]] = {name: [] for name in ("base", "plain", "lag")}
     inside: dict[str, list[float]] = {name: [] for name in times}
     with Branches(unet, [random_residual(unet)]) as branches:
-        clock = _Clock(unet)
+        clock = Clock(unet)
         for index in range((40 if cuda else rounds) + 1):
             for name, plan in plans(device).items():
                 branches.plan, clock.inside = plan, 0.0

@@ -77,6 +77,24 @@ FIGURES = (
         f"{COST}:params_sd1",
     ),
     Figure(
+        "params.sd2",
+        "== 1239040",
+        "the same for the full-size SD2 UNet",
+        "benchmarks.families:params",
+    ),
+    Figure(
+        "params.sdxl",
+        "== 1187840",
+        "the same for the full-size SDXL UNet",
+        "benchmarks.families:params",
+    ),
+    Figure(
+        "cost.lag_sdxl",
+        "<= 1.015",
+        "SDXL step at 1024x1024 with a residual under LAG over the base step",
+        "benchmarks.families:cost_sdxl",
+    ),
+    Figure(
         "cost.plain",
         "<= 1.005",
         "SD1 step at 512x512 with a residual, plain, over the base step (CUDA: <= 1.02)",
