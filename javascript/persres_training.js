@@ -3,10 +3,10 @@
 // What is drawn comes from the server alone, so a reloaded page or a second one shows the same. The question goes
 // through an event of gradio's, which the page's own login guards.
 
-// live: the ids of those that this page saw at work or waiting. earlier: of those that were there when Train was last
-// pressed, which would look like the new one. done: what a button did.
+// own: the ids of those that this page saw at work or waiting, or that came after its first look. earlier: of those that
+// were there when Train was last pressed, which would look like the new one. done: what a button did.
 const persresTraining = {
-    asked: 0, busy: false, chosen: null, earlier: [], live: [], jobs: [], parts: {}, step: null, said: "", done: "",
+    asked: 0, busy: false, chosen: null, earlier: [], own: [], jobs: [], parts: {}, step: null, said: "", done: "",
 };
 const PERSRES_STATES = {
     queued: "waiting", running: "training", finished: "finished", stopped: "stopped", cancelled: "cancelled",
@@ -34,8 +34,10 @@ async function persresTrainingAsk(question = {}) {
     state.busy = true;
     try {
         const told = await persresAsk("persres_training", JSON.stringify(question));
+        const before = state.asked ? state.jobs.map((job) => job.id) : null;
         if (told.jobs) state.jobs = told.jobs;
-        state.live.push(...state.jobs.filter((job) => persresIsLive(job) && !state.live.includes(job.id)).map((job) => job.id));
+        const own = (job) => persresIsLive(job) || (before && !before.includes(job.id));
+        state.own.push(...state.jobs.filter((job) => own(job) && !state.own.includes(job.id)).map((job) => job.id));
         // what a button was refused stays until the next button
         if (question.do || told.error) state.said = told.error;
         if (question.do || told.error) state.done = told.error ? "" : question.done || "";
@@ -136,7 +138,7 @@ function persresTrainingPart(name, shows, draw) {
 function persresTrainingHead(job) {
     const title = persresElement("h3", {}, job.concept, persresElement("small", {}, ` V* ${job.macro_class} `),
         persresTrainingState(job));
-    if (persresTraining.live.includes(job.id)) return title;
+    if (persresTraining.own.includes(job.id)) return title;
     const begun = job.id.match(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)/);
     const when = begun ? `, of ${begun[1]}-${begun[2]}-${begun[3]} ${begun[4]}:${begun[5]}` : "";
     return persresElement("div", {}, persresElement("p", {class: "persres-note"}, `An earlier training${when}`), title);
