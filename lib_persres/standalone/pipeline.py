@@ -57,6 +57,8 @@ def on(
     """
     check_mask(mask)
     check_unconditional(unconditional)
+    if isinstance(getattr(pipe.encode_prompt, "__self__", None), _Acting):
+        raise PersresError("Residuals act in this pipeline already: give all of them to one `on`.")
     loaded = _loaded(residuals)
     if not loaded:
         raise PersresError("There is no residual to act: give at least one.")
@@ -72,8 +74,12 @@ def on(
         acting.branches = stack.enter_context(Branches(view, list(loaded.values()), MASKS[mask]()))
         for table, vectors in acting.learned_words():
             stack.enter_context(vectors_for(table, vectors))
+        before = vars(pipe).get("encode_prompt")  # somebody else's
         pipe.encode_prompt = acting.encode_prompt
-        stack.callback(delattr, pipe, "encode_prompt")
+        if before is None:
+            stack.callback(delattr, pipe, "encode_prompt")
+        else:
+            stack.callback(setattr, pipe, "encode_prompt", before)
         stack.callback(pipe.unet.register_forward_pre_hook(acting.before, with_kwargs=True).remove)
         stack.callback(pipe.unet.register_forward_hook(acting.after, always_call=True).remove)
         yield pipe
@@ -138,6 +144,8 @@ class _Acting:
         if asked.get("prompt") is None:
             raise PersresError("Residuals want to know the prompt's words: give the prompt, not its embeddings.")
         texts = [asked["prompt"]] if isinstance(asked["prompt"], str) else list(asked["prompt"])
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise PersresError("A prompt is a text or a list of texts.")
         self._texts = [self._read(text) for text in texts]
         self._pictures = len(texts) * (asked.get("num_images_per_prompt") or 1)
         self._calls = 0

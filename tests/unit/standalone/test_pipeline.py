@@ -265,6 +265,21 @@ def test_what_a_call_cannot_draw_is_refused_in_words(pipe, sd, rex):
             draw(pipe, sd, None, prompt_embeds=torch.zeros(1, 77, 96), negative_prompt_embeds=torch.zeros(1, 77, 96))
 
 
+@pytest.mark.parametrize("prompt", [["a V* ball", 5], [["a V* ball"]], []])
+def test_a_prompt_that_is_no_text_is_refused_in_words(pipe, sd, rex, prompt):
+    with persres.on(pipe, {"rex": rex}), pytest.raises(PersresError, match="a text or a list of texts"):
+        pipe.encode_prompt(prompt, "cpu", 1, True)
+
+
+def test_one_at_a_time_acts_in_a_pipeline(pipe, sd, rex, mia):
+    before = snapshot(pipe)
+    with persres.on(pipe, {"rex": rex}):
+        with pytest.raises(PersresError, match="act in this pipeline already"), persres.on(pipe, {"mia": mia}):
+            pass
+        assert_near(draw(pipe, sd, PROMPT), ours(sd, f"<persres:rex>{PROMPT}", {"rex": rex}), PICTURE)
+    assert snapshot(pipe) == before
+
+
 def test_what_a_user_should_know_is_told(pipe, sd, rex):
     with pytest.warns(UserWarning, match=r"V\* is not in the prompt"), persres.on(pipe, {"rex": rex}):
         draw(pipe, sd, "a red ball")
