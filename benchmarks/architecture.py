@@ -84,7 +84,7 @@ LABELS = {
     "commands": "commands/<br>the command line",
     "evaluation": "evaluation/<br>the papers' protocol",
     "toybox": "toybox/<br>the drawn world and its model",
-    "standalone": "standalone/<br>SD1 without a WebUI",
+    "standalone": "standalone/<br>without a WebUI",
     "training": "training/<br>recipes, pictures, the trainer",
     CORE: "the core<br>residuals, prompts, uses, plans, masks, branches",
     "benchmarks": "benchmarks/<br>figures, fuzzers, these pages",

@@ -233,6 +233,18 @@ FIGURES = (
         f"{SPEED}:figures",
     ),
     Figure(
+        "train.memory_sd1",
+        "<= 6",
+        "GB that a training step at SD1's size holds: weights and what autograd keeps, counted by fake tensors",
+        "benchmarks.training_memory:figures",
+    ),
+    Figure(
+        "train.memory_sdxl",
+        "<= 10",
+        "the same at SDXL's size, a row at a time",
+        "benchmarks.training_memory:figures",
+    ),
+    Figure(
         "train.gpu_seconds",
         "<= 15",
         "seconds of the paper's training, 150 steps of 4 at 512x512, encoding included; needs CUDA",

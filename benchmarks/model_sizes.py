@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib_persres.standalone import architecture
+from lib_persres.standalone.full_sizes import DDCONFIG, SD1_UNET
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class ModelSize:
 
 SD1 = ModelSize(
     "sd1",
-    architecture.SD1_UNET,
-    architecture.SD1_DDCONFIG,
+    SD1_UNET,
+    DDCONFIG,
     {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     512,
 )
 TINY = ModelSize(
     "tiny",
     {
-        **architecture.SD1_UNET,
+        **SD1_UNET,
         "model_channels": 32,
         "attention_resolutions": [1, 2],
         "num_res_blocks": 1,
@@ -45,7 +45,7 @@ TINY = ModelSize(
         "num_heads": 4,
         "context_dim": 32,
     },
-    {**architecture.SD1_DDCONFIG, "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1},
+    {**DDCONFIG, "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1},
     {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64},
     32,
 )

@@ -29,7 +29,8 @@ from lib_persres.evaluation.drawing import peak_bytes
 from lib_persres.plan import Plans, guidance_rows
 from lib_persres.residual import Factors, Residual
 from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
-from lib_persres.standalone.modules import AutoencoderKL, TextEncoder, build_unet
+from lib_persres.standalone.modules import AutoencoderKL, build_unet
+from lib_persres.standalone.text_encoder import TextEncoder
 from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.training.images import Photo
 from lib_persres.training.objective import noised
@@ -99,7 +100,7 @@ class Persres(Contender):
         self.host = StableDiffusion(
             unet=random_weights(unet, self.device, self.dtype),
             vae=random_weights(vae, self.device, torch.float32),
-            text=self.text,
+            texts={"": self.text},
             scale_factor=0.18215,
             alphas_cumprod=self.alphas,
             device=self.device,

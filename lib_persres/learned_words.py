@@ -22,15 +22,22 @@ def learned_vectors(residual: Residual) -> dict[str, torch.Tensor]:
 
 
 def check_widths(vectors: Mapping[str, torch.Tensor], widths: Mapping[str, int], where: str) -> None:
-    """Raise PersresError unless the vectors are for these text encoders, as wide as the encoders' own."""
+    """Raise PersresError unless the vectors are for these text encoders, as wide as the encoders' own, and as many for
+    each."""
     found = {encoder: each.shape[-1] for encoder, each in vectors.items()}
-    if found == dict(widths):
-        return
-    has, wanted = (" and ".join(map(str, each.values())) for each in (found, widths))
-    raise PersresError(
-        f"The embedding of {where} has {has} numbers where this model's text encoder has {wanted}: "
-        "load the model that it was made on, or one derived from it."
-    )
+    if found != dict(widths):
+        has, wanted = (
+            " and ".join(f"{width}{encoder and f' ({encoder})'}" for encoder, width in each.items())
+            for each in (found, widths)
+        )
+        raise PersresError(
+            f"The embedding of {where} has {has} numbers where this model's text encoder has {wanted}: "
+            "load the model that it was made on, or one derived from it."
+        )
+    counts = {encoder: len(each) for encoder, each in vectors.items()}
+    if len(set(counts.values())) > 1:
+        told = " and ".join(f"{count} for {encoder}" for encoder, count in counts.items())
+        raise PersresError(f"The embedding of {where} has {told}, which must be as many: it was not made rightly.")
 
 
 def pieces(written: Substituted, learned: Sequence[bool]) -> Iterator[str | int]:

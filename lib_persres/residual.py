@@ -268,6 +268,14 @@ def concept_of(path: str | os.PathLike[str]) -> str:
         return ""
 
 
+def family_misfit(made_for: str, family: str) -> str | None:
+    """A sentence where a residual was made for another family than the model's; None where it was not, or where one of
+    the two is not known (""). Files of other programs may spell a family in other letters."""
+    if not made_for or not family or made_for.strip().casefold() == family.casefold():
+        return None
+    return f"It was made for {made_for[:20]}, and the loaded model is {family}."
+
+
 def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file in hex; its first 10 digits are the short hash."""
     digest = hashlib.sha256()

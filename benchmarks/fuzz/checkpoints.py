@@ -21,7 +21,8 @@ import torch
 
 from lib_persres.standalone.checkpoint import load, save_sd1
 from lib_persres.standalone.generate import generate
-from lib_persres.standalone.modules import AutoencoderKL, TextEncoder, build_unet
+from lib_persres.standalone.modules import AutoencoderKL, build_unet
+from lib_persres.standalone.text_encoder import TextEncoder
 from lib_persres.standalone.tokenizer import BOS, EOS, Tokenizer, byte_symbols
 
 COUNT = 20_000

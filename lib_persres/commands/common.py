@@ -117,7 +117,7 @@ def add_model_options(important, tinkering) -> None:
         metavar="PATH",
         type=file_name,
         default=TOYBOX,
-        help='a Stable Diffusion 1.x checkpoint (.safetensors), or "toybox" (the default) for the small '
+        help='an SD1, SD2 or SDXL checkpoint (.safetensors), or "toybox" (the default) for the small '
         "model that comes along",
     )
     tinkering.add_argument("--device", type=words, default="auto", help="auto (the default), cpu, cuda, cuda:1 or mps")

@@ -16,7 +16,6 @@ from .common import (
     check_pixels,
     check_side,
     checkpoint_path,
-    default_resolution,
     file_name,
     finite,
     load_model,
@@ -149,7 +148,7 @@ def run(args) -> int:
             tell(sentence)
     make_folder(Path(args.out))
     sd = load_model(checkpoint, args.device, args.dtype)
-    side = default_resolution(sd.unet.params)
+    side = sd.side
     width, height = args.width or side, args.height or side
     check_side(sd.unet.params, width, "--width")
     check_side(sd.unet.params, height, "--height")

@@ -59,7 +59,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--recipes",
         action="store_true",
-        help="what each recipe of training learns and takes on Stable Diffusion 1.x, as a table",
+        help="what each recipe of training learns and takes on SD1, as a table",
     )
     parser.add_argument(
         "--options", action="store_true", help="the options of a training and what they can be, as a table"

@@ -1,4 +1,4 @@
-"""What each recipe learns and takes on Stable Diffusion 1.x, computed on a UNet without weights."""
+"""What each recipe learns and takes on SD1, computed on a UNet without weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def estimates() -> dict:
     """By the recipe's name."""
     import torch
 
-    from ..standalone.architecture import SD1_UNET
+    from ..standalone.full_sizes import SD1_UNET
     from ..standalone.modules import build_unet
     from ..training.estimate import estimate
 

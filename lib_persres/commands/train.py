@@ -18,7 +18,6 @@ from .common import (
     check_pixels,
     check_side,
     checkpoint_path,
-    default_resolution,
     file_name,
     is_files_name,
     is_toybox,
@@ -175,7 +174,7 @@ def run(args) -> int:
     with files.lock():
         files.check()  # once more: another may have ended meanwhile
         sd = load_model(checkpoint, args.device, args.dtype)
-        resolution = recipe.resolution or default_resolution(sd.unet.params)
+        resolution = recipe.resolution or sd.side
         check_side(sd.unet.params, resolution, "--resolution")
         _check_pixels(recipe, resolution)
         size = estimate(recipe, sd.unet)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from ..residual import Residual
-from ..sizes import default_resolution
 from ..standalone.checkpoint import StableDiffusion
 from ..standalone.generate_each import generate_each
 from .protocol import noise_seed
@@ -47,7 +46,7 @@ class Drawing:
 
     def __init__(self, folder: PieceFolder, sd: StableDiffusion, sampling: Sampling, batch: int, masks: bool):
         self.folder, self.sd, self.sampling, self.batch, self.masks = folder, sd, sampling, batch, masks
-        self.side = default_resolution(sd.unet.params)
+        self.side = sd.side
         if sd.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(sd.device)
 

@@ -17,7 +17,6 @@ import torch
 
 from ..errors import PersresError
 from ..residual import Residual
-from ..sizes import default_resolution
 from ..standalone.checkpoint import StableDiffusion, load
 from ..training.trainer import Trainer
 from .datasets.dataset import WITHOUT
@@ -185,7 +184,7 @@ class Piece:
                 concept.name,
                 self.words(training.noun)[0],
                 recipe,
-                resolution=default_resolution(sd.unet.params),
+                resolution=sd.side,
                 seed=training.seed,
                 identifier=identifier,
                 class_photos=concept.load_class() if recipe.keeps_class else None,

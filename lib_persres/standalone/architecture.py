@@ -1,7 +1,6 @@
-"""The sizes of an SD1 model: from the yaml beside its file, else the standard ones."""
+"""The sizes of a model and how it reads its texts: from the yaml beside its file, else those of its family."""
 
 import copy
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -9,56 +8,72 @@ from pathlib import Path, PureWindowsPath
 import yaml
 
 from lib_persres.errors import PersresError, first_line
+from lib_persres.parameterization import EPS, KINDS, V
+
+from .full_sizes import DDCONFIG, SCALES, SD1_UNET, UNETS
 
 LARGEST_TEXT = 100_000
 """Bytes of a yaml or a config.json; real ones have 2,000."""
-MOST = {"num_res_blocks": 8, "transformer_depth": 4, "num_hidden_layers": 64}
+YAMLS = {"SD1": "v1-inference.yaml", "SD2": "v2-inference.yaml", "SDXL": "sd_xl_base.yaml"}
+MOST = {"num_res_blocks": 8, "transformer_depth": 16, "num_hidden_layers": 64}
 """What makes layers by its number, and so time without end."""
 LARGEST = 1 << 16
 """Of every other number."""
+SIZES = 6 * 256
+"""Of SDXL's vectors: six numbers, each embedded in 256; the pooled text comes before them."""
 LONGEST = 8
 """Entries of a list; each level of a UNet or an autoencoder has one."""
 
-SD1_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "transformer_depth": 1,
-    "context_dim": 768,
-    "legacy": False,
+
+@dataclass
+class Reading:
+    """Which of a text encoder's states the UNet is told. arch: what OpenCLIP calls it; "" for CLIP. layer: "last",
+    "penultimate", or "hidden", the one behind so many layers."""
+
+    arch: str = ""
+    layer: str = "last"
+    index: int = 0
+
+    def skipped(self, layers: int) -> int:
+        """How many of an encoder's layers come after it."""
+        return {"last": 0, "penultimate": 1}.get(self.layer, layers - self.index)
+
+
+READINGS = {
+    "SD1": {"": Reading()},
+    "SD2": {"": Reading("ViT-H-14", "penultimate")},
+    "SDXL": {"clip_l": Reading("", "hidden", 11), "clip_g": Reading("ViT-bigG-14", "penultimate")},
 }
-SD1_DDCONFIG = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 128,
-    "ch_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+"""Of a family's text encoders, by the names of `residual.ENCODERS`."""
 
 
 @dataclass
 class Architecture:
-    """What a v1-inference.yaml says. `text_folder` is the folder that its text encoder names, if there."""
+    """What a model's yaml says. `text_folder` is the folder that its text encoder names, if there. parameterization:
+    None where nothing tells it."""
 
+    family: str = "SD1"
     unet: dict = field(default_factory=lambda: copy.deepcopy(SD1_UNET))
-    ddconfig: dict = field(default_factory=lambda: copy.deepcopy(SD1_DDCONFIG))
+    ddconfig: dict = field(default_factory=lambda: copy.deepcopy(DDCONFIG))
     embed_dim: int = 4
     scale_factor: float = 0.18215
     linear_start: float = 0.00085
     linear_end: float = 0.012
     timesteps: int = 1000
+    parameterization: str | None = EPS
+    readings: dict[str, Reading] = field(default_factory=lambda: copy.deepcopy(READINGS["SD1"]))
     text_folder: Path | None = None
+
+
+def _of_family(family: str) -> Architecture:
+    """Its full-size model's."""
+    return Architecture(
+        family=family,
+        unet=copy.deepcopy(UNETS[family]),
+        scale_factor=SCALES[family],
+        parameterization=None if family == "SD2" else EPS,  # there are as many of both
+        readings=copy.deepcopy(READINGS[family]),
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,30 +85,17 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read(checkpoint) -> Architecture:
-    """The architecture in `<name>.yaml` beside the checkpoint, else SD1's."""
+def read(checkpoint, family: str = "SD1") -> Architecture:
+    """The architecture in `<name>.yaml` beside the checkpoint, else the family's."""
     path = Path(checkpoint).with_suffix(".yaml")
     if not path.is_file():
-        return Architecture()
+        return _of_family(family)
     try:
-        params = yaml.load(_text(path), _Loader)["model"]["params"]
-        standard = Architecture()
-        if params.get("parameterization", "eps") != "eps":
-            raise PersresError(
-                f"{path} describes a model that predicts {str(params['parameterization'])[:20]}; SD1.x predicts eps."
-            )
-        first_stage = params["first_stage_config"]["params"]
-        text = (params.get("cond_stage_config") or {}).get("params") or {}
-        made = Architecture(
-            unet=dict(params["unet_config"]["params"]),
-            ddconfig=dict(first_stage["ddconfig"]),
-            embed_dim=int(first_stage["embed_dim"]),
-            scale_factor=float(params.get("scale_factor", 1.0)),
-            linear_start=float(params.get("linear_start", standard.linear_start)),
-            linear_end=float(params.get("linear_end", standard.linear_end)),
-            timesteps=int(params.get("timesteps", standard.timesteps)),
-            text_folder=_folder(path.parent, text.get("version")),
-        )
+        params = yaml.load(text_of(path), _Loader)["model"]["params"]
+        made = _read_sdxl(params, path) if family == "SDXL" else _read_ldm(params, family, path)
+        # which of several programs computes an attention is no size
+        made.unet.pop("spatial_transformer_attn_type", None)
+        made.ddconfig.pop("attn_type", None)
         _check(made)
         return made
     except PersresError:
@@ -102,10 +104,65 @@ def read(checkpoint) -> Architecture:
         *(OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError),
         *(OverflowError, RecursionError),
     ) as error:
-        raise PersresError(f"{path} is not like Stable Diffusion's v1-inference.yaml: {first_line(error)}.") from error
+        raise PersresError(f"{path} is not like Stable Diffusion's {YAMLS[family]}: {first_line(error)}.") from error
 
 
-def _text(path: Path) -> str:
+def _read_ldm(params: dict, family: str, path: Path) -> Architecture:
+    standard = _of_family(family)
+    first_stage = params["first_stage_config"]["params"]
+    text = (params.get("cond_stage_config") or {}).get("params") or {}
+    return Architecture(
+        family=family,
+        unet=dict(params["unet_config"]["params"]),
+        ddconfig=dict(first_stage["ddconfig"]),
+        embed_dim=int(first_stage["embed_dim"]),
+        scale_factor=float(params.get("scale_factor", 1.0)),
+        linear_start=float(params.get("linear_start", standard.linear_start)),
+        linear_end=float(params.get("linear_end", standard.linear_end)),
+        timesteps=int(params.get("timesteps", standard.timesteps)),
+        parameterization=_kind(str(params.get("parameterization", EPS)), path),
+        readings={"": _reading(text, standard.readings[""])} if family == "SD2" else standard.readings,
+        text_folder=_folder(path.parent, text.get("version")),
+    )
+
+
+def _read_sdxl(params: dict, path: Path) -> Architecture:
+    standard = _of_family("SDXL")
+    first_stage = params["first_stage_config"]["params"]
+    scaling = str(params["denoiser_config"]["params"]["scaling_config"]["target"]).rpartition(".")[2]
+    texts: dict[str, dict] = {"FrozenCLIPEmbedder": {}, "FrozenOpenCLIPEmbedder2": {}}
+    for model in params["conditioner_config"]["params"]["emb_models"]:
+        name = str(model["target"]).rpartition(".")[2]
+        if name in texts:
+            texts[name] = model.get("params") or {}
+    readings = (_reading(text, own) for text, own in zip(texts.values(), standard.readings.values()))
+    return Architecture(
+        family="SDXL",
+        unet=dict(params["network_config"]["params"]),
+        ddconfig=dict(first_stage["ddconfig"]),
+        embed_dim=int(first_stage["embed_dim"]),
+        scale_factor=float(params.get("scale_factor", standard.scale_factor)),
+        parameterization=_kind({"EpsScaling": EPS, "VScaling": V}.get(scaling, scaling), path),
+        readings=dict(zip(standard.readings, readings)),
+        text_folder=_folder(path.parent, texts["FrozenCLIPEmbedder"].get("version")),
+    )
+
+
+def _kind(given: str, path: Path) -> str:
+    if given not in KINDS:
+        raise PersresError(f"{path} describes a model that predicts {given[:20]}; here are those of eps and of v.")
+    return given
+
+
+def _reading(text: dict, standard: Reading) -> Reading:
+    """layer: as FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder and its second version have it."""
+    layer, index = text.get("layer", "last"), text.get("layer_idx") or 0
+    if layer not in ("last", "penultimate", "hidden") or type(index) is not int:
+        raise ValueError(f"the text encoder's layer is {str(layer)[:20]} {str(index)[:20]}")
+    return Reading(str(text.get("arch") or standard.arch)[:64], layer, index)
+
+
+def text_of(path: Path) -> str:
     if path.stat().st_size > LARGEST_TEXT:
         raise ValueError(f"it is larger than {LARGEST_TEXT} bytes")
     return path.read_text(encoding="utf-8")
@@ -144,14 +201,17 @@ def _check(made: Architecture) -> None:
         ("out_channels", made.unet.get("out_channels"), (4,)),
         ("embed_dim", made.embed_dim, (4,)),
         ("dims", made.unet.get("dims", 2), (2,)),
-        ("num_classes", made.unet.get("num_classes"), (None,)),
+        ("num_classes", made.unet.get("num_classes"), ("sequential",) if made.family == "SDXL" else (None,)),
         ("the autoencoder's in_channels", made.ddconfig.get("in_channels"), (3,)),
         ("out_ch", made.ddconfig.get("out_ch"), (3,)),
     )
     for name, value, allowed in expected:
         if value not in allowed or isinstance(value, bool):
-            raise ValueError(f"{name} is {str(value)[:20]} where SD1.x has {allowed[0]}")
-    if type(made.unet.get("image_size")) is not int or made.unet["image_size"] < 1:
+            raise ValueError(f"{name} is {str(value)[:20]} where {made.family} has {allowed[0]}")
+    vector = made.unet.get("adm_in_channels")
+    if (type(vector) is not int or vector <= SIZES) if made.family == "SDXL" else vector is not None:
+        raise ValueError(f"adm_in_channels is {str(vector)[:20]}")
+    if made.family != "SDXL" and (type(made.unet.get("image_size")) is not int or made.unet["image_size"] < 1):
         raise ValueError("image_size is not a number of pixels")
     if not 0 < abs(made.scale_factor) < 1e3:
         raise ValueError(f"scale_factor is {made.scale_factor:g}")
@@ -159,61 +219,6 @@ def _check(made: Architecture) -> None:
         raise ValueError(f"timesteps is {str(made.timesteps)[:20]}")
     if not 1e-9 < made.linear_start <= made.linear_end < 1 or made.timesteps * math.log1p(-made.linear_end) < -80:
         raise ValueError(f"linear_start and linear_end are {made.linear_start:g} and {made.linear_end:g}")
-
-
-def text_config(text: dict, folder: Path | None, checkpoint) -> dict:
-    """The text encoder's config.json, else the sizes of its tensors (`transformer.text_model.…`); both must agree."""
-    prefix = "transformer.text_model."
-    try:
-        vocabulary, hidden = text[prefix + "embeddings.token_embedding.weight"].shape
-        positions = text[prefix + "embeddings.position_embedding.weight"].shape[0]
-        intermediate = text[prefix + "encoder.layers.0.mlp.fc1.weight"].shape[0]
-        layers = len({name.removeprefix(prefix).split(".")[2] for name in text if ".encoder.layers." in name})
-    except (LookupError, ValueError) as error:
-        raise PersresError(f"{checkpoint} is no SD1 checkpoint: its text encoder is not CLIP's.") from error
-    if layers > MOST["num_hidden_layers"]:
-        raise PersresError(f"{checkpoint} is no SD1 checkpoint: its text encoder has {layers} layers.")
-    told = {
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "max_position_embeddings": positions,
-    }
-    if folder is not None:
-        return _told(folder / "config.json", told)
-    if hidden % 64 or not hidden:
-        raise PersresError(
-            f"{checkpoint}: the number of attention heads of a text encoder {hidden} wide cannot be told; "
-            "let the yaml beside it name a folder with the encoder's config.json."
-        )
-    return {**told, "num_attention_heads": hidden // 64}  # CLIP's heads are 64 wide in every size of its text encoder
-
-
-def _told(path: Path, told: dict[str, int]) -> dict:
-    """A config.json whose sizes are these."""
-    try:
-        config = json.loads(_text(path))
-        config = config.get("text_config") or config
-        values = {name: config[name] for name in told if name in config}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise PersresError(f"{path} cannot be read: {first_line(error)}.") from error
-    for name, value in values.items():
-        if type(value) is not int or value != told[name]:
-            raise PersresError(f"{path} says {name} {str(value)[:20]}, and the checkpoint has {told[name]}.")
-    heads = config.get("num_attention_heads")
-    if type(heads) is not int or heads < 1 or told["hidden_size"] % heads:
-        raise PersresError(f"{path} says num_attention_heads {str(heads)[:20]}, which must divide the width.")
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        number = config.get(name, 0)
-        if type(number) is not int or not 0 <= number < told["vocab_size"]:
-            raise PersresError(f"{path} says {name} {str(number)[:20]}, which is no token of the checkpoint.")
-    smallest = config.get("layer_norm_eps", 1e-5)
-    if type(smallest) is not float or not 0 < smallest < 1:
-        raise PersresError(f"{path} says layer_norm_eps {str(smallest)[:20]}, which must be between 0 and 1.")
-    if not isinstance(config.get("hidden_act", "quick_gelu"), str):
-        raise PersresError(f"{path} says hidden_act {str(config['hidden_act'])[:20]}, which is no function's name.")
-    return {**config, **told}
 
 
 def write(checkpoint, architecture: Architecture, text_folder: str) -> None:

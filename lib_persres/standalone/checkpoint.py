@@ -1,8 +1,9 @@
-"""An SD1.x model outside of any WebUI: load it from its checkpoint, save one in the same format."""
+"""A model outside of any WebUI: load it from its checkpoint of SD1, SD2 or SDXL, save one in SD1's format."""
 
 import functools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,22 @@ from safetensors.torch import save_file
 from lib_persres.conditioning import Conditioning
 from lib_persres.errors import PersresError, first_line
 from lib_persres.finite import is_finite
-from lib_persres.parameterization import EPS
+from lib_persres.parameterization import EPS, V, with_zero_terminal_snr
 from lib_persres.residual import file_hash
 from lib_persres.sizes import default_resolution
 
 from . import architecture as arch
 from . import weights
-from .modules import AutoencoderKL, TextEncoder, UNet, build_unet
+from .architecture import SIZES
+from .likeness import family_of
+from .modules import AutoencoderKL, UNet, build_unet, timestep_embedding
+from .open_clip import PADDING
+from .text_config import text_config
+from .text_encoder import TextEncoder
 from .tokenizer import Tokenizer
+
+OF_V, ZERO_TERMINAL_SNR = "v_pred", "ztsnr"
+"""Empty tensors by which SDXL's files tell what they predict, and how they were trained."""
 
 
 @dataclass(eq=False)
@@ -28,12 +37,13 @@ class StableDiffusion:
     """A loaded model: frozen, in eval mode, on one device.
 
     alphas_cumprod: (timesteps,) in fp32, the ᾱ_t of x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε. dtype: the UNet's and the
-    text encoder's; the autoencoder stays in fp32, since it overflows on some images in fp16.
+    text encoders'; the autoencoder stays in fp32, since it overflows on some images in fp16. texts: the encoders by the
+    names of `residual.ENCODERS`.
     """
 
     unet: UNet
     vae: AutoencoderKL
-    text: TextEncoder
+    texts: dict[str, TextEncoder]
     scale_factor: float
     alphas_cumprod: torch.Tensor
     device: torch.device
@@ -71,24 +81,53 @@ class StableDiffusion:
 
     @property
     def side(self) -> int:
-        return default_resolution(self.unet.params)
+        return default_resolution(self.unet.params, self.family, self.parameterization)
+
+    @property
+    def text(self) -> TextEncoder:
+        """The first, whose tokens a prompt's places are counted in; all have the same vocabulary."""
+        return next(iter(self.texts.values()))
 
     def encode_prompts(
         self, texts: list[str], learning: bool = False, side: int | None = None
     ) -> tuple[Conditioning, torch.Tensor]:
         """Prompts -> what the UNet is told of them, and the ids (b,77) it comes from. learning: with its graph. side:
-        SD1 is not told the pictures' size."""
-        ids = self.text.tokenize(texts)
+        of the pictures, which SDXL is told. The empty text is what an empty negative prompt is."""
         with torch.set_grad_enabled(learning):
-            return Conditioning(self.text(ids)), ids
+            side = side or self.side
+            return self.encode_tokens([self.encode_text(text) for text in texts], (side, side), negative=True)
+
+    def encode_tokens(
+        self,
+        rows: list[list[int]],
+        size: tuple[int, int],
+        negative: bool = False,
+        change: Callable[[torch.Tensor], torch.Tensor] = lambda context: context,
+    ) -> tuple[Conditioning, torch.Tensor]:
+        """Texts as ids, without start, end and padding -> as `encode_prompts`. size: the pictures' width and height.
+        negative: whether no text means nothing, which SDXL is told by zeros. change: of each encoder's context."""
+        ids = {name: encoder.padded(rows) for name, encoder in self.texts.items()}
+        read = [encoder.read(ids[name]) for name, encoder in self.texts.items()]
+        context = torch.cat([change(hidden) for hidden, _ in read], dim=-1)
+        first = next(iter(ids.values()))
+        pooled = read[-1][1]
+        if pooled is None:
+            return Conditioning(context), first
+        if negative:
+            empty = torch.tensor([not row for row in rows], device=context.device)
+            context, pooled = context.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
+        width, height = size
+        numbers = torch.tensor([height, width, 0, 0, height, width], device=self.device)
+        sizes = timestep_embedding(numbers, SIZES // len(numbers)).flatten()
+        return Conditioning(context, torch.cat([pooled, sizes.to(pooled).expand(len(rows), -1)], dim=1)), first
 
     @property
     def token_embedding(self) -> torch.nn.Embedding:
-        return self.text.transformer.get_input_embeddings()
+        return self.text.token_embedding
 
     @property
     def token_tables(self) -> dict[str, torch.nn.Embedding]:
-        return {"": self.token_embedding}
+        return {name: encoder.token_embedding for name, encoder in self.texts.items()}
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text, without start, end or padding."""
@@ -108,46 +147,65 @@ def default_device() -> torch.device:
 
 
 def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion:
-    """Load an SD1.x checkpoint (.safetensors, or a .ckpt that holds weights alone).
+    """Load a checkpoint of SD1, SD2 or SDXL (.safetensors, or a .ckpt that holds weights alone).
 
-    Its sizes come from `<name>.yaml` beside it, else they must be SD1's. dtype: fp16 on CUDA, else fp32.
+    Its sizes come from `<name>.yaml` beside it, else they must be its family's. dtype: fp16 on CUDA, else fp32.
     Raises PersresError with one sentence that names the file.
     """
     path = Path(path)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     with weights.opened(path) as state:
-        unet_state, vae_state, text_state = weights.split(state, path)
-        architecture = arch.read(path)
-        unet, vae, text = _empty(path, architecture, text_state)
+        family = family_of(state)
+        unet_state, vae_state, text_states = weights.split(state, path, family)
+        architecture = arch.read(path, family)
+        unet, vae, texts = _empty(path, architecture, text_states)
         # all is compared before any of it is read
         weights.check(unet_state, unet.state_dict(), weights.UNET, path)
         weights.check(vae_state, vae.state_dict(), weights.VAE, path)
-        weights.check(text_state, text.sd_state_dict(), weights.TEXT, path)
-        if text.config["hidden_size"] != unet.params.get("context_dim"):
+        for name, text in texts.items():
+            weights.check(text_states[name], text.sd_state_dict(), weights.text_prefix(family, name), path)
+        if sum(text.config["hidden_size"] for text in texts.values()) != unet.params.get("context_dim"):
             raise PersresError(f"{path}: the text encoder is not as wide as the UNet's context_dim.")
         # Copies, never the file's memory map: the file may be replaced while the model is in use.
         unet.load_state_dict(_read(unet_state, device, dtype, weights.UNET, path), assign=True)
         vae.load_state_dict(_read(vae_state, device, torch.float32, weights.VAE, path), assign=True)
-        text.to(device, dtype).load_sd_state_dict(_read(text_state, device, dtype, weights.TEXT, path))
-    for module in (unet, vae, text):
+        for name, text in texts.items():
+            read = _read(text_states[name], device, dtype, weights.text_prefix(family, name), path)
+            text.to(device, dtype).load_sd_state_dict(read)
+        marks = {mark for mark in (OF_V, ZERO_TERMINAL_SNR) if mark in state}
+    modules: tuple[torch.nn.Module, ...] = (unet, vae, *texts.values())
+    for module in modules:
         module.eval().requires_grad_(False)
+    alphas = alphas_cumprod(architecture.linear_start, architecture.linear_end, architecture.timesteps)
+    kind = V if OF_V in marks else architecture.parameterization or _told_kind(unet, device)
     return StableDiffusion(
         unet=unet,
         vae=vae,
-        text=text,
+        texts=texts,
         scale_factor=architecture.scale_factor,
-        alphas_cumprod=alphas_cumprod(architecture.linear_start, architecture.linear_end, architecture.timesteps).to(
-            device
-        ),
+        alphas_cumprod=(with_zero_terminal_snr(alphas) if ZERO_TERMINAL_SNR in marks else alphas).to(device),
         device=device,
         dtype=dtype,
         path=path,
+        family=family,
+        parameterization=kind,
     )
 
 
-def _empty(path: Path, architecture: arch.Architecture, text_state: dict) -> tuple[UNet, AutoencoderKL, TextEncoder]:
-    """The model's three parts, whose weights are still to be read; the UNet and the autoencoder are shapes alone."""
+@torch.no_grad()
+def _told_kind(unet: UNet, device: torch.device) -> str:
+    """What a model of SD2 predicts, by itself, as the WebUI asks it: at the last step the noise is what it is given,
+    and v is far from that."""
+    x, context = torch.full((1, 4, 8, 8), 0.5, device=device), torch.full((1, 2, unet.params["context_dim"]), 0.5)
+    predicted = unet(x, timesteps=torch.tensor([999], device=device), context=context.to(device))
+    return V if (predicted - x).mean().item() < -1 else EPS
+
+
+def _empty(
+    path: Path, architecture: arch.Architecture, text_states: dict[str, dict]
+) -> tuple[UNet, AutoencoderKL, dict[str, TextEncoder]]:
+    """The model's parts, whose weights are still to be read; the UNet and the autoencoder are shapes alone."""
     sidecar = path.with_suffix(".yaml")
     try:
         with torch.device("meta"):  # no random weights to make and throw away
@@ -159,15 +217,32 @@ def _empty(path: Path, architecture: arch.Architecture, text_state: dict) -> tup
         raise PersresError(f"Loading {path} needs a package that is not installed: {_line(error)}.") from error
     except Exception as error:  # ldm checks its arguments with asserts and by failing anywhere
         raise PersresError(f"{sidecar} describes no model that can be built: {_line(error)}.") from error
-    config = arch.text_config(text_state, architecture.text_folder, path)
-    folders = [folder for folder in (architecture.text_folder, path.parent) if folder is not None]
+    return unet, vae, {name: _empty_text(path, architecture, name, state) for name, state in text_states.items()}
+
+
+def _empty_text(path: Path, architecture: arch.Architecture, name: str, state: dict) -> TextEncoder:
+    reading = architecture.readings[name]
+    config = text_config(state, architecture.text_folder, path, reading)
+    beside = path.with_name(f"{path.stem}_text_encoder")
+    folders = [folder for folder in (architecture.text_folder, beside, path.parent) if folder is not None]
     tokenizer = Tokenizer.find(*folders)
     if tokenizer.largest >= config["vocab_size"]:
         raise PersresError(f"{path}: the tokenizer beside it has more tokens than its text encoder knows.")
     if config["max_position_embeddings"] != Tokenizer.length:
-        raise PersresError(f"{path} is no SD1 checkpoint: its text encoder does not read {Tokenizer.length} tokens.")
+        raise PersresError(f"{path} has a text encoder that does not read {Tokenizer.length} tokens.")
+    skip = reading.skipped(config["num_hidden_layers"])
+    if not 0 <= skip < config["num_hidden_layers"]:
+        raise PersresError(f"{path}: its text encoder has no layer {reading.index}, which the yaml beside it names.")
+    of_sdxl = architecture.family == "SDXL"
     try:
-        return unet, vae, TextEncoder(config, tokenizer)
+        return TextEncoder(
+            config,
+            tokenizer,
+            skip=skip,
+            normed=not (of_sdxl and skip),
+            pooled=architecture.unet["adm_in_channels"] - SIZES if of_sdxl and reading.arch else 0,
+            padding=PADDING if reading.arch else None,
+        )
     except PersresError:
         raise
     except ImportError as error:

@@ -17,7 +17,7 @@ from ..masks import MASKS, check_mask
 from ..overlay import MaskRecorder
 from ..plan import Plans, guidance_rows
 from ..prompt import NEGATIVE, Tag, parse_tags, placeholder_of
-from ..residual import Residual
+from ..residual import Residual, family_misfit
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
 from .reading import sentences
@@ -62,7 +62,7 @@ def generate(
     mask: a name of `masks.MASKS`. unconditional: one of `concepts.UNCONDITIONAL`.
     tell: called with each of the problems before anything is drawn.
     """
-    made = prepare(sd, prompt, find_residual, lag)
+    made = prepare(sd, prompt, find_residual, lag, (width, height))
     made.problems += sentences(negative, made.tags, made.words.facts, NEGATIVE) if guidance != 1 else []
     for sentence in made.problems:
         tell(sentence)
@@ -95,8 +95,15 @@ class Prepared:
         ]
 
 
-def prepare(sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Residual] | None, lag: bool) -> Prepared:
-    """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it."""
+def prepare(
+    sd: StableDiffusion,
+    prompt: str,
+    find_residual: Callable[[str], Residual] | None,
+    lag: bool,
+    size: tuple[int, int],
+) -> Prepared:
+    """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it. size: the
+    pictures' width and height."""
     given, tags = parse_tags(prompt)
     tags = list({tag.name: tag for tag in tags}.values())
     residuals = []
@@ -105,10 +112,12 @@ def prepare(sd: StableDiffusion, prompt: str, find_residual: Callable[[str], Res
             raise PersresError(f"The prompt names {tag.text}, but no residuals were given.")
         residuals.append(find_residual(tag.name))
     for tag, residual in zip(tags, residuals):
+        if why := family_misfit(residual.metadata.base_family, sd.family):
+            raise PersresError(f"{tag.text}: {why}")
         residual.check(sd.unet, tag.name)
     words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags)
     written = words.write(given.strip())
-    conditioning, ids = words.encode(written)
+    conditioning, ids = words.encode(written, size)
     problems = sentences(given, tags, words.facts)
     if len(words.read(written)[0]) > 75:
         problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
@@ -134,7 +143,7 @@ def draw(
 ) -> tuple[torch.Tensor, MaskRecorder | None]:
     """The pictures (b,3,H,W), one for each seed. parts: one prompt for all, or one for each, of the same concepts."""
     factor = sd.vae.factor
-    multiple = factor * 2 ** (len(sd.unet.params["channel_mult"]) - 1)
+    multiple = factor * 2 ** (len(sd.unet.channel_mult) - 1)
     if width % multiple or height % multiple or min(width, height) < multiple:
         raise PersresError(f"The picture's sides must be multiples of {multiple}, not {width}×{height}.")
     check_mask(mask)
@@ -144,7 +153,7 @@ def draw(
     residuals = parts[0].residuals
     cond = joined([part.conditioning for part in parts])
     words = parts[0].words
-    uncond, _ = words.encode(words.write(negative)) if guidance != 1 else (None, None)
+    uncond, _ = words.encode(words.write(negative), (width, height), True) if guidance != 1 else (None, None)
     noise = noise_for(list(seeds), (4, height // factor, width // factor))
     pictures = list(parts) * len(seeds) if len(parts) == 1 else list(parts)
     recorder = MaskRecorder(len(seeds)) if any(use.gated for part in parts for use in part.uses()) else None

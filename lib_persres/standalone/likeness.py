@@ -7,13 +7,11 @@ from pathlib import Path
 
 from ..metadata import FORMAT
 
-WANTED = "a whole Stable Diffusion 1.x checkpoint is wanted here, a .safetensors or .ckpt file of 2 to 8 GB"
+WANTED = "a whole SD1, SD2 or SDXL checkpoint is wanted here, a .safetensors or .ckpt file of 2 to 14 GB"
 
 # What it is, beginnings of names, parts of names: one of them is there. The first that fits counts.
 CHECKPOINTS = (
     ("a ControlNet", ("control_model.", "controlnet_", "input_hint_block.", "zero_convs.", "lllite_"), ()),
-    ("an SD2 checkpoint", ("cond_stage_model.model.",), ()),
-    ("an SDXL checkpoint", ("conditioner.", "model.diffusion_model.label_emb."), ()),
     ("an SD3 checkpoint", ("model.diffusion_model.joint_blocks.", "joint_blocks."), ()),
     ("a Flux checkpoint", ("model.diffusion_model.double_blocks.", "double_blocks."), ()),
 )
@@ -29,6 +27,9 @@ PARTS = (
     ("a textual inversion embedding", ("emb_params", "string_to_param", "clip_l", "clip_g", "<"), ()),
     ("an upscaler", ("model.0.", "conv_first.", "body.", "params.", "params_ema."), ()),
 )
+FIRST_OPEN_CLIP, SD2, SDXL = "conditioner.embedders.0.model.", "cond_stage_model.model.", "conditioner.embedders."
+"""How names of text encoders begin: SDXL's first is CLIP's, and OpenCLIP's where there is no other."""
+VECTORS = "model.diffusion_model.label_emb."
 WIDTHS = (768, 1024, 1280)
 """Of the text encoders that embeddings are made for."""
 MAGIC = (
@@ -44,9 +45,13 @@ MAGIC = (
 
 
 def of_tensors(tensors: Mapping, metadata: Mapping[str, str]) -> str | None:
-    """A phrase for what a file of these tensors is, None for what may be an SD1 checkpoint."""
+    """A phrase for what a file of these tensors is, None for what may be a checkpoint of SD1, SD2 or SDXL."""
     if metadata.get("format") == FORMAT:
         return "a residual of this extension, which a prompt's <persres:…> tag names"
+    if any(name.startswith(FIRST_OPEN_CLIP) for name in tensors):
+        return "SDXL's refiner or SD Turbo"
+    if any(name.startswith(SD2) for name in tensors) and any(name.startswith(VECTORS) for name in tensors):
+        return "an unCLIP checkpoint, which makes variations of a picture"
     # a checkpoint may bring along what it does not need, but not another model's parts
     whole = any(name.startswith("model.diffusion_model.") for name in tensors)
     for kind, beginnings, parts in CHECKPOINTS + (() if whole else PARTS):
@@ -57,6 +62,13 @@ def of_tensors(tensors: Mapping, metadata: Mapping[str, str]) -> str | None:
         if len(tensor.shape) in (1, 2) and tensor.shape[-1] in WIDTHS:
             return "a textual inversion embedding"
     return None
+
+
+def family_of(tensors: Mapping) -> str:
+    """Of a checkpoint's tensors."""
+    if any(name.startswith((SDXL, VECTORS)) for name in tensors):
+        return "SDXL"
+    return "SD2" if any(name.startswith(SD2) for name in tensors) else "SD1"
 
 
 def of_content(content: object) -> str | None:

@@ -1,6 +1,6 @@
-"""The networks of SD1.x: ldm's own UNet and autoencoder and transformers' CLIP text encoder.
+"""The networks of SD1, SD2 and SDXL: ldm's own UNet, for SDXL with what its depths need, and its autoencoder.
 
-State-dict names are those of the SD1 checkpoints, so that a file loads and saves without a table.
+State-dict names are those of the families' checkpoints, so that a file loads and saves without a table.
 """
 
 import contextlib
@@ -13,10 +13,9 @@ from torch import nn
 
 from lib_persres.errors import PersresError
 
-from .tokenizer import Tokenizer
-
 try:
     with contextlib.redirect_stdout(io.StringIO()):  # ldm prints a line about xformers at import
+        from ldm.modules.attention import BasicTransformerBlock, SpatialTransformer
         from ldm.modules.diffusionmodules.model import Decoder, Encoder
         from ldm.modules.diffusionmodules.openaimodel import UNetModel
         from ldm.modules.diffusionmodules.util import GroupNorm32
@@ -26,26 +25,14 @@ except ImportError as error:
         "with --no-deps."
     ) from error
 
-TEXT_KEYS = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings "
-    "hidden_act layer_norm_eps projection_dim initializer_range initializer_factor attention_dropout "
-    "bos_token_id eos_token_id pad_token_id"
-).split()
-TEXT_DEFAULTS = {
-    "vocab_size": 49408,
-    "max_position_embeddings": Tokenizer.length,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-    "pad_token_id": 1,
-}
+OF_SDXL = ("transformer_depth", "adm_in_channels", "num_classes", "spatial_transformer_attn_type")
+"""What sgm's UNet is told beside ldm's."""
 
 
 class UNet(UNetModel):
     """ldm's UNet, whose weights may be of any dtype.
 
-    forward(x (b,c,h,w), timesteps (b,), context (b,n,d)) -> (b,c,h,w) in x's dtype.
+    forward(x (b,c,h,w), timesteps (b,), context (b,n,d), y (b,m), SDXL's vectors) -> (b,c,h,w) in x's dtype.
     """
 
     def forward(self, x, timesteps=None, context=None, y=None, **ignored):
@@ -53,7 +40,7 @@ class UNet(UNetModel):
         dtype = self.input_blocks[0][0].weight.dtype
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(dtype))
         if self.num_classes is not None:
-            emb = emb + self.label_emb(y)
+            emb = emb + self.label_emb(y.to(dtype))
         context = None if context is None else context.to(dtype)
         h, skips = x.to(dtype), []
         for module in self.input_blocks:
@@ -126,19 +113,53 @@ def use_sdpa(model: nn.Module) -> nn.Module:
 
 
 def build_unet(params: dict, sdpa: bool = True) -> UNet:
-    """A UNet with random weights from the `unet_config.params` of a v1-inference.yaml.
+    """A UNet with random weights from the `unet_config.params` of a v1-inference.yaml or v2-inference.yaml, or the
+    `network_config.params` of an sd_xl_base.yaml.
 
-    Gradient checkpointing is off unless asked for afterwards, and `legacy` is off as in every SD1 yaml.
+    Gradient checkpointing is off unless asked for afterwards, and `legacy` is off as in every such yaml.
     `.params` keeps what it was built from.
     """
     params = {key: list(value) if isinstance(value, tuple) else value for key, value in params.items()}
+    own = {key: value for key, value in params.items() if key not in OF_SDXL}
+    depth = params.get("transformer_depth", 1)
     with contextlib.redirect_stdout(io.StringIO()):
-        unet = UNet(**{"legacy": False, **params, "use_checkpoint": False, "use_fp16": False})
+        unet = UNet(
+            **{"image_size": 0, "legacy": False, **own, "use_checkpoint": False, "use_fp16": False}
+            | {"transformer_depth": 1}
+        )
+    if depth != 1:
+        _deepen(unet, depth if isinstance(depth, list) else [depth] * len(params["channel_mult"]))
+    if (vector := params.get("adm_in_channels")) is not None:
+        width = unet.time_embed[2].out_features
+        unet.label_emb = nn.Sequential(nn.Sequential(nn.Linear(vector, width), nn.SiLU(), nn.Linear(width, width)))
+        unet.num_classes = "sequential"
     for module in unet.modules():
         if type(module) is GroupNorm32:
             module.__class__ = NativeGroupNorm
     unet.params = params
     return use_sdpa(unet) if sdpa else unet
+
+
+class DeepTransformer(SpatialTransformer):
+    """ldm's, for several layers that read one context, as sgm's does."""
+
+    def forward(self, x, context=None):
+        return super().forward(x, [context] * len(self.transformer_blocks))
+
+
+def _deepen(unet: UNet, depths: list[int]) -> None:
+    """Give each spatial transformer its level's layers; the middle block has those of the last level."""
+    levels = {unet.model_channels * mult: depth for mult, depth in zip(unet.channel_mult, depths, strict=True)}
+    for transformer in [module for module in unet.modules() if type(module) is SpatialTransformer]:
+        (first,) = transformer.transformer_blocks
+        width, heads = first.attn1.to_q.in_features, first.attn1.heads
+        for _ in range(levels[transformer.in_channels] - 1):
+            transformer.transformer_blocks.append(
+                BasicTransformerBlock(
+                    width, heads, width // heads, context_dim=first.attn2.to_k.in_features, checkpoint=False
+                )
+            )
+        transformer.__class__ = DeepTransformer
 
 
 class AutoencoderKL(nn.Module):
@@ -170,54 +191,3 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, z):
         return self.decoder(self.post_quant_conv(z))
-
-
-class TextEncoder(nn.Module):
-    """CLIP's text transformer: ids (b,77) -> last hidden state after the final layer norm (b,77,d).
-
-    config: hidden_size, num_hidden_layers, num_attention_heads, intermediate_size and what differs from
-    SD1's other values; keys that a CLIP config.json has besides are ignored.
-    """
-
-    def __init__(self, config: dict, tokenizer: Tokenizer):
-        super().__init__()
-        from transformers import CLIPTextConfig, CLIPTextModel  # takes seconds; not everyone here needs it
-
-        config = config.get("text_config") or config
-        self.config = {**TEXT_DEFAULTS, **{key: config[key] for key in TEXT_KEYS if key in config}}
-        self.transformer = CLIPTextModel(CLIPTextConfig(**self.config))
-        self.tokenizer = tokenizer
-
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Padded ids (b,77), on the encoder's device; what is past 75 tokens is cut off."""
-        ids = [self.tokenizer.pad(self.tokenizer.encode(text)) for text in texts]
-        return torch.tensor(ids, dtype=torch.long, device=next(self.parameters()).device)
-
-    def forward(self, ids):
-        return self.transformer(input_ids=ids).last_hidden_state
-
-    def sd_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under SD1's names, `transformer.text_model.…`, under any release of transformers."""
-        return {
-            "transformer.text_model." + _bare(name): tensor
-            for name, tensor in self.transformer.state_dict().items()
-            if not name.endswith("position_ids")  # a constant; a buffer, saved or not, by release
-        }
-
-    def load_sd_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take weights named `transformer.text_model.…`, or `transformer.…` as the oldest files have it.
-
-        Raises RuntimeError, as nn.Module.load_state_dict does, where names or shapes differ.
-        """
-        weights = {_bare(name.removeprefix("transformer.")): tensor for name, tensor in state.items()}
-        weights = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
-        for name, tensor in self.transformer.state_dict().items():
-            if name.endswith("position_ids"):
-                weights[_bare(name)] = tensor
-        own = {_bare(name): name for name in self.transformer.state_dict()}
-        self.transformer.load_state_dict({own.get(name, name): tensor for name, tensor in weights.items()})
-
-
-def _bare(name: str) -> str:
-    """A text weight's name without `text_model.`, which transformers 4 has and transformers 5 has not."""
-    return name.removeprefix("text_model.")

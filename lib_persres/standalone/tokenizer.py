@@ -129,10 +129,10 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError) as error:  # a lone surrogate: what Python makes of bytes in arguments
             raise PersresError(f"The text {text!r} is not UTF-8: write it again.") from error
 
-    def pad(self, ids: list[int]) -> list[int]:
-        """77 ids: start, at most 75 of `ids`, end, and the end token again as padding."""
+    def pad(self, ids: list[int], padding: int | None = None) -> list[int]:
+        """77 ids: start, at most 75 of `ids`, end, and padding: the end token again, unless another is given."""
         ids = [self.bos, *list(ids)[: self.length - 2], self.eos]
-        return ids + [self.eos] * (self.length - len(ids))
+        return ids + [self.eos if padding is None else padding] * (self.length - len(ids))
 
     def token_strings(self, ids) -> list[str]:
         """The vocabulary's entries, e.g. ["a</w>", "photo</w>"]; "</w>" ends a word."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from lib_persres.errors import PersresError
 
 from . import likeness
+from .open_clip import PROJECTION, as_clip
 from .pickles import read_pickle
 from .stored import Stored, read_header
 
@@ -14,7 +15,15 @@ SUFFIXES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 
-ADVICE = "A model of other sizes than SD1.x needs its yaml beside it, under the same name."
+TEXTS = {
+    "SD1": {"": TEXT + "transformer."},
+    "SD2": {"": TEXT + "model."},
+    "SDXL": {"clip_l": "conditioner.embedders.0.transformer.", "clip_g": "conditioner.embedders.1.model."},
+}
+"""The text encoders' prefixes; those that end in "model." are OpenCLIP's."""
+OTHERS = {5: "a depth", 8: "an instruct-pix2pix", 9: "an inpainting"}
+"""By the channels that come in."""
+ADVICE = "A model of other sizes than its family's own needs its yaml beside it, under the same name."
 
 
 @contextlib.contextmanager
@@ -70,33 +79,54 @@ def _refuse(kind: str | None, path: Path) -> None:
         raise PersresError(f"{path} is {kind}: {likeness.WANTED}.")
 
 
-def split(state: dict[str, Stored], path) -> tuple[dict, dict, dict]:
-    """The tensors of the UNet, the autoencoder and the text encoder of an SD1 checkpoint, prefixes removed.
+def split(state: dict[str, Stored], path, family: str = "SD1") -> tuple[dict, dict, dict[str, dict]]:
+    """The tensors of the UNet, the autoencoder and each text encoder of a checkpoint, prefixes removed.
 
-    Text names come back as `transformer.text_model.…`, also from the oldest files (`transformer.…`).
+    Text names come back as `transformer.text_model.…`, also from the oldest files (`transformer.…`) and OpenCLIP's; the
+    encoders by the names of `residual.ENCODERS`.
     """
-    parts = []
-    for prefix, what in ((UNET, "UNet"), (VAE, "autoencoder"), (TEXT + "transformer.", "text encoder")):
-        part = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        if not part:
-            raise PersresError(f"{path} is not an SD1 checkpoint: it has no {what} ({prefix}*).")
-        parts.append(part)
-    unet, vae, text = parts
+    unet = _part(state, UNET, "UNet", path, family)
     first = unet.get("input_blocks.0.0.weight")
     channels = first.shape[1] if first is not None and len(first.shape) == 4 else 4
-    if channels in (8, 9):
-        kind = "an inpainting" if channels == 9 else "an instruct-pix2pix"
-        raise PersresError(f"{path} is {kind} checkpoint ({channels} channels in): use a plain SD1.x model.")
+    if channels in OTHERS:
+        raise PersresError(
+            f"{path} is {OTHERS[channels]} checkpoint ({channels} channels in): use a plain SD1, SD2 or SDXL model."
+        )
+    vae = _part(state, VAE, "autoencoder", path, family)
     # Training leftovers of some files, which no model here has.
     vae = {name: t for name, t in vae.items() if not name.startswith(("loss.", "model_ema."))}
+    texts = {}
+    for encoder, prefix in TEXTS[family].items():
+        text = _part(state, prefix, "text encoder", path, family)
+        if not prefix.endswith(".model."):
+            texts[encoder] = _clip(text)
+            continue
+        texts[encoder] = as_clip(text)
+        if family == "SD2":
+            texts[encoder].pop(PROJECTION, None)  # which is for what SD2 does not ask
+    return unet, vae, texts
+
+
+def text_prefix(family: str, encoder: str) -> str:
+    """What a checkpoint has before the names of an encoder's parts, `transformer.…`."""
+    return TEXTS[family][encoder].removesuffix(".").rpartition(".")[0] + "."
+
+
+def _part(state: dict[str, Stored], prefix: str, what: str, path, family: str) -> dict[str, Stored]:
+    part = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    if not part:
+        raise PersresError(f"{path} is not an {family} checkpoint: it has no {what} ({prefix}*).")
+    return part
+
+
+def _clip(text: dict[str, Stored]) -> dict[str, Stored]:
     text = {name.removeprefix("text_model."): t for name, t in text.items()}
     known = ("embeddings.", "encoder.", "final_layer_norm.")
-    text = {
+    return {
         "transformer.text_model." + name: t
         for name, t in text.items()
         if name.startswith(known) and not name.endswith("position_ids")
     }
-    return unet, vae, text
 
 
 def check(found: dict[str, Stored], expected: dict, prefix: str, path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from ..residual import Residual
 from .checkpoint import StableDiffusion
 from .emphasis import emphasized
 from .reading import write
+from .tokenizer import Tokenizer
 
 
 class Words:
@@ -27,15 +29,18 @@ class Words:
         self.sd = sd
         self.tags = list(tags)
         self.facts = [residual.metadata for residual in residuals]
-        self._vectors: dict[int, torch.Tensor] = {}
+        tables = sd.token_tables
+        self._vectors: dict[str, dict[int, torch.Tensor]] = {encoder: {} for encoder in tables}
         self._learned: dict[int, list[int]] = {}
         for index, (residual, use, tag) in enumerate(zip(residuals, used, tags, strict=True)):
             vectors = learned_vectors(residual)
             if use and vectors:
-                check_widths(vectors, {"": sd.token_embedding.embedding_dim}, tag.name)
-                vectors = vectors[""]
-                self._learned[index] = [-1 - len(self._vectors) - i for i in range(len(vectors))]
-                self._vectors |= dict(zip(self._learned[index], vectors.to(sd.device)))
+                check_widths(vectors, {encoder: table.embedding_dim for encoder, table in tables.items()}, tag.name)
+                known = sum(map(len, self._learned.values()))
+                count = len(next(iter(vectors.values())))
+                self._learned[index] = [-1 - known - i for i in range(count)]
+                for encoder, each in vectors.items():
+                    self._vectors[encoder] |= dict(zip(self._learned[index], each.to(sd.device)))
 
     def write(self, prompt: str) -> Substituted:
         """See `reading.write`."""
@@ -57,12 +62,15 @@ class Words:
         return self._learned.get(index) or self.sd.encode_text(self.facts[index].identifier)
 
     @torch.no_grad()
-    def encode(self, written: Substituted) -> tuple[Conditioning, torch.Tensor]:
-        """A row of 77 tokens, and the ids (1,77) it comes from."""
+    def encode(
+        self, written: Substituted, size: tuple[int, int], negative: bool = False
+    ) -> tuple[Conditioning, torch.Tensor]:
+        """A row of 77 tokens, and the ids (1,77) it comes from. size, negative: see `StableDiffusion.encode_tokens`."""
         own, counts = self.read(written)
-        ids = torch.tensor([self.sd.text.tokenizer.pad(own)], device=self.sd.device)
-        weights = torch.ones(ids.shape, device=self.sd.device)
-        counts = counts[: ids.shape[1] - 2]
+        weights = torch.ones(1, Tokenizer.length, device=self.sd.device)
+        counts = counts[: Tokenizer.length - 2]
         weights[0, 1 : 1 + len(counts)] = torch.tensor(counts, device=self.sd.device)
-        with vectors_for(self.sd.token_embedding, self._vectors):
-            return Conditioning(emphasized(self.sd.text(ids), weights)), ids
+        with contextlib.ExitStack() as stack:
+            for encoder, table in self.sd.token_tables.items():
+                stack.enter_context(vectors_for(table, self._vectors[encoder]))
+            return self.sd.encode_tokens([own], size, negative, lambda context: emphasized(context, weights))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..errors import PersresError
 from ..metadata import Metadata
-from ..residual import Residual
+from ..residual import Residual, family_misfit
 from ..unet import target_widths
 from .host import HOST
 
@@ -19,9 +19,8 @@ def misfit(outline: Residual, name: str, model, widths: Callable = target_widths
     """Why a residual cannot be used with this model; None if it can, or if the model is None."""
     if model is None:
         return None
-    family, made_for = HOST.family(model), outline.metadata.base_family
-    if family in FAMILIES and made_for in FAMILIES and made_for != family:
-        return f"It was made for {made_for}, and the loaded model is {family}."
+    if other := family_misfit(outline.metadata.base_family, HOST.family(model)):
+        return other
     try:
         outline.check(HOST.unet(model), name, widths)
     except PersresError as error:

@@ -12,7 +12,7 @@ def speaking(folder):
     return StableDiffusion(
         unet=longhand.make_unet(),
         vae=tiny_vae(),
-        text=longhand.random_(tiny_text()),
+        texts={"": longhand.random_(tiny_text())},
         scale_factor=0.5,
         alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000),
         device=torch.device("cpu"),

@@ -11,7 +11,6 @@ import math
 
 import torch
 from ldm.modules.attention import SpatialTransformer
-from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from standalone_models import tiny_unet
 
 from lib_persres.residual import Factors, Residual
@@ -34,15 +33,11 @@ def random_(module, seed=0):
 
 
 def make_unet(linear=False, depth=1, seed=0):
-    changes = {"use_linear_in_transformer": linear, "transformer_depth": depth}
-    if depth > 1:
-        changes["context_dim"] = [32] * depth  # ldm wants a width, and a context, for each layer
-    return random_(tiny_unet(**changes), seed)
+    return random_(tiny_unet(use_linear_in_transformer=linear, transformer_depth=depth), seed)
 
 
 def run(unet, x, t, context):
-    depth = len(next(m for m in unet.modules() if isinstance(m, SpatialTransformer)).transformer_blocks)
-    return UNetModel.forward(unet, x, t, context=[context] * depth) if depth > 1 else unet(x, t, context)
+    return unet(x, t, context)
 
 
 def inputs(rows, size=(8, 8), seed=0, tokens=TOKENS):

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from lib_persres.standalone.modules import AutoencoderKL, TextEncoder, build_unet
+from lib_persres.standalone.modules import AutoencoderKL, build_unet
+from lib_persres.standalone.text_encoder import TextEncoder
 from lib_persres.standalone.tokenizer import Tokenizer
 
 UNET = {

@@ -26,7 +26,7 @@ def main(folder: Path, steps: int, tell):
     torch.set_num_threads(1)
     (folder / "tiny").write_bytes(b"read for its hash")
     schedule = alphas_cumprod(0.00085, 0.012, 1000)
-    parts = (longhand.make_unet(), tiny_vae(), tiny_text(), 0.5, schedule)
+    parts = (longhand.make_unet(), tiny_vae(), {"": tiny_text()}, 0.5, schedule)
     sd = StableDiffusion(*parts, torch.device("cpu"), torch.float32, folder / "tiny")
 
     class Loan:

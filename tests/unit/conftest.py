@@ -48,7 +48,7 @@ def sd(tmp_path_factory):
     return StableDiffusion(
         unet=longhand.make_unet(),
         vae=tiny_vae(),
-        text=tiny_text(),
+        texts={"": tiny_text()},
         scale_factor=0.5,
         alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000),
         device=torch.device("cpu"),

@@ -83,7 +83,7 @@ def test_sd1_widths_give_the_papers_number_of_parameters():
 
 def test_sd1s_own_unet_gives_the_papers_blocks_and_number_of_parameters():
     pytest.importorskip("ldm")
-    from lib_persres.standalone.architecture import SD1_UNET
+    from lib_persres.standalone.full_sizes import SD1_UNET
     from lib_persres.standalone.modules import build_unet
 
     with torch.device("meta"):

@@ -172,7 +172,7 @@ def test_keys_for_another_width_of_context_are_told(unets):
 
 
 def test_sd1s_counts_of_parameters_by_target():
-    from lib_persres.standalone.architecture import SD1_UNET
+    from lib_persres.standalone.full_sizes import SD1_UNET
     from lib_persres.standalone.modules import build_unet
 
     with torch.device("meta"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from longhand_open_clip import OpenClip
 from rounding import PICTURE, PRODUCT, assert_near, relative
 from safetensors import safe_open
 from torch import nn
@@ -120,33 +121,6 @@ def test_the_attentions_keep_their_heads(original, family):
     assert set(before) == {4}
     assert heads(sd2[0], sd2[1]["model"]["params"]["unet_config"]["params"]) == before
     assert heads(sdxl[0], sgm_params(sdxl[1])) == before
-
-
-class OpenClip(nn.Module):
-    """OpenCLIP's text transformer, of torch's own attention, to the last layer and its norm."""
-
-    def __init__(self, vocab_size: int, context_length: int, width: int, heads: int, layers: int):
-        super().__init__()
-        self.token_embedding = nn.Embedding(vocab_size, width)
-        self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
-        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(self.block(width, heads) for _ in range(layers))})
-        self.ln_final = nn.LayerNorm(width)
-
-    @staticmethod
-    def block(width: int, heads: int) -> nn.ModuleDict:
-        mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
-        attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        return nn.ModuleDict({"ln_1": nn.LayerNorm(width), "attn": attention, "ln_2": nn.LayerNorm(width), "mlp": mlp})
-
-    def forward(self, ids):
-        x = self.token_embedding(ids) + self.positional_embedding
-        later = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)
-        for block in self.transformer["resblocks"]:
-            h = block["ln_1"](x)
-            x = x + block["attn"](h, h, h, need_weights=False, attn_mask=later)[0]
-            h = block["mlp"]["c_fc"](block["ln_2"](x))
-            x = x + block["mlp"]["c_proj"](h * torch.sigmoid(1.702 * h))
-        return self.ln_final(x)
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +264,7 @@ def test_the_command_writes_all_that_reading_needs(name, family, tmp_path):
         assert clip["version"] == folder.name
     assert (folder / f"{encoder['arch']}.json").is_file() and not encoder["version"]
     assert {path.name for path in folder.iterdir()} >= {"config.json", "vocab.json", "merges.txt"}
-    with pytest.raises(PersresError, match=f"an {name} checkpoint"):
-        load(out, "cpu")
+    assert load(out, "cpu").family == name
 
 
 def test_the_command_replaces_nothing_unasked(tmp_path):

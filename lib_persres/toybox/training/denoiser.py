@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from ...standalone.modules import TextEncoder, build_unet
+from ...standalone.modules import build_unet
+from ...standalone.text_encoder import TextEncoder
 from ...standalone.tokenizer import Tokenizer
 from .captions import Batches, Captions
 from .dataset import scale_of

@@ -152,6 +152,8 @@ def refuse_unsupported(model) -> None:
         raise PersresError(
             f"The loaded checkpoint is for inpainting, depth or editing ({channels} channels in): {SUPPORTED}."
         )
+    if family != "SDXL" and getattr(HOST.unet(model), "num_classes", None) is not None:
+        raise PersresError(f"The loaded checkpoint is for variations of a picture (unCLIP): {SUPPORTED}.")
     if (kind := HOST.parameterization(model)) not in KINDS:
         raise PersresError(f"The loaded checkpoint predicts {kind}, neither the noise nor v: {SUPPORTED}.")
     if HOST.keeps_fp8():

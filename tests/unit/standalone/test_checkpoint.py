@@ -196,7 +196,7 @@ def test_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
 
 
 def test_text_encoders_sizes_are_told_from_its_tensors():
-    from lib_persres.standalone.architecture import text_config
+    from lib_persres.standalone.text_config import text_config
 
     prefix = "transformer.text_model."
     tensors = {

@@ -28,7 +28,7 @@ def sd(tmp_path_factory):
     return StableDiffusion(
         unet=longhand.make_unet(),
         vae=tiny_vae(),
-        text=longhand.random_(tiny_text()),
+        texts={"": longhand.random_(tiny_text())},
         scale_factor=0.5,
         alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000),
         device=torch.device("cpu"),
@@ -65,7 +65,7 @@ def words(sd, *residuals, used=None):
 
 def context(sd, prompt, *residuals, used=None):
     asked = words(sd, *residuals, used=used)
-    return asked.encode(asked.write(prompt))[0].context
+    return asked.encode(asked.write(prompt), (64, 64))[0].context
 
 
 def draw(sd, prompt, shelf, **options):

@@ -38,9 +38,10 @@ def refusal(path):
 @pytest.mark.parametrize(
     "name, shape, kind",
     [
-        ("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", (1,), "an SD2 checkpoint"),
-        ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids", (1,), "an SDXL checkpoint"),
-        ("model.diffusion_model.label_emb.0.0.weight", (1,), "an SDXL checkpoint"),
+        ("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", (1,), "no UNet"),
+        ("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight", (1,), "no UNet"),
+        ("model.diffusion_model.label_emb.0.0.weight", (1,), "no autoencoder"),
+        ("conditioner.embedders.0.model.ln_final.weight", (1,), "SDXL's refiner or SD Turbo"),
         ("model.diffusion_model.joint_blocks.0.x", (1,), "an SD3 checkpoint"),
         ("double_blocks.0.img_attn.qkv.weight", (1,), "a Flux checkpoint"),
         ("lora_unet_down_blocks_0.lora_up.weight", (1,), "a LoRA"),
@@ -63,7 +64,14 @@ def test_other_files_are_refused_by_what_they_are(name, shape, kind, tmp_path):
     for path, write in ((tmp_path / "other.safetensors", save_file), (tmp_path / "other.ckpt", torch.save)):
         write({name: torch.zeros(shape)}, path)
         text = refusal(path)
-        assert kind in text and (kind == "no UNet" or "a whole Stable Diffusion 1.x checkpoint is wanted" in text)
+        assert kind in text and (kind.startswith("no ") or "a whole SD1, SD2 or SDXL checkpoint is wanted" in text)
+
+
+def test_a_model_that_is_told_a_picture_is_refused(tmp_path):
+    path = tmp_path / "unclip.safetensors"
+    names = ("model.diffusion_model.label_emb.0.0.weight", "cond_stage_model.model.ln_final.weight")
+    save_file({name: torch.zeros(1) for name in names}, path)
+    assert "an unCLIP checkpoint" in refusal(path)
 
 
 def test_our_own_files_are_known(tmp_path):

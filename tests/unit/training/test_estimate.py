@@ -7,7 +7,7 @@ import torch
 from trainer_bench import steps
 
 from lib_persres.residual import Residual
-from lib_persres.standalone.architecture import SD1_UNET
+from lib_persres.standalone.full_sizes import SD1_UNET
 from lib_persres.standalone.modules import build_unet
 from lib_persres.training import prior
 from lib_persres.training.estimate import bytes_text, estimate

@@ -17,7 +17,7 @@ def broken(sd, part, place, value=float("nan")):
     weights = dict(other.named_parameters())
     name = next(name for name in weights if place in name)
     weights[name].data.view(-1)[0] = value
-    return dataclasses.replace(sd, **{part: other})
+    return dataclasses.replace(sd, **({"texts": {"": other}} if part == "text" else {part: other}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
