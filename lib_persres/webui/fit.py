@@ -21,6 +21,8 @@ def misfit(outline: Residual, name: str, model, widths: Callable = target_widths
         return None
     if other := family_misfit(outline.metadata.base_family, HOST.family(model)):
         return other
+    if HOST.is_refiner(model):
+        return "It was made for SDXL's base model, and the loaded one is its refiner, which goes on without it."
     try:
         outline.check(HOST.unet(model), name, widths)
     except PersresError as error:

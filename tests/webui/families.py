@@ -9,16 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 from host import ROOT, Host
+from safetensors.torch import load_file, save_file
 
 from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox.formats import SECOND_WIDTH
 from lib_persres.toybox.install import install
 
 FAMILIES = ("SD1", "SD2", "SDXL")
 NAMES = {"SD1": CHECKPOINT.stem, "SD2": "toybox-sd2", "SDXL": "toybox-sdxl"}
 OF_V = {"SD2 v": "toybox-sd2-v", "SDXL v": "toybox-sdxl-v"}
 """The same weights as models of v; the probe turns what their UNets say."""
+REFINER, INPAINTING = "toybox-refiner", "toybox-sdxl-inpainting"
+"""In the formats of SDXL's refiner, which hears nothing of the text, and of its inpainting model, which looks at the
+mask and the picture below it with weights that are zero."""
 SMALL = {"steps": 6, "width": 128, "height": 128, "sampler_name": "Euler", "seed": 5, "cfg_scale": 5}
 NEGATIVE = "blurry"
 """For an empty one the WebUI gives SDXL zeros, which say something else."""
@@ -43,9 +49,47 @@ def make_data(data: Path) -> None:
             if options.get("version"):
                 options["version"] = str(folder / options["version"])  # the WebUI looks from its own folder
         sidecar.write_text(yaml.safe_dump(description, sort_keys=False))
+        if family == "SDXL":
+            make_refiner(file, description)
+            make_inpainting(file, description)
         of_v = folder / f"{OF_V[family + ' v']}.safetensors"
         of_v.symlink_to(file)
         of_v.with_suffix(".yaml").write_text(yaml.safe_dump(_of_v(description), sort_keys=False))
+
+
+def _written(file: Path, name: str, state: dict, description: dict) -> None:
+    save_file(state, file.with_name(f"{name}.safetensors"))
+    file.with_name(f"{name}.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
+
+
+def make_refiner(file: Path, description: dict) -> None:
+    """OpenCLIP's text encoder alone, before whose columns in the keys and values the zeros of `formats` stay."""
+    state, description = load_file(file), copy.deepcopy(description)
+    params = description["model"]["params"]
+    models = params["conditioner_config"]["params"]["emb_models"]
+    score = {**models[4], "input_key": "aesthetic_score"}
+    params["conditioner_config"]["params"]["emb_models"] = [*models[1:4], score]
+    network = params["network_config"]["params"]
+    network["adm_in_channels"] -= 256
+    network["context_dim"] = [SECOND_WIDTH] * len(network["channel_mult"])
+    label = "model.diffusion_model.label_emb.0.0.weight"
+    state[label] = state[label][:, :-256].contiguous()
+    made = {}
+    for name, tensor in state.items():
+        if name.startswith("conditioner.embedders.0."):
+            continue
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            tensor = tensor[:, -SECOND_WIDTH:].contiguous()
+        made[name.replace("conditioner.embedders.1.", "conditioner.embedders.0.")] = tensor
+    _written(file, REFINER, made, description)
+
+
+def make_inpainting(file: Path, description: dict) -> None:
+    state, description = load_file(file), copy.deepcopy(description)
+    description["model"]["params"]["network_config"]["params"]["in_channels"] = 9
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    state[first] = torch.nn.functional.pad(state[first], (0, 0, 0, 0, 0, 5))
+    _written(file, INPAINTING, state, description)
 
 
 def _of_v(description: dict) -> dict:
@@ -76,7 +120,7 @@ def _options(description):
 
 @contextlib.contextmanager
 def loaded(host: Host, family: str):
-    with host.options(sd_model_checkpoint={**NAMES, **OF_V}[family]):
+    with host.options(sd_model_checkpoint={**NAMES, **OF_V}.get(family, family)):
         yield
 
 

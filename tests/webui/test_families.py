@@ -1,6 +1,8 @@
 """SD2 and SDXL in the real WebUI: the Toybox in their formats draws and learns there what it does in SD1's."""
 
+import base64
 import contextlib
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, draw, loaded, make_data
-from host import Host
-from pictures import LAG
+from families import FAMILIES, INPAINTING, NEGATIVE, REFINER, SMALL, draw, loaded, make_data
+from host import Host, Result, body_of
+from pictures import LAG, told
+from PIL import Image
 from trainings import ROUTE, submit, wait
 
 from lib_persres.residual import Factors, Metadata, Residual
@@ -66,6 +69,22 @@ def tag(family: str, rest: str = "") -> str:
     return f"<persres:rex-{family}{rest}>"
 
 
+def inpaint(zoo, family: str, prompt: str, args):
+    """The right half of a picture of an even colour."""
+    half = np.zeros((128, 128), np.uint8)
+    half[:, 64:] = 255
+    with loaded(zoo, family):
+        body = {**SMALL, "negative_prompt": NEGATIVE, "denoising_strength": 0.9, "mask_blur": 0, "inpainting_fill": 1}
+        body |= {"init_images": [encoded(np.full((128, 128, 3), 160, np.uint8))], "mask": encoded(half)}
+        return Result(zoo.post("/sdapi/v1/img2img", body_of(prompt, args, body)))
+
+
+def encoded(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 KINDS = {
     "base": lambda zoo, family: draw(zoo, family, "a photo of a red ball on grass"),
     "plain": lambda zoo, family: draw(zoo, family, BALL + tag(family)),
@@ -113,6 +132,41 @@ def test_a_model_of_v_draws_what_that_of_the_noise_does(zoo, sd1, kind, family):
     assert apart(drawn, sd1(kind)[0]) < 0.1
 
 
+def test_an_inpainting_is_sd1s(zoo):
+    """As near as SD1's is to itself: the WebUI draws the latents of the picture below the mask at random."""
+    (first,), (again,) = (inpaint(zoo, "SD1", BALL + tag("SD1"), LAG).images for _ in range(2))
+    (base,) = inpaint(zoo, "SD1", "a photo of a olis ball on grass", LAG).images
+    most = 3 * apart(first, again)
+    assert most < apart(first, base) / 2
+    for family in (*OTHERS, INPAINTING):
+        (drawn,) = inpaint(zoo, family, BALL + tag("SDXL" if family == INPAINTING else family), LAG).images
+        print(f"{family}: {apart(drawn, first):.2g} grey levels on average, SD1 again {apart(first, again):.2g}")
+        assert apart(drawn, first) < most
+
+
+def test_sdxls_model_for_inpainting_draws_with_a_residual_what_sdxl_does(zoo, sd1):
+    (drawn,) = draw(zoo, INPAINTING, BALL + tag("SDXL"), LAG).images
+    assert apart(drawn, sd1("LAG")[0]) < 0.1
+
+
+def test_sdxls_refiner_goes_on_without_the_residual_and_that_is_said(zoo):
+    """After half of the steps; a residual that acted on them, too, would draw another picture."""
+    refiner = {"refiner_checkpoint": REFINER, "refiner_switch_at": 0.5}
+    prompt = BALL + tag("SDXL")
+    result, base = draw(zoo, "SDXL", prompt, LAG, **refiner), draw(zoo, "SDXL", prompt, LAG)
+    (sentence,) = told(result)
+    assert sentence.startswith(
+        "<persres:rex-SDXL> was not applied in the refiner's part of the first pass, only before"
+    )
+    assert "goes on without it" in sentence
+    assert apart(result.images[0], base.images[0]) > 1
+    ended = draw(zoo, "SDXL", BALL + tag("SDXL", ":1:end=0.5"), LAG, **refiner)
+    assert apart(result.images[0], ended.images[0]) < 0.1
+    with loaded(zoo, REFINER):
+        alone = zoo.generate(BALL + tag("SDXL"), LAG, **SMALL)
+    assert "goes on without it" in alone.info["extra_generation_params"]["Persres not applied"]["rex-SDXL"]
+
+
 def test_the_kinds_differ(zoo, sd1):
     base = draw(zoo, "SD1", "a photo of a olis ball on grass").images[0]
     kinds = [base, *(sd1(kind)[0] for kind in ("plain", "LAG", "AND", "editing", "strength"))]
@@ -124,8 +178,8 @@ def test_a_residual_of_another_family_is_refused_in_words_and_the_base_is_drawn(
     other = FAMILIES[FAMILIES.index(family) - 1]
     result = draw(zoo, family, BALL + tag(other))
     assert apart(result.images[0], draw(zoo, family, "a photo of a olis ball on grass").images[0]) < 0.01
-    told = result.info["extra_generation_params"]["Persres not applied"]
-    assert told == {f"rex-{other}": f"It was made for {other}, and the loaded model is {family}."}
+    refused = result.info["extra_generation_params"]["Persres not applied"]
+    assert refused == {f"rex-{other}": f"It was made for {other}, and the loaded model is {family}."}
 
 
 SHORT = {"macro_class": "ball", "steps": 6, "batch": 2, "rank": "4", "resolution": 128, "crops": 0}
