@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from lib_persres.commands import main
-from lib_persres.evaluation.report import orderings
+from lib_persres.evaluation.report.orderings import orderings
+from lib_persres.evaluation.report.results import Results
 from lib_persres.evaluation.run_folder import RunFolder
 
 FOLDER = "outputs/evaluation-toybox"
@@ -18,9 +18,8 @@ def figures() -> dict[str, tuple[int, str]]:
     folder = Path(os.environ.get("PERSRES_EVALUATION") or FOLDER)
     if main(["evaluate", "run", "--suite", "toybox", "--out", str(folder)]):
         raise RuntimeError("the evaluation broke off")
-    run = RunFolder(folder)
-    rows = [json.loads(line) for file in sorted(folder.glob("scores/*.jsonl")) for line in file.open(encoding="utf-8")]
-    tested = orderings(rows, run.load()["suite"])
+    results = Results.read(RunFolder(folder))
+    tested = orderings(results.counted, results.suite.orderings)
     verdicts = [each.verdict for each in tested]
     told = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))
     return {"tables.reproduced": (verdicts.count("reproduced"), f"of {len(tested)}: {told}; see docs/evaluation.md")}
