@@ -83,7 +83,7 @@ class Lag:
         own: dict[int, torch.Tensor] = {}
         if plan.makers:
             maps, view = self._show(block, plan), self._view(block, plan)
-            if maps is None and "attn2" in self._asked[block]:
+            if maps is None and "attn2" in self._asked[block] and self.mask.wants(view):
                 raise PersresError(
                     f"LAG saw no cross-attention in {block.name}: something replaced it. Switch LAG off."
                 )
@@ -140,6 +140,8 @@ class Lag:
         tokens = plan.indicator.shape[-1]
         if tokens != k.shape[1]:
             raise PersresError(f"The plan marks tokens in a context of {tokens}, but {block.name} sees {k.shape[1]}.")
+        if not self.mask.wants(self._view(block, plan)):
+            return
         q, k = (plan.of_makers(tensor) for tensor in (q, k))
         with torch.no_grad():  # a mask has no gradient
             self._layers.setdefault(block.name, []).append(concept_maps(q, k, plan.indicator, heads))

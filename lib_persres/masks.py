@@ -53,6 +53,11 @@ class Mask:
         """
         return ("attn2",) if gated else ()
 
+    def wants(self, view: View) -> bool:
+        """Whether it wants this block's map, of those that it asked for, now that its size is known. Where it does not,
+        none is computed."""
+        return True
+
     def begin(self, step: int, done: float | None) -> None:
         """An evaluation of the denoiser begins: the step-th of the sampling, of which the part `done`, 0 to 1, lies
         behind. Step 0 begins a sampling anew. done is None in training, where each row has a noise level of its own."""
@@ -93,5 +98,5 @@ MASKS: dict[str, Callable[[], Mask]] = {"median": lambda: PerBlock(above_median)
 
 
 def check_mask(name: str) -> None:
-    if name not in MASKS:
+    if not isinstance(name, str) or name not in MASKS:
         raise PersresError(f"There is no mask {name!r}; the masks are: {', '.join(MASKS)}.")

@@ -20,7 +20,7 @@ from ..prompt import NEGATIVE, Tag, parse_tags, placeholder_of
 from ..residual import Residual, family_misfit
 from ..sampler import ddim_timesteps, noise_for, sample
 from .checkpoint import StableDiffusion
-from .reading import sentences
+from .reading import LONG, sentences
 from .words import Words
 
 
@@ -120,7 +120,7 @@ def prepare(
     conditioning, ids = words.encode(written, size)
     problems = sentences(given, tags, words.facts)
     if len(words.read(written)[0]) > 75:
-        problems.append("The prompt is longer than 75 tokens; what comes after them is not seen.")
+        problems.append(LONG)
     tokens = [find_tokens(words, ids[0].tolist(), index) for index in range(len(tags))]
     placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
     made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lag, conditioning, problems)

@@ -11,6 +11,7 @@ from ..misreadings import misreadings, stray_tag
 from ..prompt import Substituted, Tag, substitute
 from .emphasis import not_understood
 
+LONG = "The prompt is longer than 75 tokens; what comes after them is not seen."
 EMPTY = 'The prompt is empty, so the pictures show whatever the model likes: write what is wanted, as "a dog".'
 
 

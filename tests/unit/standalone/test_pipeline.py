@@ -1,5 +1,7 @@
 """Residuals in diffusers' own pipelines, against this project's sampler on ldm's modules with the same weights."""
 
+import functools
+import unicodedata
 import warnings
 
 import pytest
@@ -8,6 +10,9 @@ import yaml
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -130,7 +135,7 @@ def snapshot(pipe):
     hooks = [
         len(m._forward_hooks) + len(m._forward_pre_hooks) for m in (*pipe.unet.modules(), *pipe.text_encoder.modules())
     ]
-    return sum(hooks), "encode_prompt" in vars(pipe)
+    return sum(hooks), dict(vars(pipe)).get("encode_prompt"), type(pipe), hasattr(pipe.unet, persres.MARK)
 
 
 # -- ldm's names
@@ -265,12 +270,6 @@ def test_what_a_call_cannot_draw_is_refused_in_words(pipe, sd, rex):
             draw(pipe, sd, None, prompt_embeds=torch.zeros(1, 77, 96), negative_prompt_embeds=torch.zeros(1, 77, 96))
 
 
-@pytest.mark.parametrize("prompt", [["a V* ball", 5], [["a V* ball"]], []])
-def test_a_prompt_that_is_no_text_is_refused_in_words(pipe, sd, rex, prompt):
-    with persres.on(pipe, {"rex": rex}), pytest.raises(PersresError, match="a text or a list of texts"):
-        pipe.encode_prompt(prompt, "cpu", 1, True)
-
-
 def test_one_at_a_time_acts_in_a_pipeline(pipe, sd, rex, mia):
     before = snapshot(pipe)
     with persres.on(pipe, {"rex": rex}):
@@ -343,12 +342,247 @@ def test_in_sdxl_lag_lies_between_plain_and_the_base_model(sdxl, sd, rex):
 
 
 def test_in_sdxl_a_word_is_learned_for_both_text_encoders(sdxl, sd, rex):
-    widths = [encoder.get_input_embeddings().embedding_dim for encoder in (sdxl.text_encoder, sdxl.text_encoder_2)]
-    words = {f"{name}.olis": torch.randn(width) for name, width in zip(("clip_l", "clip_g"), widths)}
-    facts = Metadata(identifier="olis", macro_class="ball", targets="embedding+proj_out")
-    plain = draw(sdxl, sd, "a photo of a olis ball on grass")
+    """Those of the second change nothing in these weights but what the vector is pooled of; so they are looked at."""
+    encoders = {"clip_l": sdxl.text_encoder, "clip_g": sdxl.text_encoder_2}
+    tables = {name: encoder.get_input_embeddings() for name, encoder in encoders.items()}
+    words = {f"{name}.olis": torch.randn(table.embedding_dim) for name, table in tables.items()}
+    facts = Metadata(identifier="olis", macro_class="ball", targets="embedding+proj_out", base_family="")
+    plain = sdxl.encode_prompt("a photo of a olis ball on grass", device="cpu")
     with persres.on(sdxl, {"rex": Residual(rex.factors, facts, words)}):
-        assert not torch.equal(draw(sdxl, sd, PROMPT + "<persres:rex:0>"), plain)
-    one = Residual(rex.factors, facts, {"olis": torch.randn(widths[0])})
+        found = sdxl.encode_prompt(PROMPT, device="cpu")
+        none = sdxl.encode_prompt(PROMPT + "<persres:rex:0>", device="cpu")
+    assert torch.equal(none[0], plain[0]) and torch.equal(none[2], plain[2])
+    width = tables["clip_l"].embedding_dim
+    assert not torch.equal(found[0][..., :width], plain[0][..., :width])
+    assert not torch.equal(found[0][..., width:], plain[0][..., width:]) and not torch.equal(found[2], plain[2])
+    one = Residual(rex.factors, facts, {"olis": words["clip_l.olis"]})
     with pytest.raises(PersresError, match="where this model's text encoder has"), persres.on(sdxl, {"rex": one}):
         pass
+
+
+# -- what else uses the same parts
+
+
+def test_nothing_acts_in_a_pipeline_that_shares_the_parts_nor_outside_of_a_call(pipe, sd, rex):
+    other = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    base = draw(pipe, sd, "a photo of a olis ball on grass")
+    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 77, pipe.unet.config.cross_attention_dim)
+    untouched = pipe.unet(x, 500, encoder_hidden_states=context).sample
+    with persres.on(pipe, {"rex": learned_word(rex)}, lag=True):
+        assert not torch.equal(draw(pipe, sd, PROMPT), base)
+        assert torch.equal(draw(other, sd, "a photo of a olis ball on grass"), base)
+        assert torch.equal(pipe.unet(x, 500, encoder_hidden_states=context).sample, untouched)
+        assert isinstance(StableDiffusionImg2ImgPipeline.from_pipe(pipe), StableDiffusionImg2ImgPipeline)
+
+
+def learned_word(rex):
+    word = torch.randn(96, generator=torch.Generator().manual_seed(5))
+    facts = Metadata(identifier="olis", macro_class="ball", targets="embedding+proj_out")
+    return Residual(rex.factors, facts, {"olis": word})
+
+
+def test_a_second_use_of_shared_parts_is_refused_while_the_first_acts(pipe, rex, mia):
+    other = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    with persres.on(pipe, {"rex": rex}):
+        pipe.encode_prompt = functools.partial(pipe.encode_prompt)  # a wrapper of the user's hides nothing
+        try:
+            for again in (pipe, other):
+                with pytest.raises(PersresError, match="act in this pipeline already"), persres.on(again, {"mia": mia}):
+                    pass
+        finally:
+            del pipe.encode_prompt
+    with persres.on(other, {"mia": mia}):
+        pass
+
+
+def test_an_encode_prompt_of_the_users_is_called_and_is_there_afterwards(pipe, sd, rex):
+    seen = []
+
+    def own(prompt, *args, **kwargs):
+        seen.append(prompt)
+        return type(pipe).encode_prompt(pipe, prompt, *args, **kwargs)
+
+    kind = type(pipe)
+
+    def before(prompt, device, num_images_per_prompt, do_classifier_free_guidance, negative_prompt=None, **kwargs):
+        seen.append(prompt)
+        return kind.encode_prompt(
+            pipe, prompt, device, num_images_per_prompt, do_classifier_free_guidance, negative_prompt, **kwargs
+        )
+
+    expected = ours(sd, f"<persres:rex>{PROMPT}", {"rex": rex})
+    pipe.encode_prompt = before
+    try:
+        with persres.on(pipe, {"rex": rex}):
+            assert_near(draw(pipe, sd, PROMPT), expected, PICTURE)
+        assert pipe.encode_prompt is before and seen == ["a photo of a olis ball on grass"]
+    finally:
+        del pipe.encode_prompt
+    with persres.on(pipe, {"rex": rex}):
+        pipe.encode_prompt = own
+        assert_near(draw(pipe, sd, PROMPT), expected, PICTURE)
+    assert pipe.encode_prompt is own
+    del pipe.encode_prompt
+
+
+def test_residuals_that_did_not_act_are_told(pipe, sd, rex):
+    kind = type(pipe)
+    with persres.on(pipe, {"rex": rex}):
+        pipe.encode_prompt = functools.partial(kind.encode_prompt, pipe)
+        try:
+            with pytest.warns(UserWarning, match="The residuals did not act"):
+                draw(pipe, sd, PROMPT)
+        finally:
+            del pipe.encode_prompt
+
+
+# -- texts
+
+
+def test_a_learned_word_is_the_models_own_at_strength_0(pipe, sd, rex):
+    base = draw(pipe, sd, "a photo of a olis ball on grass")
+    with persres.on(pipe, {"rex": learned_word(rex)}):
+        assert torch.equal(draw(pipe, sd, PROMPT + "<persres:rex:0>"), base)
+        with pytest.raises(PersresError, match="left out of some prompts of this call alone"):
+            draw(pipe, sd, [PROMPT, PROMPT + "<persres:rex:0>"], seeds=(3, 4))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_learned_word_of_anothers_identifier_is_refused(pipe, rex, learned):
+    other = learned_word(rex) if learned else residual(ldm_view(pipe.unet), 2, "olis", "box")
+    with pytest.raises(PersresError, match="which is another residual's identifier, too"):
+        with persres.on(pipe, {"rex": learned_word(rex), "mia": other}):
+            pass
+
+
+def test_words_of_several_vectors_before_v_do_not_shift_it(pipe, sd, rex):
+    """A textual inversion of two vectors, which the pipeline writes as two words."""
+    pipe.tokenizer.add_tokens(["<toy>", "<toy>_1"])
+    try:
+        with persres.on(pipe, {"rex": rex}, lag=True):
+            ((_, (tokens,), _),) = [reading_of(pipe, "<toy> and a V* ball")]
+        ids = pipe.tokenizer("<toy> <toy>_1 and a olis ball").input_ids
+        assert tokens.indices == (ids.index(pipe.tokenizer("olis").input_ids[1]), len(ids) - 2)
+    finally:
+        pipe.tokenizer = fresh(pipe.tokenizer)
+
+
+def reading_of(pipe, prompt):
+    """What the acting residuals read of a prompt."""
+    (acting,) = [
+        cell.cell_contents for cell in type(pipe).encode_prompt.__closure__ if hasattr(cell.cell_contents, "_read")
+    ]
+    return acting._read(prompt)
+
+
+def fresh(tokenizer):
+    return CLIPTokenizer.from_pretrained(tokenizer.name_or_path) if tokenizer.name_or_path else tokenizer
+
+
+def test_a_negative_prompt_counts_where_there_is_guidance(pipe, sd, rex):
+    with persres.on(pipe, {"rex": rex}):
+        with pytest.raises(PersresError, match="V3"):
+            draw(pipe, sd, PROMPT, negative_prompt="V3*")
+        draw(pipe, sd, PROMPT, negative_prompt="V3*", guidance_scale=1.0)
+        with pytest.raises(PersresError, match="A tag in negative_prompt says nothing"):
+            draw(pipe, sd, PROMPT, negative_prompt="blurry <persres:rex:0.5>")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a V* (red:1.3) ball", "knows no emphasis"),
+        ("a V* ball " + "and a red box " * 30, "longer than 75 tokens"),
+        ("a V* ball AND a box", "AND was read as a word"),
+        ("a V* ball <perres:rex>", "is no tag"),
+    ],
+)
+def test_what_a_pipeline_does_not_understand_is_told(pipe, sd, rex, prompt, words):
+    with pytest.warns(UserWarning, match=words), persres.on(pipe, {"rex": rex}):
+        draw(pipe, sd, prompt)
+
+
+def test_names_are_compared_in_one_form(pipe, sd, rex, tmp_path):
+    rex.save(tmp_path / (unicodedata.normalize("NFD", "rexé") + ".safetensors"))
+    with persres.on(pipe, [next(tmp_path.iterdir())]):
+        draw(pipe, sd, PROMPT + " <persres:rexé:0.5>")
+
+
+# -- steps
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, HeunDiscreteScheduler, EulerDiscreteScheduler])
+def test_the_part_that_lies_behind_grows_to_1_under_every_scheduler(pipe, sd, rex, kind):
+    seen, own = [], pipe.scheduler
+    pipe.scheduler = kind.from_config(own.config)
+    try:
+        with persres.on(pipe, {"rex": rex}, lag=True):
+            acting = next(
+                c.cell_contents for c in type(pipe).encode_prompt.__closure__ if hasattr(c.cell_contents, "_read")
+            )
+            begin = acting.branches.begin
+            acting.branches.begin = lambda step, done: (seen.append(done), begin(step, done))
+            draw(pipe, sd, PROMPT)
+    finally:
+        pipe.scheduler = own
+    assert seen[0] == 0 and seen == sorted(set(seen)) and seen[-1] < 1
+    assert len(seen) == (2 * STEPS - 1 if kind is HeunDiscreteScheduler else STEPS)
+
+
+# -- what cannot be
+
+
+class Other:
+    """Of another family."""
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda pipe, rex: persres.on(None, [rex]), "NoneType has no unet"),
+        (lambda pipe, rex: persres.on(Other(), [rex]), "Other has no unet"),
+        (lambda pipe, rex: persres.on(pipe, None), "not None"),
+        (lambda pipe, rex: persres.on(pipe, 5), "not 5"),
+        (lambda pipe, rex: persres.on(pipe, [None]), "not None"),
+        (lambda pipe, rex: persres.on(pipe, [b"x"]), "not b'x'"),
+        (lambda pipe, rex: persres.on(pipe, {"a": None}), "not None"),
+        (lambda pipe, rex: persres.on(pipe, {5: rex}), "by a name that is a text"),
+        (lambda pipe, rex: persres.on(pipe, {"rex": rex}, mask=["median"]), "There is no mask"),
+        (lambda pipe, rex: persres.on(pipe, {"rex": rex}, unconditional=["base"]), "Unconditional rows"),
+        (lambda pipe, rex: persres.on(pipe, ["a/rex.safetensors", "b/rex.safetensors"]), "rex.safetensors"),
+        (lambda pipe, rex: persres.on(pipe, [named(rex), named(rex)]), 'Two residuals are called "rex"'),
+        (lambda pipe, rex: persres.on(pipe, {"rex": broken_numbers(rex)}), "not finite"),
+        (lambda pipe, rex: persres.on(pipe, {"rex": of_sdxl(rex)}), None),
+    ],
+)
+def test_nonsense_is_refused_in_words_before_anything_is_changed(pipe, rex, call, words):
+    before = snapshot(pipe)
+    if words is None:  # the Toybox's context is as wide as no family's, so it may be any
+        with call(pipe, rex):
+            pass
+    else:
+        with pytest.raises(PersresError, match=words), call(pipe, rex):
+            pass
+    assert snapshot(pipe) == before
+
+
+def named(rex):
+    return Residual(rex.factors, Metadata(concept="rex", identifier="olis", macro_class="ball"))
+
+
+def broken_numbers(rex):
+    factors = {path: Factors(f.down, f.up * float("nan")) for path, f in rex.factors.items()}
+    return Residual(factors, rex.metadata)
+
+
+def of_sdxl(rex):
+    return Residual(rex.factors, Metadata(identifier="olis", macro_class="ball", base_family="SDXL"))
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("given", [5, [None], ["a", 5], [["a"]], {}, "a \ud800 b"])
+def test_a_text_that_is_none_is_refused_in_words(pipe, rex, name, given):
+    asked = {"prompt": "a V* ball", "device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+    with persres.on(pipe, {"rex": rex}), pytest.raises(PersresError, match="text or a list of texts|control character"):
+        pipe.encode_prompt(**{**asked, name: given})
