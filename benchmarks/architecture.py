@@ -90,7 +90,8 @@ LABELS = {
     "benchmarks": "benchmarks/<br>figures, fuzzers, these pages",
 }
 OF_A_PICTURE = (
-    *("prompt", "concept_tokens", "concepts", "plan", "masks", "lag", "attention", "branch", "overlay"),
+    *("prompt", "concept_tokens", "concepts", "plan", "mask", "masks", "fitted"),
+    *("lag", "attention", "branch", "overlay"),
     *("residual_folder", "residual", "metadata", "targets", "unet"),
 )
 """The core's modules that a picture passes; the others are names, files and sentences."""

@@ -14,6 +14,7 @@ import torch
 from lib_persres.branch import Branches
 from lib_persres.concepts import Use
 from lib_persres.evaluation.drawing import peak_bytes
+from lib_persres.masks import DEFAULT, MASKS
 from lib_persres.plan import Plan, Plans, guidance_rows
 from lib_persres.residual import Residual
 from lib_persres.standalone.modules import build_unet
@@ -22,6 +23,8 @@ from lib_persres.unet import find_blocks
 from .model_sizes import SD1, SIZES, ModelSize
 
 TOKENS = 77
+COSTS = {"lag": DEFAULT, "median": "median"}
+"""Figure -> its mask."""
 
 
 def params_sd1() -> dict[str, int]:
@@ -105,21 +108,24 @@ def cost_sd1(rounds: int = 3, size: ModelSize = SD1) -> dict[str, tuple[float, s
     device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
     unet = random_unet(size, device, dtype)
     x, context = _inputs(size, device, dtype)
-    times: dict[str, list[float]] = {name: [] for name in ("base", "plain", "lag")}
+    times: dict[str, list[float]] = {name: [] for name in ("base", "plain", *COSTS)}
     inside: dict[str, list[float]] = {name: [] for name in times}
-    with Branches(unet, [random_residual(unet)]) as branches:
-        clock = Clock(unet)
-        for index in range((40 if cuda else rounds) + 1):
-            for name, plan in plans(device).items():
-                branches.plan, clock.inside = plan, 0.0
-                seconds = _step(unet, x, context)
-                if index:  # the first round warms up
-                    times[name].append(seconds)
-                    inside[name].append(clock.inside)
+    residual = random_residual(unet)
+    for name, mask in COSTS.items():
+        with Branches(unet, [residual], MASKS[mask]()) as branches:
+            clock = Clock(unet)
+            for index in range((40 if cuda else rounds) + 1):
+                for kind, plan in plans(device).items():
+                    branches.begin(index, 0.5)  # to a mask, a step of a sampling
+                    branches.plan, clock.inside = plan, 0.0
+                    seconds = _step(unet, x, context)
+                    if index:  # the first round warms up
+                        times[name if kind == "lag" else kind].append(seconds)
+                        inside[name if kind == "lag" else kind].append(clock.inside)
     del unet, branches
     base = statistics.median(times["base"])
     found = {}
-    for name in ("plain", "lag"):
+    for name in ("plain", *COSTS):
         if cuda:
             value = statistics.median(times[name]) / base
             note = f"whole step on {torch.cuda.get_device_name()}, {base * 1e3:.1f} ms base"
@@ -154,9 +160,10 @@ def main() -> None:
     device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
     unet = random_unet(size, device, dtype)
     residual = random_residual(unet)
-    with Branches(unet, [residual]) as branches:
+    with Branches(unet, [residual], MASKS[DEFAULT]()) as branches:
         branches.plan = plans(device)[name]
-        for _ in range(2):
+        for index in range(2):
+            branches.begin(index, index / 2)
             _step(unet, *_inputs(size, device, dtype))
     print(json.dumps({"plan": name, "peak": peak_bytes(torch.device(device))}))
 

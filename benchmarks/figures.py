@@ -68,6 +68,7 @@ COST = "benchmarks.cost"
 TOYBOX = "benchmarks.toybox_figures"
 SPEED = "benchmarks.training_speed"
 TABLES = "benchmarks.tables"
+MASKS = "benchmarks.masks"
 
 FIGURES = (
     Figure(
@@ -104,6 +105,12 @@ FIGURES = (
         "cost.lag",
         "<= 1.015",
         "SD1 step at 512x512 with a residual under LAG over the base step (CUDA: <= 1.05)",
+        f"{COST}:cost_sd1",
+    ),
+    Figure(
+        "cost.median",
+        "<= 1.03",
+        "the same under the paper's mask",
         f"{COST}:cost_sd1",
     ),
     Figure(
@@ -219,6 +226,36 @@ FIGURES = (
         "<= 0.05",
         "how much lower the identity is with LAG than with plain sampling",
         f"{TOYBOX}:concepts",
+    ),
+    Figure(
+        "mask.iou",
+        ">= 0.75",
+        "LAG's mask and the thing that is drawn, over the last two thirds of the steps",
+        f"{MASKS}:figures",
+    ),
+    Figure(
+        "mask.iou_two",
+        ">= 0.65",
+        "the same of each of two concepts",
+        f"{MASKS}:figures",
+    ),
+    Figure(
+        "mask.leak",
+        "<= 0.05",
+        "the part of the other thing that the mask of one takes",
+        f"{MASKS}:figures",
+    ),
+    Figure(
+        "multi.recognised",
+        ">= 0.7",
+        "pictures of two concepts in which each is its own",
+        f"{MASKS}:figures",
+    ),
+    Figure(
+        "multi.swapped",
+        "<= 0.1",
+        "of these, one wears the other's skin",
+        f"{MASKS}:figures",
     ),
     Figure(
         "train.vs_peer",

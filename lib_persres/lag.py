@@ -11,7 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from .attention import Taps, concept_maps
 from .errors import PersresError
-from .masks import MASKS, Mask, View
+from .mask import Mask, View
+from .masks import MASKS
 from .plan import Plan, Row
 from .unet import Block
 

@@ -78,7 +78,7 @@ class Metadata:
         if missing:
             raise PersresError(f"its metadata lacks {missing}")
         # what the file does not say is not known: the defaults of these are true of new residuals only
-        values: dict[str, Any] = {"created": "", "library_version": ""}
+        values: dict[str, Any] = {"created": "", "library_version": "", "base_family": ""}
         values |= {name: _decode(name, strings[name]) for name in _KINDS if name in strings}
         known = {"format", "format_version", *_KINDS}
         return cls(**values, extra={key: text for key, text in strings.items() if key not in known})

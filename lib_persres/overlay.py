@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .errors import PersresError
-from .masks import View
+from .mask import View
 
 _COLOURS = ((255, 40, 40), (40, 140, 255), (60, 210, 60), (255, 190, 0))
 

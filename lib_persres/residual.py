@@ -137,7 +137,8 @@ class Residual:
         many residuals gives one that remembers.
         """
         where = where or f"The residual of {self.metadata.concept or 'an unnamed concept'}"
-        advice = f"load the {self.metadata.base_family} model that it was made on, or one derived from it"
+        family = f"{self.metadata.base_family} " if self.metadata.base_family else ""
+        advice = f"load the {family}model that it was made on, or one derived from it"
         try:
             rule = canonical(self.metadata.targets)
         except PersresError as error:

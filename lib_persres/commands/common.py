@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import PersresError, readable
 from ..names import SUFFIX, refuse_controls
 from ..sizes import check_pixels, check_side, default_resolution  # noqa: F401 the commands take them from here
+from ..toybox import is_converted
 from ..training.pictures.kinds import SUFFIXES as PICTURES
 
 TOYBOX = "toybox"
@@ -146,7 +147,7 @@ def checkpoint_path(name: str) -> Path:
 
 
 def is_toybox(path: Path) -> bool:
-    return path.resolve() == TOYBOX_CHECKPOINT.resolve()
+    return path.resolve() == TOYBOX_CHECKPOINT.resolve() or is_converted(path)
 
 
 def load_model(path: Path, device: str, dtype: str):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..concepts import UNCONDITIONAL, wants_lag
+from ..masks import DEFAULT, MASKS
 from ..progress import progress_bar
 from ..prompt import NEGATIVE, Tag, parse_tags
 from .common import (
@@ -102,7 +103,12 @@ def add_parser(commands) -> None:
             metavar="PIXELS",
             help=f"the pictures' {side} (default: the model's own)",
         )
-    tinkering.add_argument("--mask", type=words, default="median", help="how LAG makes its masks (default: median)")
+    tinkering.add_argument(
+        "--mask",
+        type=words,
+        default=DEFAULT,
+        help=f"LAG's masks: {' or '.join(MASKS)}, the paper's (default: {DEFAULT})",
+    )
     tinkering.add_argument(
         "--unconditional",
         choices=UNCONDITIONAL,
@@ -131,6 +137,7 @@ def run(args) -> int:
     files = ResidualFolder(lambda: Path(args.residuals), lambda: len(tags), anywhere=True, advice=advice)
     residuals = {tag.name: files.load(tag.name) for tag in tags}
 
+    from ..residual import family_misfit
     from ..standalone.generate import generate
     from ..standalone.reading import sentences
     from .pictures import PictureFolder, infotext, write_png
@@ -154,8 +161,9 @@ def run(args) -> int:
     check_side(sd.unet.params, height, "--height")
     _check_pixels(at_once, width, height)
     for tag in tags:
-        base = residuals[tag.name].residual.metadata.base_hash
-        if base and base != sd.hash:
+        learned = residuals[tag.name].residual.metadata
+        base = learned.base_hash
+        if base and base != sd.hash and not family_misfit(learned.base_family, sd.family):
             note(f"note: {tag.name} was trained on another checkpoint, {base[:10]}; it may look otherwise.")
 
     folder = PictureFolder(Path(args.out))

@@ -7,21 +7,26 @@ import tempfile
 from pathlib import Path
 
 from ..errors import PersresError
-from ..toybox import CHECKPOINT
+from ..toybox import CHECKPOINT, CONVERTED
 from ..writing import write_whole
 from .common import file_name, make_folder, refuse_existing
 
 FAMILIES = ("SD2", "SDXL")
 NOTE = """\
-The Toybox's model in SD2's or SDXL's format, by exact conversion: it draws the same pictures. Beside FILE come its
+The Toybox's model in SD2's or SDXL's format, by exact conversion: it draws the same pictures,
+but for SDXL where no negative prompt is written, of which that family hears zeros. Beside FILE come its
 yaml and a folder with what reading it needs: the vocabulary and the sizes of its text encoders.
 """
+
+
+def _family(given: str) -> str:
+    return next((family for family in FAMILIES if family.casefold() == given.casefold()), given)
 
 
 def add_convert(action) -> None:
     """action(name, run, help, description) -> the parser of a new action."""
     parser = action("convert", convert, "write the Toybox model in SD2's or SDXL's format", NOTE)
-    parser.add_argument("--family", choices=FAMILIES, required=True, help="whose format")
+    parser.add_argument("--family", type=_family, choices=FAMILIES, required=True, help="whose format")
     parser.add_argument(
         "--out", type=file_name, metavar="FILE", required=True, help="the checkpoint to write, a .safetensors file"
     )
@@ -66,6 +71,6 @@ def convert(args) -> int:
     for name, data in files.items():
         write_whole(folder / name, data)
     write_whole(sidecar, yaml.safe_dump(description, sort_keys=False).encode())
-    write_whole(out, save(state, metadata={"format": "pt"}))
-    print(out)
+    write_whole(out, save(state, metadata={"format": "pt", **CONVERTED}))
+    print(f"{out}, with {sidecar.name} and {folder.name} beside it, which belong to it")
     return 0

@@ -68,6 +68,7 @@ class Drawing:
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,
             lag=method.lag,
+            mask="median",  # the papers'
             unconditional=method.unconditional,
         )
         for one, picture in zip(asked, made):

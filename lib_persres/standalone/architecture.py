@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
@@ -17,6 +18,8 @@ LARGEST_TEXT = 100_000
 YAMLS = {"SD1": "v1-inference.yaml", "SD2": "v2-inference.yaml", "SDXL": "sd_xl_base.yaml"}
 MOST = {"num_res_blocks": 8, "transformer_depth": 16, "num_hidden_layers": 64}
 """What makes layers by its number, and so time without end."""
+MOST_LAYERS = 256
+"""Levels times blocks times depth; SDXL has 60."""
 LARGEST = 1 << 16
 """Of every other number."""
 SIZES = 6 * 256
@@ -71,7 +74,7 @@ def _of_family(family: str) -> Architecture:
         family=family,
         unet=copy.deepcopy(UNETS[family]),
         scale_factor=SCALES[family],
-        parameterization=None if family == "SD2" else EPS,  # there are as many of both
+        parameterization=EPS if family == "SD1" else None,
         readings=copy.deepcopy(READINGS[family]),
     )
 
@@ -122,7 +125,7 @@ def _read_ldm(params: dict, family: str, path: Path) -> Architecture:
         timesteps=int(params.get("timesteps", standard.timesteps)),
         parameterization=_kind(str(params.get("parameterization", EPS)), path),
         readings={"": _reading(text, standard.readings[""])} if family == "SD2" else standard.readings,
-        text_folder=_folder(path.parent, text.get("version")),
+        text_folder=_folder(path, text.get("version")),
     )
 
 
@@ -136,15 +139,17 @@ def _read_sdxl(params: dict, path: Path) -> Architecture:
         if name in texts:
             texts[name] = model.get("params") or {}
     readings = (_reading(text, own) for text, own in zip(texts.values(), standard.readings.values()))
+    ddconfig = dict(first_stage["ddconfig"])
+    sides = {"image_size": ddconfig["resolution"] // 2 ** (len(ddconfig["ch_mult"]) - 1)}  # sgm's UNet has none
     return Architecture(
         family="SDXL",
-        unet=dict(params["network_config"]["params"]),
-        ddconfig=dict(first_stage["ddconfig"]),
+        unet={**sides, **params["network_config"]["params"]},
+        ddconfig=ddconfig,
         embed_dim=int(first_stage["embed_dim"]),
         scale_factor=float(params.get("scale_factor", standard.scale_factor)),
         parameterization=_kind({"EpsScaling": EPS, "VScaling": V}.get(scaling, scaling), path),
         readings=dict(zip(standard.readings, readings)),
-        text_folder=_folder(path.parent, texts["FrozenCLIPEmbedder"].get("version")),
+        text_folder=_folder(path, texts["FrozenCLIPEmbedder"].get("version")),
     )
 
 
@@ -157,9 +162,14 @@ def _kind(given: str, path: Path) -> str:
 def _reading(text: dict, standard: Reading) -> Reading:
     """layer: as FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder and its second version have it."""
     layer, index = text.get("layer", "last"), text.get("layer_idx") or 0
-    if layer not in ("last", "penultimate", "hidden") or type(index) is not int:
+    if layer not in ("last", "penultimate" if standard.arch else "hidden") or type(index) is not int:
         raise ValueError(f"the text encoder's layer is {str(layer)[:20]} {str(index)[:20]}")
-    return Reading(str(text.get("arch") or standard.arch)[:64], layer, index)
+    if standard.arch and text.get("legacy"):
+        raise ValueError("the text encoder is sgm's legacy one, which gives no vector for the whole text")
+    arch = str(text.get("arch") or standard.arch)
+    if standard.arch and not re.fullmatch(r"[\w.-]{1,64}", arch):
+        raise ValueError(f"the text encoder's arch is {arch[:20]}")
+    return Reading(arch if standard.arch else "", layer, index)
 
 
 def text_of(path: Path) -> str:
@@ -168,14 +178,14 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _folder(beside: Path, version) -> Path | None:
-    """The folder of a text encoder, beside the yaml or by its full path, as `toybox install` writes it; SD's own yaml
-    has the name of one on a hub there, or nothing."""
-    if not isinstance(version, str) or not version or ".." in version:
-        return None
-    if PureWindowsPath(version).drive.startswith(("\\\\", "//")):  # over the network
-        return None
-    return beside / version if (beside / version / "config.json").is_file() else None
+def _folder(path: Path, version) -> Path | None:
+    """The folder of a text encoder: as the yaml at `path` names it, beside it or by its full path, as `toybox install`
+    writes it (SD's own yaml has the name of one on a hub there, or nothing); else the one of the checkpoint's name."""
+    own = path.with_name(f"{path.stem}_text_encoder")
+    named = isinstance(version, str) and version and ".." not in version
+    if named and not PureWindowsPath(version).drive.startswith(("\\\\", "//")):  # those are over the network
+        own = own if not (path.parent / version / "config.json").is_file() else path.parent / version
+    return own if (own / "config.json").is_file() else None
 
 
 UNSET = {("num_heads", -1), ("num_head_channels", -1), ("num_heads_upsample", -1)}
@@ -196,6 +206,15 @@ def _check(made: Architecture) -> None:
                     raise ValueError(f"{name} is {str(entry)[:20]}")
                 if type(entry) in (int, float) and entry < 0 and (name, entry) not in UNSET:
                     raise ValueError(f"{name} is {str(entry)[:20]}")
+    strange = next((name for name, value in made.ddconfig.items() if name not in DDCONFIG and value), None)
+    if strange:
+        raise ValueError(f"the autoencoder has {strange[:20]}")
+    many = (made.unet.get(name, 1) for name in ("num_res_blocks", "transformer_depth"))
+    layers = len(made.unet.get("channel_mult", [])) * math.prod(
+        max(value, default=1) if isinstance(value, list) else value for value in many
+    )
+    if layers > MOST_LAYERS:
+        raise ValueError("it has more layers than any model")
     expected = (
         ("in_channels", made.unet.get("in_channels"), (4, 8, 9)),
         ("out_channels", made.unet.get("out_channels"), (4,)),
@@ -211,13 +230,13 @@ def _check(made: Architecture) -> None:
     vector = made.unet.get("adm_in_channels")
     if (type(vector) is not int or vector <= SIZES) if made.family == "SDXL" else vector is not None:
         raise ValueError(f"adm_in_channels is {str(vector)[:20]}")
-    if made.family != "SDXL" and (type(made.unet.get("image_size")) is not int or made.unet["image_size"] < 1):
+    if type(made.unet.get("image_size")) is not int or made.unet["image_size"] < 1:
         raise ValueError("image_size is not a number of pixels")
-    if not 0 < abs(made.scale_factor) < 1e3:
+    if not 1e-3 < abs(made.scale_factor) < 1e3:
         raise ValueError(f"scale_factor is {made.scale_factor:g}")
     if not 1 < made.timesteps <= 10_000:
         raise ValueError(f"timesteps is {str(made.timesteps)[:20]}")
-    if not 1e-9 < made.linear_start <= made.linear_end < 1 or made.timesteps * math.log1p(-made.linear_end) < -80:
+    if not 1e-6 < made.linear_start <= made.linear_end < 1 or made.timesteps * math.log1p(-made.linear_end) < -80:
         raise ValueError(f"linear_start and linear_end are {made.linear_start:g} and {made.linear_end:g}")
 
 

@@ -29,7 +29,7 @@ from .text_encoder import TextEncoder
 from .tokenizer import Tokenizer
 
 OF_V, ZERO_TERMINAL_SNR = "v_pred", "ztsnr"
-"""Empty tensors by which SDXL's files tell what they predict, and how they were trained."""
+"""Tensors whose being there tells what a file of SDXL predicts, where no yaml does, and that it knows pure noise."""
 
 
 @dataclass(eq=False)
@@ -95,17 +95,19 @@ class StableDiffusion:
         of the pictures, which SDXL is told. The empty text is what an empty negative prompt is."""
         with torch.set_grad_enabled(learning):
             side = side or self.side
-            return self.encode_tokens([self.encode_text(text) for text in texts], (side, side), negative=True)
+            rows = [self.encode_text(text) for text in texts]
+            return self.encode_tokens(rows, (side, side), [not text for text in texts])
 
     def encode_tokens(
         self,
         rows: list[list[int]],
         size: tuple[int, int],
-        negative: bool = False,
+        nothing: list[bool] | None = None,
         change: Callable[[torch.Tensor], torch.Tensor] = lambda context: context,
     ) -> tuple[Conditioning, torch.Tensor]:
         """Texts as ids, without start, end and padding -> as `encode_prompts`. size: the pictures' width and height.
-        negative: whether no text means nothing, which SDXL is told by zeros. change: of each encoder's context."""
+        nothing: which of them say nothing, as an empty negative prompt does, which SDXL is told by zeros. change: of
+        each encoder's context."""
         ids = {name: encoder.padded(rows) for name, encoder in self.texts.items()}
         read = [encoder.read(ids[name]) for name, encoder in self.texts.items()]
         context = torch.cat([change(hidden) for hidden, _ in read], dim=-1)
@@ -113,8 +115,8 @@ class StableDiffusion:
         pooled = read[-1][1]
         if pooled is None:
             return Conditioning(context), first
-        if negative:
-            empty = torch.tensor([not row for row in rows], device=context.device)
+        if nothing is not None:
+            empty = torch.tensor(nothing, device=context.device)
             context, pooled = context.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
         width, height = size
         numbers = torch.tensor([height, width, 0, 0, height, width], device=self.device)
@@ -161,30 +163,35 @@ def load(path, device=None, dtype: torch.dtype | None = None) -> StableDiffusion
         architecture = arch.read(path, family)
         unet, vae, texts = _empty(path, architecture, text_states)
         # all is compared before any of it is read
-        weights.check(unet_state, unet.state_dict(), weights.UNET, path)
-        weights.check(vae_state, vae.state_dict(), weights.VAE, path)
+        weights.check(unet_state, unet.state_dict(), weights.within(weights.UNET), path)
+        weights.check(vae_state, vae.state_dict(), weights.within(weights.VAE), path)
         for name, text in texts.items():
-            weights.check(text_states[name], text.sd_state_dict(), weights.text_prefix(family, name), path)
+            named = functools.partial(weights.name_of_text, family, name)
+            weights.check(text_states[name], text.sd_state_dict(), named, path)
         if sum(text.config["hidden_size"] for text in texts.values()) != unet.params.get("context_dim"):
             raise PersresError(f"{path}: the text encoder is not as wide as the UNet's context_dim.")
         # Copies, never the file's memory map: the file may be replaced while the model is in use.
-        unet.load_state_dict(_read(unet_state, device, dtype, weights.UNET, path), assign=True)
-        vae.load_state_dict(_read(vae_state, device, torch.float32, weights.VAE, path), assign=True)
+        unet.load_state_dict(_read(unet_state, device, dtype, weights.within(weights.UNET), path), assign=True)
+        vae.load_state_dict(_read(vae_state, device, torch.float32, weights.within(weights.VAE), path), assign=True)
         for name, text in texts.items():
-            read = _read(text_states[name], device, dtype, weights.text_prefix(family, name), path)
-            text.to(device, dtype).load_sd_state_dict(read)
+            named = functools.partial(weights.name_of_text, family, name)
+            text.take(_read(text_states[name], device, dtype, named, path), device, dtype)
         marks = {mark for mark in (OF_V, ZERO_TERMINAL_SNR) if mark in state}
     modules: tuple[torch.nn.Module, ...] = (unet, vae, *texts.values())
     for module in modules:
         module.eval().requires_grad_(False)
-    alphas = alphas_cumprod(architecture.linear_start, architecture.linear_end, architecture.timesteps)
-    kind = V if OF_V in marks else architecture.parameterization or _told_kind(unet, device)
+    alphas = alphas_cumprod(architecture.linear_start, architecture.linear_end, architecture.timesteps).to(device)
+    kind = architecture.parameterization
+    if kind is None:  # no yaml tells
+        kind = (V if OF_V in marks else EPS) if family == "SDXL" else _told_kind(unet, device)
+    if ZERO_TERMINAL_SNR in marks and kind == V:  # of pure noise, eps says nothing
+        alphas = with_zero_terminal_snr(alphas)
     return StableDiffusion(
         unet=unet,
         vae=vae,
         texts=texts,
         scale_factor=architecture.scale_factor,
-        alphas_cumprod=(with_zero_terminal_snr(alphas) if ZERO_TERMINAL_SNR in marks else alphas).to(device),
+        alphas_cumprod=alphas,
         device=device,
         dtype=dtype,
         path=path,
@@ -235,14 +242,16 @@ def _empty_text(path: Path, architecture: arch.Architecture, name: str, state: d
         raise PersresError(f"{path}: its text encoder has no layer {reading.index}, which the yaml beside it names.")
     of_sdxl = architecture.family == "SDXL"
     try:
-        return TextEncoder(
-            config,
-            tokenizer,
-            skip=skip,
-            normed=not (of_sdxl and skip),
-            pooled=architecture.unet["adm_in_channels"] - SIZES if of_sdxl and reading.arch else 0,
-            padding=PADDING if reading.arch else None,
-        )
+        with torch.device("meta"):  # its sizes are the file's to tell, and not checked yet
+            return TextEncoder(
+                config,
+                tokenizer,
+                skip=skip,
+                # sgm norms its last state of CLIP alone
+                normed=not of_sdxl or (reading.layer == "last" and not reading.arch),
+                pooled=architecture.unet["adm_in_channels"] - SIZES if of_sdxl and reading.arch else 0,
+                padding=PADDING if reading.arch else None,
+            )
     except PersresError:
         raise
     except ImportError as error:
@@ -313,7 +322,7 @@ def save_sd1(
         partial.unlink(missing_ok=True)
 
 
-def _read(stored: dict[str, weights.Stored], device, dtype, prefix: str, path: Path) -> dict[str, torch.Tensor]:
+def _read(stored: dict[str, weights.Stored], device, dtype, named: weights.Name, path: Path) -> dict[str, torch.Tensor]:
     """Raises PersresError where a value is not finite: such a model draws black pictures and learns nothing."""
     tensors = {}
     for name, tensor in stored.items():
@@ -322,9 +331,9 @@ def _read(stored: dict[str, weights.Stored], device, dtype, prefix: str, path: P
         if not is_finite(converted):
             if is_finite(read.float()):
                 narrow = str(dtype).removeprefix("torch.")
-                raise PersresError(f"{path}: {prefix}{name} has numbers too large for {narrow}: load it in float32.")
+                raise PersresError(f"{path}: {named(name)} has numbers too large for {narrow}: load it in float32.")
             raise PersresError(
-                f"{path} has weights that are not finite, the first is {prefix}{name}: the file is damaged or was "
+                f"{path} has weights that are not finite, the first is {named(name)}: the file is damaged or was "
                 "merged wrongly, so take another copy."
             )
         tensors[name] = converted.to(device)

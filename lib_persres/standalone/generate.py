@@ -13,7 +13,7 @@ from ..concepts import Use, check_unconditional, decide
 from ..conditioning import Conditioning, joined
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
-from ..masks import MASKS, check_mask
+from ..masks import DEFAULT, MASKS, check_mask
 from ..overlay import MaskRecorder
 from ..plan import Plans, guidance_rows
 from ..prompt import NEGATIVE, Tag, parse_tags, placeholder_of
@@ -51,7 +51,7 @@ def generate(
     steps: int = 50,
     guidance: float = 6.0,
     lag: bool = False,
-    mask: str = "median",
+    mask: str = DEFAULT,
     unconditional: str = "mirror",
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] = lambda sentence: None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import PersresError
+from ..masks import DEFAULT
 from ..residual import Residual
 from .checkpoint import StableDiffusion
 from .generate import Generated, draw, prepare
@@ -22,7 +23,7 @@ def generate_each(
     steps: int = 50,
     guidance: float = 6.0,
     lag: bool = False,
-    mask: str = "median",
+    mask: str = DEFAULT,
     unconditional: str = "mirror",
 ) -> list[Generated]:
     """For each prompt the picture of its seed, as `generate` draws it. All have tags of the same concepts."""

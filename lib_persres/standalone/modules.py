@@ -149,17 +149,28 @@ class DeepTransformer(SpatialTransformer):
 
 def _deepen(unet: UNet, depths: list[int]) -> None:
     """Give each spatial transformer its level's layers; the middle block has those of the last level."""
-    levels = {unet.model_channels * mult: depth for mult, depth in zip(unet.channel_mult, depths, strict=True)}
-    for transformer in [module for module in unet.modules() if type(module) is SpatialTransformer]:
-        (first,) = transformer.transformer_blocks
-        width, heads = first.attn1.to_q.in_features, first.attn1.heads
-        for _ in range(levels[transformer.in_channels] - 1):
-            transformer.transformer_blocks.append(
-                BasicTransformerBlock(
-                    width, heads, width // heads, context_dim=first.attn2.to_k.in_features, checkpoint=False
+    blocks = (*unet.input_blocks, unet.middle_block, *unet.output_blocks)
+    for block, depth in zip(blocks, _depths(unet, depths), strict=True):
+        for transformer in (layer for layer in block if type(layer) is SpatialTransformer):
+            (first,) = transformer.transformer_blocks
+            if depth < 1:
+                raise PersresError("A level of the UNet has attention and a transformer_depth of 0, which none has.")
+            width, heads = first.attn1.to_q.in_features, first.attn1.heads
+            for _ in range(depth - 1):
+                transformer.transformer_blocks.append(
+                    BasicTransformerBlock(
+                        width, heads, width // heads, context_dim=first.attn2.to_k.in_features, checkpoint=False
+                    )
                 )
-            )
-        transformer.__class__ = DeepTransformer
+            transformer.__class__ = DeepTransformer
+
+
+def _depths(unet: UNet, depths: list[int]) -> list[int]:
+    """Of each input block, the middle block, each output block."""
+    levels = list(zip(depths, unet.num_res_blocks, strict=True))
+    down = [[depth] * (count + (level < len(levels) - 1)) for level, (depth, count) in enumerate(levels)]
+    up = [[depth] * (count + 1) for depth, count in reversed(levels)]
+    return [0, *sum(down, []), depths[-1], *sum(up, [])]
 
 
 class AutoencoderKL(nn.Module):

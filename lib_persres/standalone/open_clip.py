@@ -46,9 +46,25 @@ def as_clip(found: dict[str, Stored]) -> dict[str, Stored]:
     return made
 
 
+def own_name(name: str) -> str:
+    """OpenCLIP's for one of `as_clip`."""
+    name = name.removeprefix("transformer.text_model.")
+    for theirs, ours in PLACES.items():
+        if name == ours:
+            return theirs
+    layer = re.fullmatch(r"encoder\.layers\.([0-9]{1,4})\.([a-z_0-9.]{1,40})\.(weight|bias)", name)
+    if layer is None:
+        return name
+    number, part, kind = layer.groups()
+    own = {ours: f"{theirs}.{kind}" for theirs, ours in PARTS.items()}
+    return f"transformer.resblocks.{number}.{own.get(part, f'attn.in_proj_{kind}')}"
+
+
 def _third(tensor: Stored, index: int) -> Stored:
     """Of its rows, which are those of q, k and v."""
-    rows = tensor.shape[0] // 3 if tensor.shape else 0
+    if not tensor.shape or tensor.shape[0] % 3:
+        return tensor  # whose shape is that of no encoder
+    rows = tensor.shape[0] // 3
     return replace(
         tensor,
         shape=(rows, *tensor.shape[1:]),

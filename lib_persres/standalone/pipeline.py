@@ -24,7 +24,7 @@ from ..concepts import Use, check_unconditional, decide
 from ..emphasis import parts_of
 from ..errors import PersresError
 from ..learned_words import check_widths, learned_vectors, word_of
-from ..masks import MASKS, check_mask
+from ..masks import DEFAULT, MASKS, check_mask
 from ..misreadings import misreadings
 from ..names import one_form
 from ..plan import Plans, Row
@@ -47,7 +47,7 @@ def on(
     residuals: Given | Sequence[Given] | Mapping[str, Given],
     *,
     lag: bool = False,
-    mask: str = "median",
+    mask: str = DEFAULT,
     unconditional: str = "mirror",
     tell: Callable[[str], None] = warnings.warn,
 ) -> Iterator[Any]:

@@ -37,6 +37,12 @@ def text_config(text: dict, folder: Path | None, checkpoint, reading: Reading | 
             return _told_open_clip(file, told)
     elif folder is not None:
         return _told(folder / "config.json", told)
+    if arch and (hidden % 64 or not hidden):
+        beside = f"{Path(checkpoint).stem}_text_encoder/{arch}.json"
+        raise PersresError(
+            f"{checkpoint}: the number of attention heads of a text encoder {hidden} wide cannot be told; "
+            f"put OpenCLIP's description of it into {beside}, as `toybox convert` does."
+        )
     if hidden % 64 or not hidden:
         raise PersresError(
             f"{checkpoint}: the number of attention heads of a text encoder {hidden} wide cannot be told; "
@@ -50,9 +56,14 @@ def _told_open_clip(path: Path, told: dict[str, int]) -> dict:
     """OpenCLIP's description of a model."""
     try:
         config = json.loads(text_of(path))
-        heads, quick = config["text_cfg"]["heads"], bool(config.get("quick_gelu", False))
+        text, quick = config["text_cfg"], config.get("quick_gelu", False)
+        heads = text["heads"]
+        sizes = {"width": "hidden_size", "layers": "num_hidden_layers", "vocab_size": "vocab_size"}
+        wrong = next((name for name, ours in sizes.items() if text.get(name, told[ours]) != told[ours]), None)
     except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise PersresError(f"{path} cannot be read: {first_line(error)}.") from error
+    if wrong or type(quick) is not bool:
+        raise PersresError(f"{path} says another {wrong or 'quick_gelu'} than the checkpoint's text encoder has.")
     if type(heads) is not int or heads < 1 or told["hidden_size"] % heads:
         raise PersresError(f"{path} says heads {str(heads)[:20]}, which must divide the width.")
     return {**told, "num_attention_heads": heads, "hidden_act": "quick_gelu" if quick else "gelu"}

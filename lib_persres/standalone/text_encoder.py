@@ -68,9 +68,10 @@ class TextEncoder(nn.Module):
 
     def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The hidden state, and what stands for the whole text (b,pooled): the last state of its end, projected."""
-        out = self.transformer(input_ids=ids, output_hidden_states=self.skip > 0)
+        inside = self.skip > 0 or not self.normed
+        out = self.transformer(input_ids=ids, output_hidden_states=inside)
         hidden = out.last_hidden_state
-        if self.skip:
+        if inside:
             hidden = out.hidden_states[-1 - self.skip]
             if self.normed:
                 hidden = getattr(self.transformer, "text_model", self.transformer).final_layer_norm(hidden)
@@ -79,6 +80,14 @@ class TextEncoder(nn.Module):
         ends = (ids == self.tokenizer.eos).int().argmax(-1)  # the first
         rows = torch.arange(len(ids), device=ids.device)
         return hidden, out.last_hidden_state[rows, ends] @ self.text_projection
+
+    def take(self, state: dict[str, torch.Tensor], device, dtype: torch.dtype) -> None:
+        """Come from the meta device with these weights, see `load_sd_state_dict`."""
+        self.to_empty(device=device).to(dtype)
+        for module in self.transformer.modules():
+            if "position_ids" in module._buffers:  # a constant
+                module.position_ids = torch.arange(Tokenizer.length, device=device)[None]
+        self.load_sd_state_dict(state)
 
     def sd_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under SD1's names, `transformer.text_model.…`, under any release of transformers."""

@@ -1,13 +1,13 @@
 """A checkpoint's tensors by name, and why in one sentence a file is not one."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib_persres.errors import PersresError
 
 from . import likeness
-from .open_clip import PROJECTION, as_clip
+from .open_clip import PROJECTION, as_clip, own_name
 from .pickles import read_pickle
 from .stored import Stored, read_header
 
@@ -107,9 +107,12 @@ def split(state: dict[str, Stored], path, family: str = "SD1") -> tuple[dict, di
     return unet, vae, texts
 
 
-def text_prefix(family: str, encoder: str) -> str:
-    """What a checkpoint has before the names of an encoder's parts, `transformer.…`."""
-    return TEXTS[family][encoder].removesuffix(".").rpartition(".")[0] + "."
+def name_of_text(family: str, encoder: str, name: str) -> str:
+    """What a checkpoint calls a part of an encoder, `transformer.text_model.…`."""
+    prefix = TEXTS[family][encoder]
+    if prefix.endswith(".model."):
+        return prefix + own_name(name)
+    return prefix + name.removeprefix("transformer.")
 
 
 def _part(state: dict[str, Stored], prefix: str, what: str, path, family: str) -> dict[str, Stored]:
@@ -129,20 +132,28 @@ def _clip(text: dict[str, Stored]) -> dict[str, Stored]:
     }
 
 
-def check(found: dict[str, Stored], expected: dict, prefix: str, path) -> None:
+Name = Callable[[str], str]
+"""A part's name -> the file's."""
+
+
+def within(prefix: str) -> Name:
+    return lambda name: prefix + name
+
+
+def check(found: dict[str, Stored], expected: dict, named: Name, path) -> None:
     """Raise the first difference in names, shapes or kinds of numbers between a file's tensors and a model's."""
-    problem = _difference(found, expected, prefix)
+    problem = _difference(found, expected, named)
     if problem:
         raise PersresError(f"{path} does not fit its architecture: {problem}. {ADVICE}")
 
 
-def _difference(found, expected, prefix: str) -> str | None:
+def _difference(found, expected, named: Name) -> str | None:
     for name, tensor in expected.items():
         if name not in found:
-            return f"{prefix}{name} is missing"
+            return f"{named(name)} is missing"
         if tuple(found[name].shape) != tuple(tensor.shape):
-            return f"{prefix}{name} is {tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
+            return f"{named(name)} is {tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
         if found[name].dtype is None or not found[name].dtype.is_floating_point:
-            return f"{prefix}{name} is not stored in floating point"
+            return f"{named(name)} is not stored in floating point"
     extra = next((name for name in found if name not in expected), None)
-    return extra and f"{prefix}{extra} has no place in it"
+    return extra and f"{named(extra)} has no place in it"

@@ -65,7 +65,8 @@ class Words:
     def encode(
         self, written: Substituted, size: tuple[int, int], negative: bool = False
     ) -> tuple[Conditioning, torch.Tensor]:
-        """A row of 77 tokens, and the ids (1,77) it comes from. size, negative: see `StableDiffusion.encode_tokens`."""
+        """A row of 77 tokens, and the ids (1,77) it comes from. size: see `StableDiffusion.encode_tokens`. negative:
+        whether an empty text says nothing, as the WebUI has it."""
         own, counts = self.read(written)
         weights = torch.ones(1, Tokenizer.length, device=self.sd.device)
         counts = counts[: Tokenizer.length - 2]
@@ -73,4 +74,5 @@ class Words:
         with contextlib.ExitStack() as stack:
             for encoder, table in self.sd.token_tables.items():
                 stack.enter_context(vectors_for(table, self._vectors[encoder]))
-            return self.sd.encode_tokens([own], size, negative, lambda context: emphasized(context, weights))
+            nothing = [negative and not written.text]
+            return self.sd.encode_tokens([own], size, nothing, lambda context: emphasized(context, weights))

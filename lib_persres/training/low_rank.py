@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..branch import Branches
-from ..masks import MASKS
+from ..masks import IN_ONE_PASS
 from ..plan import Plan
 from ..residual import Factors, Residual, rank_of
 from ..unet import find_targets
@@ -20,7 +20,7 @@ from .recipe import Recipe
 class LowRank(Learned):
     """The factors of every target of a rule.
 
-    mask: LAG's, a name of `masks.MASKS`.
+    mask: LAG's, one of `masks.IN_ONE_PASS`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class LowRank(Learned):
             name: Factors(*(nn.Parameter(part.to(device)) for part in (f.down, f.up)))
             for name, f in start.factors.items()
         }
-        self._branches = Branches(unet, [Residual(self._factors)], MASKS[mask]())
+        self._branches = Branches(unet, [Residual(self._factors)], IN_ONE_PASS[mask]())
 
     @classmethod
     def of(cls, recipe: Recipe, unet: nn.Module, generator: torch.Generator, device: torch.device) -> LowRank:

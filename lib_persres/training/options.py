@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from ..masks import MASKS
+from ..masks import IN_ONE_PASS
 from .forms import FORMS
 from .precision import PRECISIONS
 
@@ -164,7 +164,7 @@ class OfRecipe:
     image (see `images.crop_views`); flips would teach an asymmetric concept its mirror image. resolution: side of the
     views in pixels; None is the model's own. form: one of `forms.FORMS`. start: whose vector a learned embedding
     begins with. class_images: so many pictures of the class the model draws for a stage with `prior` where none are
-    given. mask: LAG's, for localized rows: a name of `masks.MASKS`.
+    given. mask: LAG's, for localized rows: one of `masks.IN_ONE_PASS`.
     """
 
     template: str = option(
@@ -181,7 +181,7 @@ class OfRecipe:
     form: str = option("low-rank", high=20, choices=tuple(FORMS))
     start: str = option("identifier", high=20, choices=("identifier", "class"))
     class_images: int = option(64, low=1, high=MANY)
-    mask: str = option("median", high=20, choices=MASKS.keys())
+    mask: str = option("median", high=20, choices=IN_ONE_PASS.keys())
 
 
 @dataclass(frozen=True, kw_only=True)

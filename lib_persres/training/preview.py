@@ -14,6 +14,7 @@ from ..concepts import decide
 from ..errors import PersresError
 from ..finite import is_finite
 from ..learned_words import check_widths, learned_vectors, word_of
+from ..masks import DEFAULT, MASKS
 from ..plan import Plans, guidance_rows
 from ..prompt import Tag, parse_tags, substitute
 from ..residual import Residual
@@ -50,7 +51,7 @@ def draw(
     factor = getattr(getattr(host, "vae", None), "factor", 8)
     noise = noise_for([seed], (4, side // factor, side // factor)).repeat(count, 1, 1, 1)
     total = len(ddim_timesteps(STEPS, len(host.alphas_cumprod)))
-    with Branches(host.unet, [residual]) as branches:
+    with Branches(host.unet, [residual], MASKS[DEFAULT]()) as branches:
 
         def before_step(index: int, t: int) -> None:
             branches.begin(index, index / total)

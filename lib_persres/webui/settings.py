@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from ..concepts import UNCONDITIONAL
 from ..errors import PersresError
-from ..masks import MASKS
+from ..masks import DEFAULT, MASKS
 from .options import DEFAULTS, LAG
 from .values import is_number, name_of, shown
 
@@ -27,7 +27,7 @@ class Settings:
 
     enabled: bool = False
     lag: bool = True
-    mask: str = "median"
+    mask: str = DEFAULT
     unconditional: str = "mirror"
     strength: float = 1.0
     show_masks: bool = False

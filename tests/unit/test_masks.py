@@ -43,7 +43,7 @@ def test_every_mask_is_made_anew_for_a_sampling():
     for name, make in MASKS.items():
         check_mask(name)
         assert isinstance(make(), Mask) and make() is not make()
-    with pytest.raises(PersresError, match="no mask 'nothing'; the masks are: median"):
+    with pytest.raises(PersresError, match="no mask 'nothing'; the masks are: fitted, median"):
         check_mask("nothing")
 
 

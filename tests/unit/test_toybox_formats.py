@@ -23,7 +23,7 @@ from lib_persres.errors import PersresError
 from lib_persres.sampler import noise_for, sample
 from lib_persres.standalone.checkpoint import load
 from lib_persres.standalone.modules import SDPACrossAttention, build_unet
-from lib_persres.toybox import CHECKPOINT
+from lib_persres.toybox import CHECKPOINT, is_converted
 from lib_persres.toybox.formats import FAMILIES, SECOND_WIDTH, TEXT, UNET, converted, open_clip_configs
 
 CONFIG = json.loads((CHECKPOINT.parent / "text_encoder" / "config.json").read_text())
@@ -250,7 +250,8 @@ def run(*command) -> tuple[int, str]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_command_writes_all_that_reading_needs(name, family, tmp_path):
     out = tmp_path / "new folder" / "small.safetensors"
-    assert run("--family", name, "--out", out) == (0, str(out))
+    status, text = run("--family", name.lower(), "--out", out)
+    assert status == 0 and text == f"{out}, with small.yaml and small_text_encoder beside it, which belong to it"
     assert out.stat().st_size <= 40e6
     with safe_open(out, "pt") as file:
         assert set(file.keys()) == set(family[name][0])
@@ -265,6 +266,15 @@ def test_the_command_writes_all_that_reading_needs(name, family, tmp_path):
     assert (folder / f"{encoder['arch']}.json").is_file() and not encoder["version"]
     assert {path.name for path in folder.iterdir()} >= {"config.json", "vocab.json", "merges.txt"}
     assert load(out, "cpu").family == name
+    assert is_converted(out) and not is_converted(CHECKPOINT) and not is_converted(out.with_name("missing"))
+
+
+def test_a_converted_file_of_another_name_is_read_with_its_own_folder(tmp_path):
+    for name in FAMILIES:
+        assert run("--family", name, "--out", tmp_path / f"{name}.safetensors")[0] == 0
+        for suffix in (".safetensors", ".yaml", "_text_encoder"):
+            (tmp_path / f"{name}{suffix}").rename(tmp_path / f"renamed-{name}{suffix}")
+        assert load(tmp_path / f"renamed-{name}.safetensors", "cpu").family == name
 
 
 def test_the_command_replaces_nothing_unasked(tmp_path):

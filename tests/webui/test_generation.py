@@ -315,7 +315,7 @@ def test_the_infotext_keeps_what_the_user_typed_and_brings_it_back(host):
     result = host.generate(prompt, args)
     infotext = result.infotexts[0]
     assert infotext.startswith(prompt) and "olis" not in infotext
-    for part in ("Persres LAG: True", "Persres mask: median", "Persres unconditional: base", "Persres strength: 0.9"):
+    for part in ("Persres LAG: True", "Persres mask: fitted", "Persres unconditional: base", "Persres strength: 0.9"):
         assert part in infotext
     again = host.post("/sdapi/v1/txt2img", {"infotext": infotext})
     assert same(Result(again).images[0], result.images[0])

@@ -8,7 +8,7 @@ from host import PLAIN, body_of
 from pictures import LAG, REX, near, same
 from plots import cells, plot
 
-VALUES = {"[Persres] Residual": ["rex", "mia"], "[Persres] Mask": ["median"], "[Persres] LAG": ["on", "off"]}
+VALUES = {"[Persres] Residual": ["rex", "mia"], "[Persres] Mask": ["fitted", "median"], "[Persres] LAG": ["on", "off"]}
 
 
 def test_the_tags_residual_and_strength(host):
@@ -42,10 +42,12 @@ def test_lag_on_and_off(host):
 
 def test_masks(host):
     for args in (None, LAG, [{"lag": False}]):
-        images, infotexts, _ = cells(host, REX, ("[Persres] Mask", ["median"]), args=args)
-        assert same(images[0], host.image(REX, [{"lag": True, "mask": "median"}]))
-        assert "Persres mask: median" in infotexts[0]
-    images, _, _ = cells(host, REX, ("[Persres] Mask", ["median"]), ("[Persres] LAG", ["off", "on"]))
+        images, infotexts, _ = cells(host, REX, ("[Persres] Mask", ["fitted", "median"]), args=args)
+        for image, infotext, mask in zip(images, infotexts, ("fitted", "median"), strict=True):
+            assert same(image, host.image(REX, [{"lag": True, "mask": mask}]))
+            assert f"Persres mask: {mask}" in infotext
+        assert not near(*images)
+    images, _, _ = cells(host, REX, ("[Persres] Mask", ["fitted"]), ("[Persres] LAG", ["off", "on"]))
     assert same(images[0], host.image(REX)) and same(images[1], host.image(REX, LAG))
 
 
@@ -95,7 +97,7 @@ def test_the_next_image_knows_nothing_of_the_plot(host):
         (("[Persres] Strength", "0.5, strong"), "'strong' is not a number or a range"),
         (("[Persres] Strength", "1000"), "strength is '1000.0'; allowed is a number from -100 to 100"),
         (("[Persres] LAG", ["on", "maybe"]), "'maybe' is neither on nor off"),
-        (("[Persres] Mask", ["mean"]), "mask is 'mean'; allowed is 'median'"),
+        (("[Persres] Mask", ["mean"]), "mask is 'mean'; allowed is 'fitted' or 'median'"),
         (("[Persres] Mask", []), "has no values"),
     ],
 )

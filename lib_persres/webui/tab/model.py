@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 from ...residual import file_hash
-from ...toybox import CHECKPOINT
+from ...toybox import CHECKPOINT, is_converted
 from ..host import HOST
 from ..training.model import refuse_unsupported, side_of
 from ..training.request import Request
@@ -26,7 +27,8 @@ class LoadedModel:
             if self._known is None or self._known[0] != key:
                 # a file of another size is not read at all
                 same = CHECKPOINT.is_file() and status.st_size == CHECKPOINT.stat().st_size
-                self._known = key, same and file_hash(CHECKPOINT) == file_hash(info.filename)
+                same = same and file_hash(CHECKPOINT) == file_hash(info.filename)
+                self._known = key, same or is_converted(Path(info.filename))
             return self._known[1]
         return False
 

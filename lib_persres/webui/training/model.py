@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from ...conditioning import Conditioning
 from ...errors import PersresError
 from ...parameterization import KINDS
 from ...residual import file_hash
-from ...sizes import default_resolution, params_of
+from ...sizes import LATENT, default_resolution, params_of
 from ..fit import FAMILIES
 from ..host import HOST
 
@@ -37,6 +38,7 @@ class LentModel:
         self.side = side_of(model)
         self.alphas_cumprod = HOST.alphas(model).to(self.device)
         info = HOST.checkpoint(model)
+        self.path = Path(info.filename)
         self.hash = info.sha256 or file_hash(info.filename)  # None under --no-hashing
         self._visits = self.family == "SDXL" and self.stays and self.device.type != "cpu"
 
@@ -137,7 +139,11 @@ class LentModel:
 
 def side_of(model) -> int:
     """Of the pictures that a model was trained on."""
-    return default_resolution(params_of(HOST.unet(model)), HOST.family(model), HOST.parameterization(model))
+    params = params_of(HOST.unet(model))
+    encoder = getattr(model.first_stage_model, "encoder", None)
+    if params["image_size"] is None and (side := getattr(encoder, "resolution", None)):  # sgm's UNet has no such number
+        params["image_size"] = side // LATENT
+    return default_resolution(params, HOST.family(model), HOST.parameterization(model))
 
 
 def refuse_unsupported(model) -> None:

@@ -16,7 +16,7 @@ from ...names import SUFFIX
 from ...residual import Residual, file_hash
 from ...residual_folder import ResidualFolder
 from ...thumbnail import thumbnail
-from ...toybox import CHECKPOINT
+from ...toybox import CHECKPOINT, is_converted
 from ...training import recipes
 from ...training.host import DrawingHost, Host
 from ...training.loop import learn
@@ -128,6 +128,8 @@ def _trainer(job: Job, loan: Loan, residuals: ResidualFolder) -> Trainer:
 
 def recipe_of(request, host: Host) -> Recipe:
     is_toybox = not request.recipe and CHECKPOINT.is_file() and file_hash(CHECKPOINT) == host.hash
+    if not request.recipe and (path := getattr(host, "path", None)) is not None:
+        is_toybox = is_toybox or is_converted(path)
     return request.recipe_for(recipes.recipe_of(request.recipe, is_toybox).name)
 
 

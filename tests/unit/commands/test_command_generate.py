@@ -33,7 +33,7 @@ def test_pictures_carry_their_settings(checkpoint, residual, tmp_path, capsys):
     prompt, settings = parameters(out / names[1]).split("\n")
     assert prompt == PROMPT
     assert settings.startswith("Steps: 2, Sampler: DDIM, CFG scale: 6, Seed: 5, Size: 64x64, Model hash: ")
-    assert 'Persres: "rex: 0.8 (' in settings and "Persres LAG: median/mirror" in settings
+    assert 'Persres: "rex: 0.8 (' in settings and "Persres LAG: fitted/mirror" in settings
     assert "problems" not in settings
     with Image.open(out / names[0]) as picture, Image.open(out / masks[0]) as mask:
         assert picture.size == mask.size == (64, 64)

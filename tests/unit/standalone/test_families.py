@@ -17,11 +17,14 @@ from lib_persres.errors import PersresError
 from lib_persres.parameterization import EPS, V, with_zero_terminal_snr
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.standalone.checkpoint import load
+from lib_persres.standalone.full_sizes import UNETS
 from lib_persres.standalone.generate import generate
+from lib_persres.standalone.modules import build_unet
 from lib_persres.toybox import CHECKPOINT
 from lib_persres.training.images import Photo
 from lib_persres.training.loop import train
 from lib_persres.training.recipe import Recipe, Stage
+from lib_persres.unet import find_blocks
 
 FAMILIES = ("SD2", "SDXL")
 PROMPT = "a photo of a V* ball on grass"
@@ -115,7 +118,7 @@ def test_sdxls_vectors_are_the_pooled_text_and_the_sizes(models):
     assert torch.equal(given.vectors[:, :pooled], wide.vectors[:, :pooled])
     changed = (given.vectors != wide.vectors)[0, pooled:].unflatten(0, (6, 256)).any(1)
     assert changed.tolist() == [False, True, False, False, False, True]  # height, width, top, left, height, width
-    nothing, _ = sd.encode_tokens([[], [5]], (64, 64), negative=True)
+    nothing, _ = sd.encode_tokens([[], [5]], (64, 64), [True, False])
     assert not nothing.context[0].any() and not nothing.vectors[0, :pooled].any()
     assert nothing.context[1].any() and nothing.vectors[0, pooled:].any()
 
@@ -170,21 +173,37 @@ def test_a_model_of_v_is_known_by_its_yaml_and_by_its_marks(files, tmp_path):
             text = text.replace("scale_factor:", "parameterization: v\n    scale_factor:", 1)
         path.with_suffix(".yaml").write_text(text)
         assert load(path, "cpu").parameterization == V
-    marked = tmp_path / "marked.safetensors"
-    save_file({**load_file(files["SDXL"]), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}, marked)
-    marked.with_suffix(".yaml").write_text(files["SDXL"].with_suffix(".yaml").read_text())
-    marked.with_name("marked_text_encoder").symlink_to(files["SDXL"].with_name("SDXL_text_encoder"))
-    sd = load(marked, "cpu")
-    assert sd.parameterization == V and sd.alphas_cumprod[-1] == 0
-    own = load(files["SDXL"], "cpu").alphas_cumprod
-    assert torch.equal(sd.alphas_cumprod, with_zero_terminal_snr(own))
+
+
+def beside(path, files, family):
+    """What reading it needs: OpenCLIP's sizes are looked for by the file's name, CLIP's by the yaml."""
+    folder = files[family].with_name(f"{family}_text_encoder")
+    for name in (folder.name, f"{path.stem}_text_encoder"):
+        if not (path.parent / name).exists():
+            (path.parent / name).symlink_to(folder)
+
+
+def marked(files, tmp_path, description: str, **marks):
+    path = tmp_path / "marked.safetensors"
+    save_file({**load_file(files["SDXL"]), **marks}, path)
+    path.with_suffix(".yaml").write_text(description)
+    beside(path, files, "SDXL")
+    return load(path, "cpu")
+
+
+def test_a_mark_of_zero_terminal_snr_counts_for_v_alone_and_a_yaml_before_a_mark_of_v(files, tmp_path):
+    """Of pure noise, which ᾱ = 0 is, the noise says nothing about the picture."""
+    own, description = load(files["SDXL"], "cpu").alphas_cumprod, files["SDXL"].with_suffix(".yaml").read_text()
+    marks = {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    by_eps = marked(files, tmp_path, description, **marks)
+    assert by_eps.parameterization == EPS and torch.equal(by_eps.alphas_cumprod, own)
+    by_v = marked(files, tmp_path, description.replace("EpsScaling", "VScaling"), **marks)
+    assert by_v.parameterization == V and torch.equal(by_v.alphas_cumprod, with_zero_terminal_snr(own))
+    assert by_v.alphas_cumprod[-1] == 0
 
 
 def test_full_sizes_are_the_families_own():
     """As the parameters of the published models are counted: SDXL 2.57, SD2 0.87 billion."""
-    from lib_persres.standalone.full_sizes import UNETS
-    from lib_persres.standalone.modules import build_unet
-
     counts = {}
     for family, params in UNETS.items():
         with torch.device("meta"):
@@ -233,3 +252,81 @@ def test_sdxl_learns_a_word_in_both_encoders(models, toys):
     found = learn(models["SDXL"], toys, "embedding")
     assert {name.split(".")[0] for name in found.embeddings} == {"clip_l", "clip_g"}
     assert torch.isfinite(draw(models["SDXL"], f"<persres:rex>{PROMPT}", found)).all()
+
+
+# -- sizes and damage
+
+
+def test_sdxls_own_side_is_its_autoencoders(models):
+    assert models["SDXL"].side == models["SD1"].side == 128
+
+
+def test_each_level_has_its_own_depth():
+    """By its place: two levels may be as wide."""
+    params = {**UNETS["SDXL"], "model_channels": 32, "num_head_channels": 16, "context_dim": 16, "adm_in_channels": 8}
+    unet = build_unet(
+        {**params, "channel_mult": [1, 2, 2], "attention_resolutions": [2, 4], "transformer_depth": [1, 2, 3]}
+    )
+    found = [(b.name.split(".")[:2], len(b.attentions)) for b in find_blocks(unet)]
+    assert [depth for (part, _), depth in found if part == "input_blocks"] == [2, 2, 3, 3]
+    assert [depth for (part, _), depth in found if part == "output_blocks"] == [3, 3, 3, 2, 2, 2]
+    x, context = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 16)
+    assert unet(x, timesteps=torch.zeros(1), context=context, y=torch.zeros(1, 8)).shape == x.shape
+
+
+def damaged(files, tmp_path, family="SDXL", change=lambda state: state, text=lambda text: text):
+    path = tmp_path / "damaged.safetensors"
+    save_file(change(load_file(files[family])), path)
+    path.with_suffix(".yaml").write_text(text(files[family].with_suffix(".yaml").read_text()))
+    beside(path, files, family)
+    with pytest.raises(PersresError) as caught:
+        load(path, "cpu")
+    return str(caught.value)
+
+
+LAYER = "conditioner.embedders.1.model.transformer.resblocks.0."
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (LAYER + "attn.in_proj_weight", (50, 16)),
+        (LAYER + "mlp.c_fc.weight", (60_000_000, 0)),
+        ("conditioner.embedders.1.model.positional_embedding", (77, 17)),
+        ("conditioner.embedders.1.model.text_projection", (16, 25)),
+    ],
+)
+def test_a_wrong_part_of_a_text_encoder_is_named_as_the_file_does_before_it_takes_memory(files, tmp_path, name, shape):
+    told = damaged(files, tmp_path, change=lambda state: {**state, name: torch.zeros(shape, dtype=torch.float16)})
+    assert "conditioner.embedders.1.model." in told and "does not fit its architecture" in told
+
+
+@pytest.mark.parametrize(
+    ("family", "old", "new", "words"),
+    [
+        ("SDXL", "image_size", "image_size", "image_size"),
+        ("SDXL", "layer: penultimate", "layer: hidden", "layer is hidden"),
+        ("SDXL", "legacy: false\n", "legacy: true\n", "legacy"),
+        ("SDXL", "arch: toybox-second", "arch: ../toybox-second", "arch is"),
+        ("SD2", "linear_start: 0.00085", "linear_start: 1.1e-09", "linear_start"),
+        ("SD2", "z_channels: 4", "z_channels: 4\n          give_pre_end: true", "give_pre_end"),
+        ("SD2", "layer: last", "layer: hidden", "layer is hidden"),
+    ],
+)
+def test_a_yaml_of_no_such_model_is_refused_in_words(files, tmp_path, family, old, new, words):
+    def changed(text):
+        if old == "image_size":
+            return text.replace("adm_in_channels:", "image_size: abc\n        adm_in_channels:")
+        assert old in text
+        return text.replace(old, new)
+
+    assert words in damaged(files, tmp_path, family, text=changed)
+
+
+def test_a_residual_that_does_not_tell_its_family_is_compared_by_its_shapes(models, rex):
+    assert Metadata.from_strings({**rex.metadata.to_strings(), "base_family": ""}).base_family == ""
+    strings = rex.metadata.to_strings()
+    del strings["base_family"]
+    assert Metadata.from_strings(strings).base_family == ""
+    unknown = dataclasses.replace(rex.metadata, base_family="")
+    generate(models["SD2"], f"<persres:rex>{PROMPT}", lambda name: Residual(rex.factors, unknown), **SIZE, steps=1)

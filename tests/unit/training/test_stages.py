@@ -11,7 +11,7 @@ from rounding import NETWORK, assert_near
 from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
 from lib_persres.lag import Lag
-from lib_persres.masks import MASKS, Mask, PerBlock
+from lib_persres.masks import IN_ONE_PASS, Mask, PerBlock
 from lib_persres.training import trainer
 from lib_persres.training.loop import train
 from lib_persres.training.objective import draw_timesteps
@@ -127,7 +127,7 @@ def test_a_recipe_names_its_mask(sd, photos, monkeypatch):
             assert view.step == 0 and view.done is None  # each row has a noise level of its own
             return torch.zeros(view.shape)
 
-    monkeypatch.setitem(MASKS, "nowhere", Nowhere)
+    monkeypatch.setitem(IN_ONE_PASS, "nowhere", Nowhere)
     recipe = Recipe("test", "a test's", (Stage(rank="2", steps=1, batch=2, localized=2),), mask="nowhere")
     made = trainer.Trainer(sd, photos, "rex", "dog", recipe, resolution=16, identifier="phol")
     before = {name: f.up.clone() for name, f in made.residual().factors.items()}

@@ -8,10 +8,10 @@ from lib_persres.errors import PersresError
 from lib_persres.webui.settings import Settings
 
 OFF = Settings(enabled=False, lag=False)
-DEFAULTS = [False, True, "median", "mirror", 1.0, False]
+DEFAULTS = [False, True, "fitted", "mirror", 1.0, False]
 
 
-@pytest.mark.parametrize("args", [[], [False], [None], DEFAULTS, [None] * 6, [False, True, "median", "base", 2, True]])
+@pytest.mark.parametrize("args", [[], [False], [None], DEFAULTS, [None] * 6, [False, True, "fitted", "base", 2, True]])
 def test_off(args):
     assert Settings.from_args(args) == OFF
 
@@ -100,7 +100,7 @@ def test_a_dict_wins_over_what_the_webui_puts_behind_it():
         ([{"lag": 1}], "lag is '1'"),
         (["true"], "enabled is 'true'"),
         ([[True]], "enabled"),
-        ([{"mask": "x"}], "mask is 'x'; allowed is 'median'"),
+        ([{"mask": "x"}], "mask is 'x'; allowed is 'fitted' or 'median'"),
         ([{"mask": ["median"]}], "mask"),
         ([{"unconditional": "cond"}], "'mirror' or 'base'"),
         ([{"strength": True}], "strength"),

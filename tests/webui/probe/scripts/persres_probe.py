@@ -93,11 +93,15 @@ class Marked:
 MARKED = Marked()
 
 
+OWN_MASKS: dict = {}
+
+
 def masks_of_ones(on: int):
     from lib_persres import masks
 
-    binarize = torch.ones_like if on else masks.above_median
-    masks.MASKS["median"] = lambda: masks.PerBlock(binarize)
+    for name, own in list(masks.MASKS.items()):
+        OWN_MASKS.setdefault(name, own)
+        masks.MASKS[name] = (lambda: masks.PerBlock(torch.ones_like)) if on else OWN_MASKS[name]
 
 
 def first_difference(a: str, b: str) -> int:

@@ -1,0 +1,157 @@
+"""`fitted`: one mask for the whole UNet that fits the thing at any size, made of what the step before computed.
+
+The maps are those of the UNet's output blocks where they are coarse, which know best which word is where; then pixels
+that attend to one another vote, which tells best where a thing ends. What several concepts claim is contested pixel by
+pixel. So a mask is there before a step's first block, and no map of the finest level is made, which cost the most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+
+from .mask import Mask, View
+from .plan import Row
+from .unet import Block
+
+COARSEST, VOTING = 8, 16
+"""Pixels along the shorter side that the maps have at least, and those that vote: each of the coarsest such level."""
+MEMORY = 0.5
+"""What of a claim stays in the next step."""
+EARLY, ALONE = 0.1, 0.2
+"""The part of a sampling in which the noise still hides the things and a mask is wide; and, of several concepts, in
+which the model gives each thing its place alone (docs/decisions.md)."""
+LEAST, MOST = 0.02, 0.8
+"""Share of the pixels that a concept can have."""
+
+
+class Level:
+    """The coarsest of the output blocks' sizes that has so many pixels along its shorter side, else the finest.
+
+    Blocks come coarse ones first, so it is known when it comes; until then it is the finest that was seen.
+    """
+
+    def __init__(self, least: int):
+        self._least = least
+        self.size: tuple[int, int] | None = None
+
+    def takes(self, view: View) -> bool:
+        if self.size is None or (min(self.size) < self._least and min(view.size) > min(self.size)):
+            self.size = view.size
+        return view.size == self.size
+
+
+class Fitted(Mask):
+    """Before anything is known, a single concept acts everywhere, and of several none does."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        """Block -> its last layer, whose self-attention votes: all of SDXL's ten would cost 2% of a step."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._maps_level, self._voting_level = Level(COARSEST), Level(VOTING)
+        self._done: float | None = None
+        self._maps: dict[Row, dict[str, torch.Tensor]] = {}
+        """Of this evaluation: block -> (K, h, w)."""
+        self._voters: dict[Row, dict[str, torch.Tensor]] = {}
+        """Likewise (n, n): how much each pixel attends to each."""
+        self._claims: dict[Row, torch.Tensor] = {}
+        """(K, h, w): how much each pixel is each concept's, of the evaluations before."""
+        self._cuts: dict[Row, torch.Tensor] = {}
+        """(K, 1): the least claim that counts."""
+
+    def asks(self, block: Block, gated: bool) -> Collection[str]:
+        if not block.name.startswith("output_blocks."):
+            return ()
+        self._last[block.name] = len(block.self_attentions) - 1
+        return "attn1", "attn2"
+
+    def begin(self, step: int, done: float | None) -> None:
+        if step == 0:
+            self._forget()
+        self._done = done
+        for row, maps in self._maps.items():
+            self._claims[row] = self._claim(row, maps)
+        self._maps, self._voters, self._cuts = {}, {}, {}
+
+    # -- what is seen
+
+    def wants(self, view: View) -> bool:
+        return self._maps_level.takes(view)
+
+    def see(self, view: View, maps: torch.Tensor) -> None:
+        if not self.wants(view):
+            return
+        for row, own in zip(view.rows, maps):
+            self._maps.setdefault(row, {})[view.block] = own.unflatten(-1, view.size)
+
+    def see_self(self, view: View, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
+        if layer < self._last.get(view.block, 0) or not self._voting_level.takes(view) or q.shape[1] != view.shape[2]:
+            return
+        q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
+        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).float().softmax(-1).mean(1)
+        for row, own in zip(view.rows, weights):
+            self._voters.setdefault(row, {})[view.block] = own
+
+    # -- what comes of it
+
+    def _claim(self, row: Row, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+        size = self._maps_level.size
+        maps = torch.stack([own for own in seen.values() if tuple(own.shape[-2:]) == size]).mean(0)
+        voters = [own for own in self._voters.get(row, {}).values() if _pixels(self._voting_level.size) == len(own)]
+        if voters:
+            maps = _resized(maps, self._voting_level.size)
+        # each map by its mean, so that no concept's words are louder than another's; then what they say of a pixel,
+        # times their share of what all concepts' words say of it
+        maps = maps / maps.mean((-2, -1), keepdim=True).clamp_min(1e-12)
+        claims = (maps * maps / maps.sum(0).clamp_min(1e-12)).flatten(1)
+        if voters:
+            claims = claims @ torch.stack(voters).mean(0).t()
+        claims = claims / claims.amax(-1, keepdim=True).clamp_min(1e-12)
+        claims = claims.unflatten(-1, maps.shape[-2:])
+        before = self._claims.get(row)
+        if before is None or before.shape != claims.shape:
+            return claims
+        return MEMORY * before + (1 - MEMORY) * claims
+
+    def gate(self, view: View) -> torch.Tensor:
+        return torch.stack([self._gate(row, active, view) for row, active in zip(view.rows, view.active)])
+
+    def _gate(self, row: Row, active: tuple[bool, ...], view: View) -> torch.Tensor:
+        """(K, hw)"""
+        claims, several = self._claims.get(row), sum(active) > 1
+        placing = several and self._done is not None and self._done < ALONE
+        if placing or claims is None or len(claims) != len(active):
+            return torch.full((len(active), view.shape[2]), float(not several), device=view.device)
+        if row not in self._cuts:
+            early = self._done is not None and self._done < EARLY
+            self._cuts[row] = claims.flatten(1).mean(-1, keepdim=True) if early else otsu(claims.flatten(1))
+        here = _resized(claims, view.size).flatten(1)
+        return ((here > self._cuts[row]) & (here >= here.amax(0))).to(here.dtype)
+
+
+def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
+    if size is None or maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _pixels(size: tuple[int, int] | None) -> int:
+    return size[0] * size[1] if size else 0
+
+
+def otsu(values: torch.Tensor, least: float = LEAST, most: float = MOST) -> torch.Tensor:
+    """(…, n) -> (…, 1), the threshold whose two groups of values differ the most (Otsu 1979), the upper one having from
+    `least` to `most` of them."""
+    ordered = values.sort(dim=-1, descending=True).values
+    n = values.shape[-1]
+    above = torch.arange(1, n, device=values.device, dtype=values.dtype)
+    sums = ordered.cumsum(-1)
+    upper, lower = sums[..., :-1] / above, (sums[..., -1:] - sums[..., :-1]) / (n - above)
+    between = above * (n - above) * (upper - lower) ** 2
+    allowed = (above >= least * n) & (above <= max(most * n, 1))
+    best = between.masked_fill(~allowed, -1.0).argmax(-1, keepdim=True)
+    return (ordered.gather(-1, best) + ordered.gather(-1, best + 1)) / 2
