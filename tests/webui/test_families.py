@@ -133,15 +133,13 @@ def test_a_model_of_v_draws_what_that_of_the_noise_does(zoo, sd1, kind, family):
 
 
 def test_an_inpainting_is_sd1s(zoo):
-    """As near as SD1's is to itself: the WebUI draws the latents of the picture below the mask at random."""
-    (first,), (again,) = (inpaint(zoo, "SD1", BALL + tag("SD1"), LAG).images for _ in range(2))
+    """Nearly: the WebUI draws the latents of the picture below the mask at random, so SD1's is not its own, either."""
+    (expected,) = inpaint(zoo, "SD1", BALL + tag("SD1"), LAG).images
     (base,) = inpaint(zoo, "SD1", "a photo of a olis ball on grass", LAG).images
-    most = 3 * apart(first, again)
-    assert most < apart(first, base) / 2
     for family in (*OTHERS, INPAINTING):
         (drawn,) = inpaint(zoo, family, BALL + tag("SDXL" if family == INPAINTING else family), LAG).images
-        print(f"{family}: {apart(drawn, first):.2g} grey levels on average, SD1 again {apart(first, again):.2g}")
-        assert apart(drawn, first) < most
+        print(f"{family}: {apart(drawn, expected):.2g} grey levels on average, the base {apart(base, expected):.2g}")
+        assert apart(drawn, expected) < apart(base, expected) / 4
 
 
 def test_sdxls_model_for_inpainting_draws_with_a_residual_what_sdxl_does(zoo, sd1):
