@@ -167,7 +167,7 @@ def two_things(sd: StableDiffusion, judge: Judge, residuals: dict) -> dict[str, 
     best = scores[DEFAULT]
     return {
         "mask.iou_two": (mean(ious), f"{len(ious)} masks of pairs of two classes"),
-        "mask.leak": (mean(leaks), "part of the other thing that a mask takes"),
+        "mask.leak": (mean(leaks), f"{len(leaks)} masks"),
         "multi.recognised": (mean(best["each its own"]), f"{len(chosen)} pairs, {len(twins)} of them twins; {told}"),
         "multi.swapped": (mean(best["swapped"]), "pairs of two classes of which a thing wears the other's skin"),
     }
