@@ -32,6 +32,7 @@ def folder(tmp_path, monkeypatch, checkpoint, photos):
         stages = tuple(replace(stage, steps=1, batch=1, localized=0) for stage in recipe.stages)
         monkeypatch.setitem(RECIPES, name, replace(recipe, stages=stages, crops=0, class_images=1))
     monkeypatch.chdir(tmp_path)
+    assert main(["toybox", "convert", "--family", "SDXL", "--out", "sdxl.safetensors"]) == 0
     return tmp_path
 
 

@@ -246,7 +246,7 @@ def test_a_batch_of_seeds_equals_its_singles(make, lag):
 
 
 def test_masks_are_recorded_for_every_step_image_and_concept(make, sd):
-    result = make("<persres:rex><persres:mia>a V1* dog, a V2* cat", lag=True, seeds=(1, 2), width=24)
+    result = make("<persres:rex><persres:mia>a V1* dog, a V2* cat", lag=True, mask="median", seeds=(1, 2), width=24)
     blocks = list(longhand.transformers(sd.unet))
     assert set(result.masks.calls) == set(blocks)
     assert set(result.masks.calls.values()) == {STEPS}
