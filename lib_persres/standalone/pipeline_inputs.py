@@ -11,10 +11,13 @@ from torch import nn
 
 from ..errors import PersresError, readable
 from ..names import one_form, refuse_controls
+from ..prompt import NEGATIVE
 from ..residual import Residual
 
 CONTEXTS = {768: "SD1", 1024: "SD2", 2048: "SDXL"}
 """The width of a text's context tells a family; others are none of these."""
+TEXTS = {"prompt": "prompt", "prompt_2": "prompt_2", "negative_prompt": NEGATIVE, "negative_prompt_2": NEGATIVE}
+"""The arguments with a call's texts, and what sentences call them."""
 PARTS = ("unet", "scheduler", "tokenizer", "text_encoder", "encode_prompt")
 
 Given = str | os.PathLike | Residual
@@ -22,7 +25,8 @@ Given = str | os.PathLike | Residual
 
 def check_pipe(pipe: Any) -> None:
     """PersresError for what is no pipeline of SD1, SD2 or SDXL with all that its texts need."""
-    for name in PARTS:
+    second = [name for name in ("tokenizer_2", "text_encoder_2") if hasattr(pipe, name)]
+    for name in (*PARTS, *second):
         if getattr(pipe, name, None) is None:
             raise PersresError(
                 f"Residuals act in diffusers' pipelines of SD1, SD2 and SDXL: {type(pipe).__name__} has no {name}."
@@ -80,7 +84,27 @@ def _check_finite(residual: Residual, name: str) -> None:
         )
 
 
-def texts_of(given: Any, what: str) -> list[str]:
+def texts_of_call(asked: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The texts that a call reads, by the argument's name, one for each prompt. asked: what encode_prompt is given.
+    Without guidance the negative ones are not read."""
+    if asked.get("prompt") is None:
+        raise PersresError("Residuals want to know the prompt's words: give the prompt, not its embeddings.")
+    guided = asked.get("do_classifier_free_guidance", True)
+    found: dict[str, list[str]] = {}
+    for name, what in TEXTS.items():
+        negative = name.startswith("negative")
+        if asked.get(name) is None or (negative and not guided):
+            continue
+        texts, count = _texts_of(asked[name], what), len(found.get("prompt", ()))
+        if negative and isinstance(asked[name], str):
+            texts *= count
+        if count and len(texts) != count:
+            raise PersresError(f"{name} has {len(texts)} texts for {count} prompts: give one each.")
+        found[name] = texts
+    return found
+
+
+def _texts_of(given: Any, what: str) -> list[str]:
     """A call's text or texts as a list."""
     texts = [given] if isinstance(given, str) else list(given) if isinstance(given, (list, tuple)) else []
     if not texts or not all(isinstance(text, str) for text in texts):

@@ -1,6 +1,9 @@
 """Residuals in diffusers' own pipelines, against this project's sampler on ldm's modules with the same weights."""
 
+import copy
 import functools
+import inspect
+import re
 import unicodedata
 import warnings
 
@@ -12,6 +15,7 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -29,6 +33,7 @@ from lib_persres.standalone import weights
 from lib_persres.standalone.checkpoint import load
 from lib_persres.standalone.generate import generate
 from lib_persres.standalone.ldm_view import ldm_view
+from lib_persres.standalone.pipeline_texts import Texts
 from lib_persres.standalone.tokenizer import Tokenizer
 from lib_persres.toybox import CHECKPOINT
 from lib_persres.toybox.formats import converted
@@ -115,6 +120,12 @@ def rex(sd):
 @pytest.fixture(scope="module")
 def mia(sd):
     return residual(sd.unet, 2, "phol", "box")
+
+
+def learned_word(rex):
+    word = torch.randn(96, generator=torch.Generator().manual_seed(5))
+    facts = Metadata(identifier="olis", macro_class="ball", targets="embedding+proj_out")
+    return Residual(rex.factors, facts, {"olis": word})
 
 
 def draw(pipe, sd, prompt, seeds=(3,), **options):
@@ -212,9 +223,7 @@ def test_the_negative_prompt_and_no_guidance(pipe, sd, rex):
 
 
 def test_a_learned_word_takes_the_identifiers_place(pipe, sd, rex):
-    word = torch.randn(sd.token_embedding.embedding_dim, generator=torch.Generator().manual_seed(5))
-    facts = Metadata(identifier="olis", macro_class="ball", targets="embedding+proj_out")
-    learned = Residual(rex.factors, facts, {"olis": word})
+    learned = learned_word(rex)
     with persres.on(pipe, {"rex": learned}):
         found = draw(pipe, sd, PROMPT)
     assert_near(found, ours(sd, f"<persres:rex>{PROMPT}", {"rex": learned}), PICTURE)
@@ -360,6 +369,25 @@ def test_in_sdxl_a_word_is_learned_for_both_text_encoders(sdxl, sd, rex):
         pass
 
 
+def test_in_sdxl_the_second_prompt_has_identifiers_and_no_tags(sdxl, sd, rex):
+    with persres.on(sdxl, {"rex": rex}):
+        with pytest.warns(UserWarning, match="is not in the prompt"):
+            found = sdxl.encode_prompt("a ball", prompt_2=PROMPT, device="cpu")[0]
+        with pytest.raises(PersresError, match="A tag in prompt_2 says nothing"):
+            draw(sdxl, sd, PROMPT, prompt_2="a ball <persres:rex:0.5>")
+    expected = sdxl.encode_prompt("a ball", prompt_2="a photo of a olis ball on grass", device="cpu")[0]
+    assert torch.equal(found, expected)
+
+
+def test_in_sdxl_a_concept_that_is_elsewhere_in_the_second_prompt_is_told_under_lag(sdxl, sd, rex):
+    told = []
+    with persres.on(sdxl, {"rex": rex}, lag=True, tell=told.append):
+        draw(sdxl, sd, PROMPT, prompt_2="a photo of a V* ball at night")
+        assert told == []
+        draw(sdxl, sd, PROMPT, prompt_2="the V* ball")
+    assert told == ["V* is elsewhere in prompt_2 than in the prompt, where alone LAG looks for it."]
+
+
 # -- what else uses the same parts
 
 
@@ -376,18 +404,13 @@ def test_nothing_acts_in_a_pipeline_that_shares_the_parts_nor_outside_of_a_call(
         assert isinstance(StableDiffusionImg2ImgPipeline.from_pipe(pipe), StableDiffusionImg2ImgPipeline)
 
 
-def learned_word(rex):
-    word = torch.randn(96, generator=torch.Generator().manual_seed(5))
-    facts = Metadata(identifier="olis", macro_class="ball", targets="embedding+proj_out")
-    return Residual(rex.factors, facts, {"olis": word})
-
-
 def test_a_second_use_of_shared_parts_is_refused_while_the_first_acts(pipe, rex, mia):
     other = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    text = StableDiffusionPipeline(**{**pipe.components, "unet": of_toybox()}, requires_safety_checker=False)
     with persres.on(pipe, {"rex": rex}):
         pipe.encode_prompt = functools.partial(pipe.encode_prompt)  # a wrapper of the user's hides nothing
         try:
-            for again in (pipe, other):
+            for again in (pipe, other, text):
                 with pytest.raises(PersresError, match="act in this pipeline already"), persres.on(again, {"mia": mia}):
                     pass
         finally:
@@ -426,6 +449,113 @@ def test_an_encode_prompt_of_the_users_is_called_and_is_there_afterwards(pipe, s
     del pipe.encode_prompt
 
 
+@pytest.mark.parametrize("looked_up", ["before", "on the class"])
+def test_a_wrapper_that_passes_on_whatever_it_gets_is_called_and_hides_nothing(pipe, sd, rex, looked_up):
+    before, seen = pipe.encode_prompt, []
+
+    def passes_on(*args, **kwargs):
+        seen.append(args[0])
+        if looked_up == "before":
+            return before(*args, **kwargs)
+        return type(pipe).encode_prompt(pipe, *args, **kwargs)
+
+    pipe.encode_prompt = passes_on
+    try:
+        with persres.on(pipe, {"rex": rex}):
+            found = draw(pipe, sd, PROMPT + " <persres:rex:0.5>")
+        assert pipe.encode_prompt is passes_on and seen == ["a photo of a olis ball on grass"]
+    finally:
+        del pipe.encode_prompt
+    assert_near(found, ours(sd, f"<persres:rex:0.5>{PROMPT}", {"rex": rex}), PICTURE)
+
+
+def test_an_encode_prompt_that_the_user_deletes_meanwhile_stays_deleted(pipe, sd, rex):
+    pipe.encode_prompt = functools.partial(pipe.encode_prompt)
+    with persres.on(pipe, {"rex": rex}):
+        del pipe.encode_prompt
+        found = draw(pipe, sd, PROMPT)
+    assert "encode_prompt" not in vars(pipe)
+    assert_near(found, ours(sd, f"<persres:rex>{PROMPT}", {"rex": rex}), PICTURE)
+
+
+def test_what_a_user_keeps_of_the_pipeline_does_nothing_afterwards(pipe, rex):
+    plain = pipe.encode_prompt("a V* ball", "cpu", 1, False)[0]
+    with persres.on(pipe, {"rex": learned_word(rex)}):
+        kept, found = pipe.encode_prompt, pipe.encode_prompt("a V* ball", "cpu", 1, False)[0]
+    assert torch.equal(kept("a V* ball", "cpu", 1, False)[0], plain) and not torch.equal(found, plain)
+
+
+def test_texts_encoded_by_hand_leave_nothing_behind(pipe, sd, rex):
+    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 77, pipe.unet.config.cross_attention_dim)
+    untouched = pipe.unet(x, 500, encoder_hidden_states=context).sample
+    with persres.on(pipe, {"rex": rex}):
+        found = pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]
+        assert torch.equal(pipe.unet(x, 500, encoder_hidden_states=context).sample, untouched)
+        draw(pipe, sd, PROMPT)
+        assert torch.equal(pipe.unet(x, 500, context).sample, untouched)
+    assert torch.equal(found, pipe.encode_prompt("a photo of a olis ball on grass", "cpu", 1, False)[0])
+
+
+def test_the_context_may_be_given_by_its_place(pipe, sd, rex):
+    class ByPlace(StableDiffusionPipeline):
+        """One that calls its UNet so."""
+
+        def __call__(self, *args, **kwargs):
+            forward = self.unet.forward
+            self.unet.forward = lambda x, t, context, **options: forward(x, t, context, **options)
+            before = self.unet.register_forward_pre_hook(
+                lambda module, args, kwargs: ((*args, kwargs.pop("encoder_hidden_states")), kwargs),
+                with_kwargs=True,
+                prepend=True,
+            )
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                before.remove()
+                del self.unet.forward
+
+    own = with_scheduler(DDIMScheduler, pipe, ByPlace)
+    with persres.on(own, {"rex": rex}):
+        found = draw(own, sd, PROMPT)
+    assert_near(found, ours(sd, f"<persres:rex>{PROMPT}", {"rex": rex}), PICTURE)
+
+
+def test_nothing_acts_in_a_copy_of_the_pipeline(pipe, sd, rex):
+    base = draw(pipe, sd, "a photo of a olis ball on grass")
+    with persres.on(pipe, {"rex": learned_word(rex)}):
+        other = copy.copy(pipe)
+        assert torch.equal(draw(other, sd, "a photo of a olis ball on grass"), base)
+
+
+def test_a_call_within_a_call_is_refused(pipe, sd, rex):
+    before = snapshot(pipe)
+
+    def within(pipe, step, t, tensors):
+        draw(pipe, sd, PROMPT)
+
+    with persres.on(pipe, {"rex": rex}):
+        with pytest.raises(PersresError, match="called within a call of its own"):
+            draw(pipe, sd, PROMPT, callback_on_step_end=within)
+        assert_near(draw(pipe, sd, PROMPT), ours(sd, f"<persres:rex>{PROMPT}", {"rex": rex}), PICTURE)
+    assert snapshot(pipe) == before
+
+
+def test_meanwhile_the_pipeline_is_of_its_class_to_all_who_ask(pipe, rex, tmp_path):
+    signature = inspect.signature(pipe.__call__)
+    with persres.on(pipe, {"rex": rex}):
+        assert isinstance(pipe, StableDiffusionPipeline) and inspect.signature(pipe.__call__) == signature
+        assert type(StableDiffusionPipeline.from_pipe(pipe)) is StableDiffusionPipeline
+        pipe.save_config(tmp_path)
+    assert StableDiffusionPipeline.load_config(tmp_path)["_class_name"] == "StableDiffusionPipeline"
+
+
+def test_a_unet_that_took_the_others_place_is_told(pipe, sd, rex):
+    own = with_scheduler(DDIMScheduler, pipe)
+    with persres.on(own, {"rex": rex}), pytest.warns(UserWarning, match="did not call the UNet that it had"):
+        own.unet = copy.deepcopy(of_toybox())
+        draw(own, sd, PROMPT)
+
+
 def test_residuals_that_did_not_act_are_told(pipe, sd, rex):
     kind = type(pipe)
     with persres.on(pipe, {"rex": rex}):
@@ -448,36 +578,34 @@ def test_a_learned_word_is_the_models_own_at_strength_0(pipe, sd, rex):
             draw(pipe, sd, [PROMPT, PROMPT + "<persres:rex:0>"], seeds=(3, 4))
 
 
+@pytest.mark.parametrize("identifier", ["olis", "red olis"])
 @pytest.mark.parametrize("learned", [False, True])
-def test_a_learned_word_of_anothers_identifier_is_refused(pipe, rex, learned):
-    other = learned_word(rex) if learned else residual(ldm_view(pipe.unet), 2, "olis", "box")
-    with pytest.raises(PersresError, match="which is another residual's identifier, too"):
-        with persres.on(pipe, {"rex": learned_word(rex), "mia": other}):
-            pass
+def test_a_learned_word_that_is_in_anothers_identifier_is_refused_where_both_are_read(
+    pipe, sd, rex, learned, identifier
+):
+    other = residual(ldm_view(pipe.unet), 2, identifier, "box")
+    if learned and identifier == "olis":
+        other = learned_word(other)
+    shelf = {"rex": learned_word(rex), "mia": other}
+    with persres.on(pipe, shelf, tell=lambda sentence: None):
+        for prompt in ("a V1* ball", "a V1* ball and a V2* box <persres:mia:0>"):
+            with pytest.raises(PersresError, match='"olis", which is in that of mia, too'):
+                draw(pipe, sd, prompt)
+        for prompt in ("a V1* ball <persres:mia:0>", "a V2* box <persres:rex:0>"):
+            found = draw(pipe, sd, prompt)
+            tags = "".join(f"<persres:{name}>" for name in shelf)  # a later one of a name counts
+            assert_near(found, ours(sd, tags + prompt, shelf), PICTURE)
 
 
-def test_words_of_several_vectors_before_v_do_not_shift_it(pipe, sd, rex):
+def test_words_of_several_vectors_before_v_do_not_shift_it(pipe, rex):
     """A textual inversion of two vectors, which the pipeline writes as two words."""
-    pipe.tokenizer.add_tokens(["<toy>", "<toy>_1"])
-    try:
-        with persres.on(pipe, {"rex": rex}, lag=True):
-            ((_, (tokens,), _),) = [reading_of(pipe, "<toy> and a V* ball")]
-        ids = pipe.tokenizer("<toy> <toy>_1 and a olis ball").input_ids
-        assert tokens.indices == (ids.index(pipe.tokenizer("olis").input_ids[1]), len(ids) - 2)
-    finally:
-        pipe.tokenizer = fresh(pipe.tokenizer)
-
-
-def reading_of(pipe, prompt):
-    """What the acting residuals read of a prompt."""
-    (acting,) = [
-        cell.cell_contents for cell in type(pipe).encode_prompt.__closure__ if hasattr(cell.cell_contents, "_read")
-    ]
-    return acting._read(prompt)
-
-
-def fresh(tokenizer):
-    return CLIPTokenizer.from_pretrained(tokenizer.name_or_path) if tokenizer.name_or_path else tokenizer
+    other = StableDiffusionPipeline(
+        **{**pipe.components, "tokenizer": copy.deepcopy(pipe.tokenizer)}, requires_safety_checker=False
+    )
+    other.tokenizer.add_tokens(["<toy>", "<toy>_1"])
+    (found,) = Texts(other, {"rex": rex}, True).read("<toy> and a V* ball").tokens
+    ids = other.tokenizer("<toy> <toy>_1 and a olis ball").input_ids
+    assert found.indices == (ids.index(pipe.tokenizer("olis").input_ids[1]), len(ids) - 2)
 
 
 def test_a_negative_prompt_counts_where_there_is_guidance(pipe, sd, rex):
@@ -485,8 +613,12 @@ def test_a_negative_prompt_counts_where_there_is_guidance(pipe, sd, rex):
         with pytest.raises(PersresError, match="V3"):
             draw(pipe, sd, PROMPT, negative_prompt="V3*")
         draw(pipe, sd, PROMPT, negative_prompt="V3*", guidance_scale=1.0)
-        with pytest.raises(PersresError, match="A tag in negative_prompt says nothing"):
-            draw(pipe, sd, PROMPT, negative_prompt="blurry <persres:rex:0.5>")
+        for name in ("rex", "tom"):
+            words = (
+                f'"<persres:{name}:0.5>" in the negative prompt is no tag: write <persres:{name}:0.5> into the prompt'
+            )
+            with pytest.raises(PersresError, match=words):
+                draw(pipe, sd, PROMPT, negative_prompt=f"blurry <persres:{name}:0.5>")
 
 
 @pytest.mark.parametrize(
@@ -496,6 +628,7 @@ def test_a_negative_prompt_counts_where_there_is_guidance(pipe, sd, rex):
         ("a V* ball " + "and a red box " * 30, "longer than 75 tokens"),
         ("a V* ball AND a box", "AND was read as a word"),
         ("a V* ball <perres:rex>", "is no tag"),
+        ("a V* (red:1.2.3) ball", "knows no emphasis"),  # no number, which is no fault where it is words
     ],
 )
 def test_what_a_pipeline_does_not_understand_is_told(pipe, sd, rex, prompt, words):
@@ -503,31 +636,148 @@ def test_what_a_pipeline_does_not_understand_is_told(pipe, sd, rex, prompt, word
         draw(pipe, sd, prompt)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(red:1.3)", "Brackets in the negative prompt are words"),
+        ("a BREAK b", "BREAK in the negative prompt was read as a word"),
+        ("<perres:rex>", '"<perres:rex>" in the negative prompt is no tag'),
+        ("v* ball", r'"v\*" in the negative prompt was read as words'),
+    ],
+)
+def test_what_a_pipeline_does_not_understand_of_the_negative_prompt_is_told_where_it_is_read(
+    pipe, sd, rex, text, words
+):
+    told = []
+    with persres.on(pipe, {"rex": rex}, tell=told.append):
+        draw(pipe, sd, PROMPT, negative_prompt=text, guidance_scale=1.0)
+        assert told == []
+        draw(pipe, sd, PROMPT, negative_prompt=text)
+    (sentence,) = told
+    assert re.match(words, sentence)
+
+
+def test_a_call_says_everything_once(pipe, sd, rex):
+    told = []
+    with persres.on(pipe, {"rex": rex}, tell=told.append):
+        draw(pipe, sd, ["a (red) ball", "a (red) ball at night"], seeds=(3, 4))
+    assert len(told) == len(set(told)) == 2
+
+
 def test_names_are_compared_in_one_form(pipe, sd, rex, tmp_path):
     rex.save(tmp_path / (unicodedata.normalize("NFD", "rexé") + ".safetensors"))
     with persres.on(pipe, [next(tmp_path.iterdir())]):
-        draw(pipe, sd, PROMPT + " <persres:rexé:0.5>")
+        found = [draw(pipe, sd, PROMPT + unicodedata.normalize(form, " <persres:rexé:0.5>")) for form in ("NFC", "NFD")]
+    assert torch.equal(*found)
 
 
 # -- steps
 
 
-@pytest.mark.parametrize("kind", [DDIMScheduler, HeunDiscreteScheduler, EulerDiscreteScheduler])
+def behind(pipe, call):
+    """The part of the sampling that lies behind, at each call of the UNet."""
+    seen = []
+    (acting,) = {hook.__self__ for hook in pipe.unet._forward_pre_hooks.values()}
+    begin = acting.branches.begin
+    acting.branches.begin = lambda step, done: (seen.append(done), begin(step, done))
+    call()
+    return seen
+
+
+def with_scheduler(kind, pipe, of=StableDiffusionPipeline):
+    parts = {**pipe.components, "scheduler": kind.from_config(pipe.scheduler.config)}
+    made = of(**parts, requires_safety_checker=False)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, HeunDiscreteScheduler, EulerDiscreteScheduler, PNDMScheduler])
 def test_the_part_that_lies_behind_grows_to_1_under_every_scheduler(pipe, sd, rex, kind):
-    seen, own = [], pipe.scheduler
-    pipe.scheduler = kind.from_config(own.config)
-    try:
-        with persres.on(pipe, {"rex": rex}, lag=True):
-            acting = next(
-                c.cell_contents for c in type(pipe).encode_prompt.__closure__ if hasattr(c.cell_contents, "_read")
-            )
-            begin = acting.branches.begin
-            acting.branches.begin = lambda step, done: (seen.append(done), begin(step, done))
-            draw(pipe, sd, PROMPT)
-    finally:
-        pipe.scheduler = own
-    assert seen[0] == 0 and seen == sorted(set(seen)) and seen[-1] < 1
-    assert len(seen) == (2 * STEPS - 1 if kind is HeunDiscreteScheduler else STEPS)
+    own = with_scheduler(kind, pipe)
+    with persres.on(own, {"rex": rex}, lag=True):
+        seen = behind(own, lambda: draw(own, sd, PROMPT))
+    count = len(own.scheduler.timesteps)
+    assert count >= STEPS and seen == [index / count for index in range(count)]
+
+
+class Old(StableDiffusionImg2ImgPipeline):
+    """One that does not say how many steps it takes."""
+
+    num_timesteps = None
+
+
+@pytest.mark.parametrize(
+    ("of", "kind"),
+    [
+        (StableDiffusionImg2ImgPipeline, DDIMScheduler),
+        (StableDiffusionImg2ImgPipeline, HeunDiscreteScheduler),
+        (StableDiffusionImg2ImgPipeline, PNDMScheduler),
+        (Old, DDIMScheduler),
+        (Old, EulerDiscreteScheduler),
+    ],
+)
+def test_a_picture_made_of_a_picture_begins_with_nothing_behind(pipe, rex, of, kind):
+    own = with_scheduler(kind, pipe, of)
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with persres.on(own, {"rex": rex}, lag=True):
+        seen = behind(own, lambda: own(PROMPT, picture, 0.5, num_inference_steps=8, output_type="latent"))
+    assert len(seen) >= 4 and seen == [index / len(seen) for index in range(len(seen))]
+
+
+class Twice(StableDiffusionPipeline):
+    """Its UNet is called twice a step, as where a pipeline draws parts of a picture one by one."""
+
+    def __call__(self, *args, **kwargs):
+        again = []
+
+        def after(module, args, kwargs, output):
+            if not again:
+                again.append(True)
+                module(*args, **kwargs)
+                again.clear()
+
+        handle = self.unet.register_forward_hook(after, with_kwargs=True)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            handle.remove()
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, HeunDiscreteScheduler])
+def test_several_calls_of_the_unet_in_a_step_are_one_step(pipe, sd, rex, kind):
+    own = with_scheduler(kind, pipe, Twice)
+    with persres.on(own, {"rex": rex}, lag=True):
+        seen = behind(own, lambda: draw(own, sd, PROMPT))
+    if kind is DDIMScheduler:
+        assert seen == [index // 2 / STEPS for index in range(2 * STEPS)]
+    else:  # which has each time but the first twice, so one time is two of four calls
+        count = len(own.scheduler.timesteps)
+        assert seen == sorted(seen) and set(seen) == {index / count for index in range(count)}
+
+
+class Elsewhere(StableDiffusionPipeline):
+    """Its UNet is called at times of its own."""
+
+    def __call__(self, *args, **kwargs):
+        handle = self.unet.register_forward_pre_hook(lambda module, args: (args[0], args[1] + 100), prepend=True)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            handle.remove()
+
+
+def test_times_that_the_scheduler_does_not_have_are_refused(pipe, sd, rex):
+    own = with_scheduler(DDIMScheduler, pipe, Elsewhere)
+    with persres.on(own, {"rex": rex}), pytest.raises(PersresError, match="at the time .*, which its scheduler does"):
+        draw(own, sd, PROMPT)
+
+
+@pytest.mark.parametrize("part", ["start=0.5", "end=0.5"])
+def test_a_tag_acts_in_its_part_of_the_sampling(pipe, sd, rex, part):
+    prompt = f"{PROMPT} <persres:rex:1:{part}>"
+    with persres.on(pipe, {"rex": rex}):
+        found = draw(pipe, sd, prompt)
+    assert_near(found, ours(sd, prompt, {"rex": rex}), PICTURE)
 
 
 # -- what cannot be
@@ -586,3 +836,26 @@ def test_a_text_that_is_none_is_refused_in_words(pipe, rex, name, given):
     asked = {"prompt": "a V* ball", "device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
     with persres.on(pipe, {"rex": rex}), pytest.raises(PersresError, match="text or a list of texts|control character"):
         pipe.encode_prompt(**{**asked, name: given})
+
+
+def test_texts_by_their_places_and_of_other_counts_are_checked_too(pipe, sdxl, rex):
+    with persres.on(pipe, {"rex": rex}):
+        with pytest.raises(PersresError, match="text or a list of texts, not 5"):
+            pipe.encode_prompt(5)
+        with pytest.raises(PersresError, match="negative_prompt has 2 texts for 1 prompts: give one each"):
+            pipe.encode_prompt("a V* ball", "cpu", 1, True, ["blurry", "dark"])
+        of_lists = pipe.encode_prompt(["a V* ball"] * 2, "cpu", 1, True, ["blurry"] * 2)
+        of_one = pipe.encode_prompt(["a V* ball"] * 2, "cpu", 1, True, "blurry")  # which diffusers refuses, or not
+        assert all(map(torch.equal, of_one, of_lists))
+    with persres.on(sdxl, {"rex": rex}):
+        with pytest.raises(PersresError, match="prompt_2 has 1 texts for 2 prompts: give one each"):
+            sdxl.encode_prompt(["a V* ball"] * 2, "a V* ball", device="cpu")
+
+
+def test_a_pipeline_that_lacks_an_encoder_is_refused(sdxl, rex):
+    """As SDXL's refiner does."""
+    for number in ("", "_2"):
+        parts = {**sdxl.components, f"tokenizer{number}": None, f"text_encoder{number}": None}
+        made = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+        with pytest.raises(PersresError, match=f"has no tokenizer{number}"), persres.on(made, {"rex": rex}):
+            pass
