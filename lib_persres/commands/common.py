@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import PersresError, readable
 from ..names import SUFFIX, refuse_controls
-from ..sizes import check_pixels, check_side, default_resolution  # noqa: F401 the commands take them from here
+from ..sizes import check_pixels, check_side  # noqa: F401 the commands take them from here
 from ..toybox import is_converted
 from ..training.pictures.kinds import SUFFIXES as PICTURES
 

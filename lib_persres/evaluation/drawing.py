@@ -68,7 +68,7 @@ class Drawing:
             steps=self.sampling.steps,
             guidance=self.sampling.guidance,
             lag=method.lag,
-            mask="median",  # the papers'
+            mask=method.mask,
             unconditional=method.unconditional,
         )
         for one, picture in zip(asked, made):

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..concepts import check_unconditional
 from ..errors import PersresError
+from ..masks import check_mask
 from ..training.recipe import Recipe
 from ..training.recipes import RECIPES
 
@@ -28,6 +29,11 @@ def _folder_name(name: str) -> str:
     if not name or set(name) & set('/\\:*?"<>|') or name.startswith("."):
         raise ValueError(f"{name!r} cannot be the name of a folder")
     return name
+
+
+def _mask(value: str) -> str:
+    check_mask(value)
+    return value
 
 
 def _unconditional(value: str) -> str:
@@ -87,7 +93,7 @@ class Method(_Part):
     """A column of a report. training: None is the base model. concepts: only the first so many; None: all.
 
     noun: the macro class in the prompts. strength: of the residual, the tag's. unconditional: what the unconditional
-    row does under LAG, see `concepts.UNCONDITIONAL`.
+    row does under LAG, see `concepts.UNCONDITIONAL`. mask: LAG's, of `masks.MASKS`; the papers' where nothing is said.
     """
 
     name: FolderName
@@ -98,6 +104,7 @@ class Method(_Part):
     noun: Noun = GIVEN
     strength: float = 1.0
     unconditional: Annotated[str, AfterValidator(_unconditional)] = "mirror"
+    mask: Annotated[str, AfterValidator(_mask)] = "median"
 
     @property
     def piece(self) -> str:

@@ -11,30 +11,23 @@ import math
 import torch
 
 from ..errors import PersresError
+from ..standalone.architecture import SIZES
+from ..standalone.open_clip import PADDING, PARTS
+from ..standalone.weights import UNET, VAE
 
 FAMILIES = ("SD2", "SDXL")
-UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
-PAD, VOCABULARY, LENGTH = 0, 49408, 77
+TEXT = "cond_stage_model.transformer.text_model."
+VOCABULARY, LENGTH = 49408, 77
 """OpenCLIP's; the last token of the vocabulary ends a text. It pads with token 0, where CLIP repeats the end."""
 FIRST, SECOND = "toybox", "toybox-second"
 """What OpenCLIP is to call the text encoder, and SDXL's second one."""
 SECOND_WIDTH, SECOND_POOLED, SECOND_LAYERS, SECOND_HEADS = 16, 24, 2, 2
-SIZES = 6 * 256
-"""Of SDXL's vector: six numbers (original size, crop, target size), each embedded in 256."""
 ASSUMED = {"linear_start": 0.00085, "linear_end": 0.012, "timesteps": 1000, "parameterization": "eps"}
 """By SDXL's readers, whatever the yaml says."""
 SGM_UNET = (
     "in_channels out_channels model_channels attention_resolutions num_res_blocks channel_mult num_heads "
     "num_head_channels use_spatial_transformer"
 ).split()
-BLOCK_NAMES = {
-    "layer_norm1": "ln_1",
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
-
 State = dict[str, torch.Tensor]
 
 
@@ -141,7 +134,7 @@ def _open_clip(state: State) -> State:
     text = {name.removeprefix(TEXT): tensor for name, tensor in state.items() if name.startswith(TEXT)}
     tokens = text["embeddings.token_embedding.weight"].clone()
     # So that padding is what it was. Token 0 itself is a "!" at the start of a longer word, as in "!a": it is lost.
-    tokens[PAD] = tokens[-1]
+    tokens[PADDING] = tokens[-1]
     made = {
         "token_embedding.weight": tokens,
         "positional_embedding": text["embeddings.position_embedding.weight"],
@@ -153,7 +146,7 @@ def _open_clip(state: State) -> State:
         for number in range(_layers(text)):
             old, new = f"encoder.layers.{number}.", f"transformer.resblocks.{number}."
             made[f"{new}attn.in_proj_{kind}"] = torch.cat([text[f"{old}self_attn.{p}_proj.{kind}"] for p in "qkv"])
-            made |= {f"{new}{there}.{kind}": text[f"{old}{here}.{kind}"] for here, there in BLOCK_NAMES.items()}
+            made |= {f"{new}{there}.{kind}": text[f"{old}{here}.{kind}"] for there, here in PARTS.items()}
     return {"cond_stage_model.model." + name: tensor for name, tensor in made.items()}
 
 

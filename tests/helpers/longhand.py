@@ -10,7 +10,6 @@ import hashlib
 import math
 
 import torch
-from ldm.modules.attention import SpatialTransformer
 from standalone_models import tiny_unet
 
 from lib_persres.residual import Factors, Residual
@@ -49,7 +48,7 @@ def inputs(rows, size=(8, 8), seed=0, tokens=TOKENS):
 
 
 def transformers(unet):
-    return {name: module for name, module in unet.named_modules() if isinstance(module, SpatialTransformer)}
+    return {name: m for name, m in unet.named_modules() if hasattr(m, "transformer_blocks") and hasattr(m, "proj_out")}
 
 
 def random_residual(unet, rank, seed=0, size=0.5):
@@ -99,7 +98,8 @@ def watch(unet):
             record.x, record.out = args[0].detach().clone(), output.detach().clone()
 
         def attended(module, args, kwargs, record=seen[name]):
-            context = kwargs["context"] if "context" in kwargs else args[1]
+            given = [kwargs[name] for name in ("context", "encoder_hidden_states") if name in kwargs]
+            context = given[0] if given else args[1]
             record.attentions.append((module, args[0].detach().clone(), context.detach().clone()))
 
         handles.append(block.proj_out.register_forward_hook(projected))
