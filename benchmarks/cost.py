@@ -92,11 +92,11 @@ def timed(call) -> float:
 
 
 @torch.no_grad()
-def _step(unet, x, context):
+def step(unet, x, context):
     return timed(lambda: unet(x, timesteps=torch.full((len(x),), 500, device=x.device), context=context))
 
 
-def _inputs(size: ModelSize, device: str, dtype: torch.dtype):
+def inputs(size: ModelSize, device: str, dtype: torch.dtype):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, size.latent, size.latent, generator=generator).to(device, dtype)
     return x, torch.randn(2, TOKENS, size.context, generator=generator).to(device, dtype)
@@ -107,7 +107,7 @@ def cost_sd1(rounds: int = 3, size: ModelSize = SD1) -> dict[str, tuple[float, s
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.float16) if cuda else ("cpu", torch.float32)
     unet = random_unet(size, device, dtype)
-    x, context = _inputs(size, device, dtype)
+    x, context = inputs(size, device, dtype)
     times: dict[str, list[float]] = {name: [] for name in ("base", "plain", *COSTS)}
     inside: dict[str, list[float]] = {name: [] for name in times}
     residual = random_residual(unet)
@@ -118,7 +118,7 @@ def cost_sd1(rounds: int = 3, size: ModelSize = SD1) -> dict[str, tuple[float, s
                 for kind, plan in plans(device).items():
                     branches.begin(index, 0.5)  # to a mask, a step of a sampling
                     branches.plan, clock.inside = plan, 0.0
-                    seconds = _step(unet, x, context)
+                    seconds = step(unet, x, context)
                     if index:  # the first round warms up
                         times[name if kind == "lag" else kind].append(seconds)
                         inside[name if kind == "lag" else kind].append(clock.inside)
@@ -164,7 +164,7 @@ def main() -> None:
         branches.plan = plans(device)[name]
         for index in range(2):
             branches.begin(index, index / 2)
-            _step(unet, *_inputs(size, device, dtype))
+            step(unet, *inputs(size, device, dtype))
     print(json.dumps({"plan": name, "peak": peak_bytes(torch.device(device))}))
 
 

@@ -173,9 +173,14 @@ def two_things(sd: StableDiffusion, judge: Judge, residuals: dict) -> dict[str, 
     }
 
 
-def figures() -> dict[str, tuple[float, str]]:
+def evaluated() -> Path:
+    """The folder of the evaluation's run, all of which is done."""
     folder = Path(os.environ.get("PERSRES_EVALUATION") or FOLDER)
     if main(["evaluate", "run", "--suite", "toybox", "--out", str(folder)]):
         raise RuntimeError("the evaluation broke off")
-    sd, judge, residuals = load(CHECKPOINT, "cpu"), Judge.load(), learned(folder)
+    return folder
+
+
+def figures() -> dict[str, tuple[float, str]]:
+    sd, judge, residuals = load(CHECKPOINT, "cpu"), Judge.load(), learned(evaluated())
     return {**one_thing(sd, judge, residuals), **two_things(sd, judge, residuals)}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .concept_tokens import ConceptTokens
 from .errors import PersresError
+from .lag_choice import decided, lag_choice
 from .metadata import Metadata
 from .prompt import Tag
 from .targets import EVERY, parts_of
@@ -28,13 +29,15 @@ class Use:
     """What a concept does in a picture now.
 
     strength: s_k; 0 leaves the picture to the base model. gated: whether LAG confines it. indices: for each part of the
-    prompt (AND) the concept's tokens C in its context. sentences: what the user is told of it.
+    prompt (AND) the concept's tokens C in its context. sentences: what the user is told of it. decided: what LAG auto
+    made of it, and why; "" where it was not asked.
     """
 
     strength: float
     gated: bool
     indices: tuple[tuple[int, ...], ...] = ()
     sentences: tuple[str, ...] = ()
+    decided: str = ""
 
 
 def decide(
@@ -42,18 +45,19 @@ def decide(
     facts: Metadata,
     texts: Sequence[ConceptTokens],
     *,
-    lag: bool,
+    lag: bool | str,
     strength: float | None = None,
     done: float = 0.0,
     now: Sequence[ConceptTokens] | None = None,
     placeholder: str = "V*",
+    lent: str = "",
 ) -> Use:
     """The use of a concept; its sentences are the same at every time.
 
     facts: its residual's. texts: where it is in each text that the picture's rows ever have, and now: in those that
-    they have now, one for each part of the prompt; None: the same. lag: LAG where the tag does not say. strength: s_k
-    in this pass; None: the tag's. done: the part of the sampling that lies behind, 0 to 1. placeholder: how the prompt
-    writes it.
+    they have now, one for each part of the prompt; None: the same. lag: LAG where the tag does not say, see
+    `lag_choice`. strength: s_k in this pass; None: the tag's. done: the part of the sampling that lies behind, 0 to 1.
+    placeholder: how the prompt writes it. lent: see `lag_choice.lent`.
     """
     strength = tag.strength if strength is None else strength
     indices = tuple(found.indices for found in (texts if now is None else now))
@@ -61,8 +65,13 @@ def decide(
         return Use(0.0, False, indices)
     named = any(found.indices for found in texts)
     asked = any(found.identifier_found for found in texts)
-    lag = wants_lag(tag, lag)
+    choice = lag_choice(lag if tag.lag is None else tag.lag)
+    lag, why = decided(choice, lent)
     sentences = []
+    if choice == "auto" and lent:
+        sentences.append(
+            f'"{lent}" lends the look of {tag.text}, so LAG auto leaves it everywhere; lag=on confines it.'
+        )
     if lag and (unconfined := cannot_confine(tag.text, facts)):
         sentences.append(unconfined)
         lag = False
@@ -75,11 +84,12 @@ def decide(
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     absent = lag and bool(facts.identifier) and not asked
     on = tag.start <= done < tag.end and not absent
-    return Use(strength if on else 0.0, lag and named, indices, tuple(sentences))
+    return Use(strength if on else 0.0, lag and named, indices, tuple(sentences), why)
 
 
-def wants_lag(tag: Tag, default: bool) -> bool:
-    return default if tag.lag is None else tag.lag
+def wants_lag(tag: Tag, default: bool | str) -> bool:
+    """Whether LAG may confine a concept."""
+    return lag_choice(default if tag.lag is None else tag.lag) != "off"
 
 
 def cannot_confine(name: str, facts: Metadata) -> str | None:

@@ -1,4 +1,5 @@
-"""Learned words: the vectors that a residual brings for its identifier, in place of the model's own."""
+"""Learned words: the vectors that a residual brings for its identifier, in place of the model's own; and twins, whose
+words are the same."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from .errors import PersresError
+from .metadata import Metadata
 from .prompt import Substituted
 from .residual import ENCODERS, Residual, key_of
 
@@ -19,6 +21,13 @@ def learned_vectors(residual: Residual) -> dict[str, torch.Tensor]:
     word = residual.metadata.identifier
     found = {encoder: residual.embeddings.get(key_of(encoder, word)) for encoder in ENCODERS}
     return {encoder: each.reshape(-1, each.shape[-1]) for encoder, each in found.items() if each is not None}
+
+
+def twins_of(concepts: Sequence[Metadata]) -> list[int]:
+    """Those with an earlier one's identifier and class, in their order. Their tokens are told apart by their places in
+    the prompt, if they have names of their own."""
+    said = [(each.identifier.lower(), each.macro_class.lower()) for each in concepts]
+    return [index for index, own in enumerate(said) if own[0] and own in said[:index]]
 
 
 def check_widths(vectors: Mapping[str, torch.Tensor], widths: Mapping[str, int], where: str) -> None:

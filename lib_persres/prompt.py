@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from .errors import PersresError
+from .lag_choice import LAG, lent
 from .names import is_mark
 
 NEGATIVE = "negative prompt"
@@ -30,13 +31,13 @@ _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", 
 
 @dataclass(frozen=True)
 class Tag:
-    """One `<persres:name:strength:lag=on|off:hr=..:start=..:end=..>`."""
+    """One `<persres:name:strength:lag=on|off|auto:hr=..:start=..:end=..>`."""
 
     name: str
     strength: float = 1.0
     """s_k, the factor before the residual."""
-    lag: bool | None = None
-    """Whether LAG confines the residual; None leaves it to the UI or the API."""
+    lag: str | None = None
+    """One of `lag_choice.LAG`, whether LAG confines the residual; None leaves it to the UI or the API."""
     hr: float | None = None
     """The strength in the hires pass; None is the same as `strength`."""
     start: float = 0.0
@@ -64,6 +65,10 @@ class Substituted:
 
     text: str
     uses: list[Occurrence]
+
+    def lent(self, concept: int, noun: str, name: str) -> str:
+        """See `lag_choice.lent`, of a concept by its number."""
+        return lent(self.text, [(use.start, use.end) for use in self.uses if use.concept == concept], noun, name)
 
 
 # -- tags ----------------------------------------------------------------------------------------------------
@@ -142,8 +147,8 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
             f'has "{short(positional[2])}" after the strength; only lag=, hr=, start= and end= may follow',
         )
     lag = named.get("lag")
-    if lag is not None and lag.lower() not in ("on", "off"):
-        _refuse(text, f'has lag="{short(lag)}"; allowed are lag=on and lag=off')
+    if lag is not None and lag.lower() not in LAG:
+        _refuse(text, f'has lag="{short(lag)}"; allowed are lag=on, lag=off and lag=auto')
     start = _number(named.get("start", "0"), "start", text, 0.0, 1.0)
     end = _number(named.get("end", "1"), "end", text, 0.0, 1.0)
     if start >= end:
@@ -151,7 +156,7 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
     return Tag(
         name=positional[0],
         strength=_strength(positional[1], "the strength", text) if len(positional) == 2 else 1.0,
-        lag=None if lag is None else lag.lower() == "on",
+        lag=None if lag is None else lag.lower(),
         hr=_strength(named["hr"], "hr", text) if "hr" in named else None,
         start=start,
         end=end,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from .. import __version__
 from ..concepts import UNCONDITIONAL, wants_lag
+from ..lag_choice import LAG
 from ..masks import DEFAULT, MASKS
 from ..progress import progress_bar
 from ..prompt import NEGATIVE, Tag, parse_tags
@@ -61,9 +61,12 @@ def add_parser(commands) -> None:
     )
     important.add_argument(
         "--lag",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="keep each concept to its place in the picture (default: off)",
+        nargs="?",
+        choices=LAG,
+        const="on",
+        default="off",
+        help="keep each concept to its place in the picture; auto: unless the prompt says that it lends its look, as "
+        '"in the style of V*" (default: off; --lag alone: on)',
     )
     important.add_argument(
         "--seeds",

@@ -50,7 +50,7 @@ def generate(
     negative: str = "",
     steps: int = 50,
     guidance: float = 6.0,
-    lag: bool = False,
+    lag: bool | str = False,
     mask: str = DEFAULT,
     unconditional: str = "mirror",
     progress: Callable[[int, int], None] | None = None,
@@ -58,7 +58,8 @@ def generate(
 ) -> Generated:
     """One picture for each seed; the same seed is the same noise for every method.
 
-    find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`.
+    find_residual: name -> residual; needed where the prompt has tags. lag: LAG for tags that do not say `lag=`,
+    True, False or one of `lag_choice.LAG`.
     mask: a name of `masks.MASKS`. unconditional: one of `concepts.UNCONDITIONAL`.
     tell: called with each of the problems before anything is drawn.
     """
@@ -72,7 +73,8 @@ def generate(
 
 @dataclass
 class Prepared:
-    """A prompt as it is drawn. tokens, placeholders: of each concept, where it is and how the prompt writes it.
+    """A prompt as it is drawn. tokens, placeholders, lent: of each concept, where it is, how the prompt writes it and
+    the words by which it lends its look.
 
     conditioning: a row of 77 tokens. lag: LAG for tags that do not say.
     """
@@ -83,15 +85,18 @@ class Prepared:
     residuals: list[Residual]
     tokens: list[ConceptTokens]
     placeholders: list[str]
-    lag: bool
+    lent: list[str]
+    lag: bool | str
     conditioning: Conditioning
     problems: list[str]
 
     def uses(self, done: float = 0.0) -> list[Use]:
         """done: the part of the sampling that lies behind."""
         return [
-            decide(tag, facts, [found], lag=self.lag, done=done, placeholder=placeholder)
-            for tag, facts, found, placeholder in zip(self.tags, self.words.facts, self.tokens, self.placeholders)
+            decide(tag, facts, [found], lag=self.lag, done=done, placeholder=placeholder, lent=lent)
+            for tag, facts, found, placeholder, lent in zip(
+                self.tags, self.words.facts, self.tokens, self.placeholders, self.lent
+            )
         ]
 
 
@@ -99,7 +104,7 @@ def prepare(
     sd: StableDiffusion,
     prompt: str,
     find_residual: Callable[[str], Residual] | None,
-    lag: bool,
+    lag: bool | str,
     size: tuple[int, int],
 ) -> Prepared:
     """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it. size: the
@@ -123,7 +128,8 @@ def prepare(
         problems.append(LONG)
     tokens = [find_tokens(words, ids[0].tolist(), index) for index in range(len(tags))]
     placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
-    made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lag, conditioning, problems)
+    lent = [written.lent(i, words.facts[i].macro_class, placeholders[i]) for i in range(len(tags))]
+    made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lent, lag, conditioning, problems)
     problems += [sentence for use in made.uses() for sentence in use.sentences]
     return made
 

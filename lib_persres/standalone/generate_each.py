@@ -22,7 +22,7 @@ def generate_each(
     negative: str = "",
     steps: int = 50,
     guidance: float = 6.0,
-    lag: bool = False,
+    lag: bool | str = False,
     mask: str = DEFAULT,
     unconditional: str = "mirror",
 ) -> list[Generated]:

@@ -40,7 +40,7 @@ def on(
     pipe: Any,
     residuals: Given | Sequence[Given] | Mapping[str, Given],
     *,
-    lag: bool = False,
+    lag: bool | str = False,
     mask: str = DEFAULT,
     unconditional: str = "mirror",
     tell: Callable[[str], None] = warnings.warn,
@@ -150,7 +150,7 @@ class _Acting:
 
     branches: Branches
 
-    def __init__(self, pipe: Any, named: dict[str, Residual], lag: bool, unconditional: str, tell):
+    def __init__(self, pipe: Any, named: dict[str, Residual], lag: bool | str, unconditional: str, tell):
         self._pipe, self._unconditional, self._tell = pipe, unconditional, tell
         self._texts = Texts(pipe, named, lag)
         tokens = [self._texts.ids(residual.metadata.identifier) for residual in named.values()]

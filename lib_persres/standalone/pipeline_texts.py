@@ -21,11 +21,13 @@ from .reading import LONG, write
 
 @dataclass(frozen=True)
 class Read:
-    """Of a prompt, each concept's: its tag, where its tokens are, how the prompt writes it."""
+    """Of a prompt, each concept's: its tag, where its tokens are, how the prompt writes it, and the words by which it
+    lends its look."""
 
     tags: list[Tag]
     tokens: list[ConceptTokens]
     placeholders: list[str]
+    lent: list[str]
 
     @property
     def strengths(self) -> list[float]:
@@ -35,7 +37,7 @@ class Read:
 class Texts:
     """pipe: whose tokenizer reads. named: the residuals. lag: LAG where a tag does not say."""
 
-    def __init__(self, pipe: Any, named: Mapping[str, Residual], lag: bool):
+    def __init__(self, pipe: Any, named: Mapping[str, Residual], lag: bool | str):
         self._pipe, self._names, self._lag = pipe, list(named), lag
         self._facts = [residual.metadata for residual in named.values()]
 
@@ -55,8 +57,10 @@ class Texts:
 
     def read(self, prompt: str) -> Read:
         rest, tags = self._tags(prompt)
-        found = self.find(self.written(prompt, "prompt"))
-        return Read(tags, found, [placeholder_of(rest, number) for number in range(1, len(tags) + 1)])
+        written = self.written(prompt, "prompt")
+        names = [placeholder_of(rest, number) for number in range(1, len(tags) + 1)]
+        lent = [written.lent(i, facts.macro_class, names[i]) for i, facts in enumerate(self._facts)]
+        return Read(tags, self.find(written), names, lent)
 
     def find(self, written: Substituted) -> list[ConceptTokens]:
         """Each concept's tokens in what the text encoder is given."""
@@ -72,8 +76,10 @@ class Texts:
     def uses(self, read: Read, done: float = 0.0) -> list[Use]:
         """done: the part of the sampling that lies behind."""
         return [
-            decide(tag, facts, [found], lag=self._lag, done=done, placeholder=placeholder)
-            for tag, facts, found, placeholder in zip(read.tags, self._facts, read.tokens, read.placeholders)
+            decide(tag, facts, [found], lag=self._lag, done=done, placeholder=placeholder, lent=lent)
+            for tag, facts, found, placeholder, lent in zip(
+                read.tags, self._facts, read.tokens, read.placeholders, read.lent
+            )
         ]
 
     def sentences(self, text: str, name: str, first: Read) -> Iterator[str]:

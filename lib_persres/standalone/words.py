@@ -9,7 +9,7 @@ import torch
 
 from ..conditioning import Conditioning
 from ..emphasis import parts_of
-from ..learned_words import check_widths, learned_vectors, pieces, vectors_for
+from ..learned_words import check_widths, learned_vectors, pieces, twins_of, vectors_for
 from ..prompt import Substituted, Tag
 from ..residual import Residual
 from .checkpoint import StableDiffusion
@@ -22,7 +22,8 @@ class Words:
     """The words of a prompt's concepts, in their order.
 
     used: whether a concept's learned word takes its identifier's place. tags: the concepts' own. Each learned vector
-    has an id of its own, below zero, so that concepts with the same identifier stay two.
+    has an id of its own, below zero, so that concepts with the same identifier stay two; and where they have the same
+    class, too, the model's own vectors of the identifier have such ids.
     """
 
     def __init__(self, sd: StableDiffusion, residuals: Sequence[Residual], used: Sequence[bool], tags: Sequence[Tag]):
@@ -32,10 +33,15 @@ class Words:
         tables = sd.token_tables
         self._vectors: dict[str, dict[int, torch.Tensor]] = {encoder: {} for encoder in tables}
         self._learned: dict[int, list[int]] = {}
+        twins = twins_of(self.facts)
         for index, (residual, use, tag) in enumerate(zip(residuals, used, tags, strict=True)):
-            vectors = learned_vectors(residual)
-            if use and vectors:
+            vectors = learned_vectors(residual) if use else {}
+            if vectors:
                 check_widths(vectors, {encoder: table.embedding_dim for encoder, table in tables.items()}, tag.name)
+            elif index in twins:
+                own = torch.tensor(sd.encode_text(self.facts[index].identifier), device=sd.device)
+                vectors = {encoder: table.weight.detach()[own] for encoder, table in tables.items()}
+            if vectors:
                 known = sum(map(len, self._learned.values()))
                 count = len(next(iter(vectors.values())))
                 self._learned[index] = [-1 - known - i for i in range(count)]

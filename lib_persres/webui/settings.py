@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 from ..concepts import UNCONDITIONAL
 from ..errors import PersresError
+from ..lag_choice import LAG as LAG_CHOICE
+from ..lag_choice import lag_choice
 from ..masks import DEFAULT, MASKS
 from .options import DEFAULTS, LAG
 from .values import is_number, name_of, shown
@@ -19,23 +21,27 @@ MAX_STRENGTH = 100.0
 class Settings:
     """What the accordion says, in the order of its inputs.
 
-    enabled: False leaves the tags to themselves: plain sampling, unless a tag says lag=on. lag: LAG for tags that
-    do not say `lag=`. mask: a name of `masks.MASKS`. unconditional: what the unconditional rows take, their image's
-    masks ("mirror") or the base model ("base"). strength: multiplies every tag's. show_masks: add overlays of the
-    masks to the results.
+    enabled: False leaves the tags to themselves: plain sampling, unless a tag says lag=on. lag: LAG for tags that do
+    not say `lag=`, one of `lag_choice.LAG`; true and false are taken for on and off. mask: a name of `masks.MASKS`.
+    unconditional: what the unconditional rows take, their image's masks ("mirror") or the base model ("base").
+    strength: multiplies every tag's. show_masks: add overlays of the masks to the results.
     """
 
     enabled: bool = False
-    lag: bool = True
+    lag: str = "auto"
     mask: str = DEFAULT
     unconditional: str = "mirror"
     strength: float = 1.0
     show_masks: bool = False
 
     def __post_init__(self):
-        for name in ("enabled", "lag", "show_masks"):
+        if isinstance(self.lag, bool):
+            object.__setattr__(self, "lag", lag_choice(self.lag))
+        for name in ("enabled", "show_masks"):
             if not isinstance(getattr(self, name), bool):
                 _refuse(name, getattr(self, name), "true or false")
+        if not isinstance(self.lag, str) or self.lag not in LAG_CHOICE:
+            _refuse("lag", self.lag, "true, false, 'on', 'off' or 'auto'")
         for name, choices in (("mask", tuple(MASKS)), ("unconditional", UNCONDITIONAL)):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
@@ -64,10 +70,10 @@ class Settings:
             if len(args) > len(names):
                 raise PersresError(f"{TITLE} takes {len(names)} values ({', '.join(names)}), not {len(args)}.")
             given = _told(dict(zip(names, args)))
-        given.setdefault("lag", lag != "never")
+        given.setdefault("lag", "off" if lag == "never" else cls.lag)
         settings = cls(**given)
         # where the script is off, the tags are on their own
-        return settings if settings.enabled else cls(lag=lag == "always")
+        return settings if settings.enabled else cls(lag=cls.lag if lag == "always" else "off")
 
     @classmethod
     def from_inputs(cls, args: Sequence, lag: str = DEFAULTS[LAG]) -> Settings:

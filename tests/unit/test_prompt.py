@@ -37,7 +37,7 @@ def test_a_tag_is_taken_out_and_other_networks_stay():
 
 def test_all_arguments_are_read_in_any_order():
     _, (tag,) = P.parse_tags("<persres:lag=ON:rex:0.8:end=0.9:hr=0:start=.2>")
-    assert (tag.name, tag.strength, tag.lag, tag.hr, tag.start, tag.end) == ("rex", 0.8, True, 0.0, 0.2, 0.9)
+    assert (tag.name, tag.strength, tag.lag, tag.hr, tag.start, tag.end) == ("rex", 0.8, "on", 0.0, 0.2, 0.9)
 
 
 def test_defaults_of_a_tag_leave_lag_and_hires_open():
@@ -55,7 +55,7 @@ def test_defaults_of_a_tag_leave_lag_and_hires_open():
 def test_tags_keep_their_order_and_repetitions():
     _, tags = P.parse_tags("<persres:a:1.0:lag=on><persres:b>x<persres:a:-0.5>")
     assert [(t.name, t.strength, t.lag) for t in tags] == [
-        ("a", 1.0, True),
+        ("a", 1.0, "on"),
         ("b", 1.0, None),
         ("a", -0.5, None),
     ]
@@ -83,7 +83,7 @@ def test_arguments_of_the_webui_give_the_same_tag():
         ("<persres:rex:a=b=c>", "a finite number"),
         ("<persres:rex:1:mask=median>", "allowed are lag="),
         ("<persres:rex:1:=1>", "allowed are lag="),
-        ("<persres:rex:1:lag=maybe>", "lag=on and lag=off"),
+        ("<persres:rex:1:lag=maybe>", "lag=on, lag=off and lag=auto"),
         ("<persres:rex:1:lag=on:lag=off>", "twice"),
         ("<persres:rex:1:hr=high>", "a finite number"),
         ("<persres:rex:1:start=-0.1>", "from 0 to 1"),

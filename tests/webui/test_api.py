@@ -153,7 +153,7 @@ def test_the_default_of_lag_acts_at_once(host):
     plain, lag = host.image(REX, []), host.image(REX, LAG)
     with host.options(persres_lag="always"):
         result = host.generate(REX)
-        assert same(result.images[0], lag) and "Persres LAG: True" in result.infotexts[0]
+        assert same(result.images[0], lag) and "Persres LAG: auto" in result.infotexts[0]
         assert same(host.image(REX, [False]), lag) and same(host.image(REX, [{"lag": False}]), plain)
         assert same(host.image(REX.replace("rex", "rex:lag=off")), plain)
     with host.options(persres_lag="never"):
@@ -177,7 +177,7 @@ def test_another_folder_acts_at_once(host, tmp_path):
 def test_hashes_in_the_infotext_can_be_left_out(host):
     with host.options(persres_hashes=False):
         result = host.generate(REX, LAG)
-        assert "Persres hashes" not in result.infotexts[0] and "Persres LAG: True" in result.infotexts[0]
+        assert "Persres hashes" not in result.infotexts[0] and "Persres LAG: on" in result.infotexts[0]
     assert "Persres hashes" in host.generate(REX, LAG).infotexts[0]
 
 

@@ -248,6 +248,7 @@ def test_send_to_img2img_and_inpaint_takes_the_accordion_along(host, page):
         page.set(f"txt2img_{elem_id}", value)
     page.set(f"{ACCORDION}_strength", 0.7)
     page.click(f"#{ACCORDION}_unconditional input[value=base]")
+    page.click(f"#{ACCORDION}_lag input[value=on]")
     page.click(f"#{ACCORDION}_show_masks input")
     page.click("#txt2img_generate")
     page.wait("return gradioApp().querySelector('#txt2img_gallery img').naturalWidth == 64")
@@ -258,10 +259,10 @@ def test_send_to_img2img_and_inpaint_takes_the_accordion_along(host, page):
         "strength": f"Number({field % 'strength'}.querySelector('input').value)",
         "unconditional": f"{field % 'unconditional'}.querySelector('input:checked').value",
         "show_masks": f"{field % 'show_masks'}.querySelector('input').checked",
-        "lag": f"{field % 'lag'}.querySelector('input').checked",
+        "lag": f"{field % 'lag'}.querySelector('input:checked').value",
     }
     now = f"({{{', '.join(f'{name}: {script}' for name, script in values.items())}}})"
-    wanted = {"strength": 0.7, "unconditional": "base", "show_masks": True, "lag": True}
+    wanted = {"strength": 0.7, "unconditional": "base", "show_masks": True, "lag": "on"}
     try:
         for place in ("img2img", "inpaint"):
             page.run("switch_to_txt2img(); persresAccordion('img2img', false)")
@@ -385,7 +386,7 @@ def test_generation_with_masks_and_back_from_its_png(host, page):
     page.set("txt2img_prompt", "something else")
     page.tab("tabs", "PNG Info")
     page.driver.find_element("css selector", "#pnginfo_image input[type=file]").send_keys(str(image))
-    page.wait("return gradioApp().querySelector('#tab_pnginfo').innerText.includes('Persres LAG: True')")
+    page.wait("return gradioApp().querySelector('#tab_pnginfo').innerText.includes('Persres LAG: auto')")
     page.click("#tab_pnginfo #txt2img_tab")
     page.wait("return gradioApp().querySelector('#txt2img_prompt textarea').value == arguments[0]", PROMPT)
     page.wait(enabled)

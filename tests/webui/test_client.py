@@ -33,7 +33,7 @@ def test_the_client_draws_with_lag(host, python):
     answer = json.loads(done.stdout)
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["image"]))).convert("RGB"))
     assert same(image, host.image(REX, LAG))
-    assert "Persres LAG: True" in answer["infotext"] and "Persres hashes" in answer["infotext"]
+    assert "Persres LAG: on" in answer["infotext"] and "Persres hashes" in answer["infotext"]
 
 
 def test_the_client_sees_a_refusal(host, python):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -315,7 +316,7 @@ def test_the_infotext_keeps_what_the_user_typed_and_brings_it_back(host):
     result = host.generate(prompt, args)
     infotext = result.infotexts[0]
     assert infotext.startswith(prompt) and "olis" not in infotext
-    for part in ("Persres LAG: True", "Persres mask: fitted", "Persres unconditional: base", "Persres strength: 0.9"):
+    for part in ("Persres LAG: on", "Persres mask: fitted", "Persres unconditional: base", "Persres strength: 0.9"):
         assert part in infotext
     again = host.post("/sdapi/v1/txt2img", {"infotext": infotext})
     assert same(Result(again).images[0], result.images[0])
@@ -340,3 +341,48 @@ def test_after_reload_ui_it_works_and_nothing_is_left(host, reference):
     assert host.get("/probe/hooks") == []
     assert same(host.image("a photo of a dog"), reference["plain"][0])
     assert same(host.image(REX, LAG), lag)
+
+
+# -- LAG auto, and concepts of the same words
+
+
+def test_auto_is_on_and_off_where_the_prompt_lends_the_look(host):
+    own, lent = "a photo of a V* dog", "a house in the style of V*"
+    for prompt, as_if, said in (
+        (own, "on", 'Persres LAG auto: "rex: on"'),
+        (lent, "off", 'Persres LAG auto: "rex: off, \\"in the style of V*\\""'),
+    ):
+        for tag, args in (
+            ("<persres:rex>", [{"lag": "auto"}]),
+            ("<persres:rex:lag=auto>", None),
+            ("<persres:rex>", [{}]),
+        ):
+            result = host.generate(prompt + tag, args)
+            assert same(result.images[0], host.image(f"{prompt}<persres:rex:lag={as_if}>"))
+            assert said in result.infotexts[0]
+        told = result.info["extra_generation_params"].get("Persres problems", [])
+        assert any("LAG auto leaves it everywhere" in sentence for sentence in told) == (as_if == "off")
+    again = host.post("/sdapi/v1/txt2img", {"infotext": host.generate(own + "<persres:rex>", [{}]).infotexts[0]})
+    assert "Persres LAG: auto" in json.loads(again["info"])["infotexts"][0]
+    assert "LAG auto" not in host.generate(own + "<persres:rex>", LAG).infotexts[0]
+
+
+def test_in_a_batch_auto_decides_for_each_image(host):
+    own, lent = "a V* dog <persres:rex>", "a house in the style of V* <persres:mia>"
+    result = host.generate(f"{own}||{lent}", [{"lag": "auto"}], batch_size=2)
+    first, second = result.infotexts[-2:]
+    assert 'LAG auto: "rex: on"' in first and 'LAG auto: "mia: off' in second
+
+
+def test_twins_are_told_apart_by_their_places(host, folder):
+    make_residual(host.data, "tom", models.tiny_unet(), 3, "olis", "dog")
+    host.post("/persres/v1/refresh")
+    both = "a V1* dog and a V2* dog <persres:rex><persres:tom>"
+    typed = "a olis dog and a olis dog <persres:rex><persres:tom>"
+    assert same(host.image(both), host.image(typed))  # plain: the texts are the same, and both act everywhere
+    lag = host.generate(both, LAG)
+    assert "Persres problems" not in lag.info["extra_generation_params"]
+    assert not near(lag.images[0], host.image(both))
+    assert not near(lag.images[0], host.image("a V2* dog and a V1* dog <persres:rex><persres:tom>", LAG))
+    assert same(host.image(both + "<persres:mia:0>", LAG), lag.images[0])
+    assert host.get("/probe/hooks") == []

@@ -93,7 +93,7 @@ def test_five_images_become_a_tag_that_draws(host, page, photos):
     made = sorted((host.data / "outputs" / "txt2img-images").rglob("*.png"), key=lambda path: path.stat().st_mtime)[-1]
     infotext = Image.open(made).info["parameters"]
     assert prompt in infotext and "learned: " in infotext.partition("Persres hashes")[2]
-    assert "Persres LAG: True" in infotext
+    assert "Persres LAG: auto" in infotext
 
 
 def test_a_second_tab_finds_what_runs_and_what_is_learned_has_a_picture_on_its_card(host, page, photos):

@@ -37,7 +37,7 @@ def test_lag_on_and_off(host):
         for args in (None, [{"lag": False}]):
             images, infotexts, _ = cells(host, prompt, ("[Persres] LAG", ["on", "off"]), args=args)
             assert same(images[0], on) and same(images[1], off)
-            assert "Persres LAG: True" in infotexts[0] and "Persres LAG: False" in infotexts[1]
+            assert "Persres LAG: on" in infotexts[0] and "Persres LAG: off" in infotexts[1]
 
 
 def test_masks(host):

@@ -27,6 +27,7 @@ HASHES = "Persres hashes"
 REFUSED = "Persres not applied"
 PARTLY = "Persres partly applied"
 TRAINED = "Persres trained on"
+DECIDED = "Persres LAG auto"
 PROBLEMS = "Persres problems"
 
 
@@ -75,14 +76,14 @@ def note(p, sentence: str) -> None:
 def write_infotext(job) -> None:
     """Put what the job's batch uses into the infotext; nothing where no prompt has a tag."""
     params = job.p.extra_generation_params
-    for key in (HASHES, REFUSED, PARTLY, TRAINED, *LABELS.values()):
+    for key in (HASHES, REFUSED, PARTLY, TRAINED, DECIDED, *LABELS.values()):
         params.pop(key, None)
     if not job.hashes and not job.refused:
         return
     if chosen(HASHES_OPTION):
         params[HASHES] = job.hashes
-    params |= {REFUSED: job.refused, PARTLY: job.partly, TRAINED: job.trained}
-    if job.settings.enabled or job.settings.lag:
+    params |= {REFUSED: job.refused, PARTLY: job.partly, TRAINED: job.trained, DECIDED: job.decided}
+    if job.settings.enabled or job.settings.lag != "off":
         params |= {label: getattr(job.settings, name) for name, label in LABELS.items()}
 
 
@@ -101,12 +102,15 @@ def read_settings(params: dict[str, str]) -> Settings | None:
     if LABELS["lag"] not in params:
         return None
     kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(Settings)}
+    before = {"True": "on", "False": "off"}  # as infotexts said before there was auto
     given: dict[str, Any] = {}
     for name, label in LABELS.items():
         text = str(params.get(label, "")).strip()
         if text:
             try:
                 given[name] = text.lower() == "true" if kinds[name] is bool else kinds[name](text)
+                if name == "lag":
+                    given[name] = before.get(text, text)
             except ValueError:
                 return None
     try:

@@ -44,6 +44,8 @@ class Job:
         """Tag name -> the passes in which it was not."""
         self.trained = PerImage(lambda name, digits: f"{name}: {digits}")
         """Tag name -> short hash of the checkpoint it was trained on, where that is not the one of this job."""
+        self.decided = PerImage(lambda name, decided: f"{name}: {decided}")
+        """Tag name -> what LAG auto made of it, and why."""
         self.overlays: list = []
         """(image, infotext, seed) of each mask overlay."""
         self._passes: dict[bool, Pass] = {}
@@ -108,6 +110,7 @@ class Job:
             first = first or given
             self._passes[which] = current = Pass(images, self.settings, which)
             for index, concepts in enumerate(images):
+                self.decided |= {c.tag.name: auto for c in concepts if c.loaded and (auto := current.decided(c))}
                 words = [current.word(concept) for concept in concepts]
                 self._words.known |= {word: c.loaded for word, c in zip(words, concepts) if word and c.loaded}
                 for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():

@@ -30,6 +30,8 @@ class Concept:
     problem: str | None = None
     placeholder: str = "V*"
     """How the prompt writes it."""
+    lent: str = ""
+    """The words by which it lends its look, see `lag_choice.lent`."""
 
     @property
     def identifier(self) -> str:
@@ -70,7 +72,15 @@ def read_concepts(
         concepts[True, str(concept.loaded.entry.path) if concept.loaded else tag.name] = concept
     names = {concept.tag.name for (read, _), concept in concepts.items() if read}
     found = [concept for (read, _), concept in concepts.items() if read or concept.tag.name not in names]
-    return [replace(concept, placeholder=placeholder_of(text, number)) for number, concept in enumerate(found, start=1)]
+    said = substitute(
+        text, [c.identifier for c in found], [c.macro_class for c in found], problem=lambda sentence: None
+    )
+    named = []
+    for number, concept in enumerate(found):
+        placeholder = placeholder_of(text, number + 1)
+        lent = said.lent(number, concept.macro_class, placeholder)
+        named.append(replace(concept, placeholder=placeholder, lent=lent))
+    return named
 
 
 def negative_problems(text: str, concepts: Sequence[Concept]) -> list[str]:

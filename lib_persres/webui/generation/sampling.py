@@ -10,6 +10,8 @@ from torch import nn
 from ...branch import Branches
 from ...concepts import Use, decide, wants_lag
 from ...finite import BASE, TEXT
+from ...lag_choice import decided, lag_choice
+from ...learned_words import twins_of
 from ...masks import MASKS
 from ...overlay import MaskRecorder
 from ...plan import Plan, Plans, Row
@@ -29,12 +31,12 @@ class Pass:
         self.images = [list(concepts) for concepts in images]
         self.settings = settings
         self.hires = hires
-        self._words = {
-            concept: word_of(concept.loaded, self.strength(concept) != 0)
-            for concepts in self.images
-            for concept in concepts
-            if concept.loaded is not None
-        }
+        self._words: dict[Concept, str] = {}
+        for concepts in self.images:
+            known = [(concept, concept.loaded) for concept in concepts if concept.loaded is not None]
+            twins = twins_of([loaded.residual.metadata for _, loaded in known])
+            for place, (concept, loaded) in enumerate(known):
+                self._words[concept] = word_of(loaded, self.strength(concept) != 0, place in twins)
         self.loaded: list[Loaded] = []
         """The residuals of all images, each once: the K concepts of a plan."""
         for concepts in self.images:
@@ -53,6 +55,10 @@ class Pass:
 
     def wants_lag(self, concept: Concept) -> bool:
         return wants_lag(concept.tag, self.settings.lag)
+
+    def decided(self, concept: Concept) -> str:
+        """What LAG auto makes of a concept; "" where it is not asked."""
+        return decided(lag_choice(concept.tag.lag or self.settings.lag), concept.lent)[1]
 
 
 class Sampling:
@@ -144,6 +150,7 @@ class Sampling:
                 done=done,
                 now=[found[part.at(step)] for part in parts],
                 placeholder=concept.placeholder,
+                lent=concept.lent,
             )
             for sentence in use.sentences:
                 self.problem(sentence)

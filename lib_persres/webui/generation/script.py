@@ -9,6 +9,7 @@ from modules.ui_components import InputAccordion
 
 from ...concepts import UNCONDITIONAL
 from ...errors import PersresError
+from ...lag_choice import LAG as LAG_CHOICE
 from ...masks import MASKS
 from ...residual_folder import ResidualFolder
 from ..api.refusal import Refused
@@ -35,10 +36,12 @@ class PersresScript(scripts.Script):
         default = Settings()
         with InputAccordion(default.enabled, label=TITLE, elem_id=self.elem_id("enabled")) as enabled:
             with gr.Row():
-                lag = gr.Checkbox(
-                    lambda: chosen(LAG) != "never",  # asked again each time the page is loaded
+                lag = gr.Radio(
+                    list(LAG_CHOICE),
+                    value=lambda: "off" if chosen(LAG) == "never" else default.lag,  # asked again with each page
                     label="Localized attention-guided sampling (LAG)",
-                    info="each residual acts only where its concept is in the picture",
+                    info="each residual acts only where its concept is in the picture; auto: unless the prompt lends "
+                    'its look to something else, as "in the style of V*"',
                     elem_id=self.elem_id("lag"),
                 )
                 lag.do_not_save_to_config = True  # else the first start's value would win over the setting

@@ -1,8 +1,9 @@
 """Words of our own among the WebUI's embeddings, only while it encodes the texts of their own generation.
 
 A word is written into the texts under a name of its own, with the file's hash: no user's embedding is called so, and
-the WebUI's cache of conds knows one file's vectors from another's. It has the learned vectors of a file; or, where a
-user's embedding would be read in the identifier's place, the model's own vectors of the identifier.
+the WebUI's cache of conds knows one file's vectors from another's. It has the learned vectors of a file; or the model's
+own vectors of the identifier, where a user's embedding would be read in its place, or another concept has the same
+words.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ LONGEST = 75
 OWN = f"{NETWORK}own"
 
 
-def word_of(loaded: Loaded, used: bool) -> str:
+def word_of(loaded: Loaded, used: bool, twin: bool = False) -> str:
     """What the WebUI's texts call a concept; "" for one that keeps its identifier.
 
-    used: whether its learned word, where it has one, is to be there.
+    used: whether its learned word, where it has one, is to be there. twin: see `learned_words.twins_of`.
     """
     if HOST.family(HOST.model()) == "SD3":
         return ""
     if used and learned_vectors(loaded.residual):
         return f"{NETWORK}{loaded.short_hash}"
-    return f"{OWN}{loaded.short_hash}" if is_taken(loaded.residual.metadata.identifier) else ""
+    return f"{OWN}{loaded.short_hash}" if twin or is_taken(loaded.residual.metadata.identifier) else ""
 
 
 def is_own(word: str) -> bool:

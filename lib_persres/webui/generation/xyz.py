@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ...errors import PersresError
+from ...lag_choice import LAG
 from ...masks import MASKS
 from ...prompt import NETWORK
 from ...residual_folder import ResidualFolder
@@ -20,7 +21,7 @@ from .tag_edits import has_tag, with_residual, with_strength, without_lag
 
 ATTRIBUTE = "persres_axes"
 PREFIX = "[Persres] "
-ON_OFF = {"on": True, "true": True, "off": False, "false": False}
+CHOICES = {"on": "on", "true": "on", "off": "off", "false": "off", "auto": "auto"}
 NO_TAG = f"The plot's axes have nothing to act on: the prompt has no tag such as <{NETWORK}:name>."
 
 
@@ -47,7 +48,7 @@ def _axes(xyz, residuals: ResidualFolder) -> list:
     return [
         axis("Residual", str, lambda name: _check_name(residuals, name), choices=lambda: _names(residuals)),
         axis("Strength", float, lambda value: Settings(strength=value), prepare=lambda text: _numbers(xyz, text)),
-        axis("LAG", str, _check_on_off, choices=lambda: ["on", "off"]),
+        axis("LAG", str, _check_lag, choices=lambda: list(LAG)),
         axis("Mask", str, lambda name: Settings(mask=name), choices=lambda: list(MASKS)),
     ]
 
@@ -70,9 +71,9 @@ def _check_name(residuals: ResidualFolder, name: str) -> None:
         residuals.load(name)  # says why it cannot be read
 
 
-def _check_on_off(value: str) -> None:
-    if value.strip().lower() not in ON_OFF:
-        raise PersresError(f"{value[:60]!r} is neither on nor off.")
+def _check_lag(value: str) -> None:
+    if value.strip().lower() not in CHOICES:
+        raise PersresError(f"{value[:60]!r} is none of {', '.join(LAG)}.")
 
 
 def _numbers(xyz, text: str) -> list[str]:
@@ -101,9 +102,9 @@ def apply_axes(p, settings: Settings) -> tuple[Settings, str | None]:
     if getattr(p, "hr_prompt", ""):
         p.hr_prompt = _edited(p.hr_prompt, axes, tagged)
     if "LAG" in axes:
-        settings = replace(settings, enabled=True, lag=ON_OFF[axes["LAG"].strip().lower()])
+        settings = replace(settings, enabled=True, lag=CHOICES[axes["LAG"].strip().lower()])
     if "Mask" in axes:
-        settings = replace(settings, enabled=True, mask=axes["Mask"], lag=settings.lag if "LAG" in axes else True)
+        settings = replace(settings, enabled=True, mask=axes["Mask"], lag=settings.lag if "LAG" in axes else "on")
     return settings, None if any(map(has_tag, _listed(p.prompt))) else NO_TAG
 
 

@@ -91,7 +91,7 @@ def test_the_keys_of_a_status_are_those_of_the_code():
 def test_what_the_info_tells_is_written_in_the_code():
     code = "".join(path.read_text(encoding="utf-8") for path in WEBUI.rglob("*.py"))
     keys = named("What is told")
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert [key for key in keys if f'"{key}"' not in code] == []
 
 
@@ -100,7 +100,7 @@ def test_a_body_of_the_shells_examples_is_understood(body):
     given = json.loads(body)
     if "prompt" in given:
         (entry,) = given["alwayson_scripts"].values()
-        assert Settings.from_args(entry["args"]).lag is True
+        assert Settings.from_args(entry["args"]).lag == "on"
     else:
         assert given.pop("folder") and Request.from_dict(given).macro_class == "cat"
 

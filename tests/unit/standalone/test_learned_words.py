@@ -129,6 +129,26 @@ def test_a_learned_and_a_plain_concept_with_one_identifier(sd):
         assert torch.equal(found, sd.encode_prompts(["a phol dog and a olis cat"])[0].context)
 
 
+def plain(sd, seed):
+    return Residual(longhand.random_residual(sd.unet, 2, seed).factors, Metadata(identifier="olis", macro_class="dog"))
+
+
+def test_twins_are_told_apart_by_their_places_and_read_as_they_are_written(sd):
+    twins = plain(sd, 1), plain(sd, 2), plain(sd, 3)
+    found = context(sd, "a V1* dog, a V2* dog and a V3* dog", *twins)
+    assert torch.equal(found, sd.encode_prompts(["a olis dog, a olis dog and a olis dog"])[0].context)
+    shelf = dict(zip(("rex", "tom", "ada"), twins))
+    made = draw(sd, "<persres:rex><persres:tom><persres:ada>a V3* dog, a V1* dog and a V2* dog", shelf)
+    assert [use.indices for use in made.uses] == [((6, 7),), ((10, 11),), ((2, 3),)]
+    assert not made.problems
+
+
+def test_a_twin_that_the_prompt_does_not_name_is_told(sd):
+    made = draw(sd, "<persres:rex><persres:tom>a V* dog and an olis dog", {"rex": plain(sd, 1), "tom": plain(sd, 2)})
+    assert [use.indices for use in made.uses] == [((2, 3, 6, 7),), ((),)]
+    assert any("V2* is not in the prompt" in sentence for sentence in made.problems)
+
+
 def test_vectors_of_another_width_are_refused(sd):
     with pytest.raises(PersresError) as caught:
         draw(sd, "<persres:rex>" + PROMPT, {"rex": learned(1, (1, 768))})

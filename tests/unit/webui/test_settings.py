@@ -7,7 +7,7 @@ import pytest
 from lib_persres.errors import PersresError
 from lib_persres.webui.settings import Settings
 
-OFF = Settings(enabled=False, lag=False)
+OFF = Settings(enabled=False, lag="off")
 DEFAULTS = [False, True, "fitted", "mirror", 1.0, False]
 
 
@@ -17,10 +17,15 @@ def test_off(args):
 
 
 def test_values_in_a_row():
-    assert Settings.from_args([True]) == Settings(enabled=True, lag=True)
+    assert Settings.from_args([True]) == Settings(enabled=True, lag="auto")
     assert Settings.from_args([True, False, "median", "base", 0, True]) == Settings(
         True, False, "median", "base", 0, True
     )
+
+
+@pytest.mark.parametrize("given, lag", [(True, "on"), (False, "off"), ("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_lag_is_on_off_or_auto_and_takes_true_and_false(given, lag):
+    assert Settings.from_args([{"lag": given}]).lag == Settings.from_args([True, given]).lag == lag
 
 
 def test_a_dict_switches_it_on_and_missing_or_null_values_are_the_defaults():
@@ -73,12 +78,15 @@ def test_odd_values_are_refused_in_one_sentence(place, name):
 
 
 @pytest.mark.parametrize("off", [[], [None], [False, True], [{"enabled": False}]])
-@pytest.mark.parametrize("default, with_it, without_it", [("accordion", 1, 0), ("always", 1, 1), ("never", 0, 0)])
+@pytest.mark.parametrize(
+    "default, with_it, without_it", [("accordion", "auto", "off"), ("always", "auto", "auto"), ("never", "off", "off")]
+)
 def test_the_default_of_lag(off, default, with_it, without_it):
-    assert Settings.from_args(off, default).lag == bool(without_it)
+    assert Settings.from_args(off, default).lag == without_it
     for on in ([True], [True, None], [{}], [{"lag": None}]):
-        assert Settings.from_args(on, default) == Settings(True, bool(with_it))
-    assert Settings.from_args([True, True], default).lag and not Settings.from_args([{"lag": False}], default).lag
+        assert Settings.from_args(on, default) == Settings(True, with_it)
+    assert Settings.from_args([True, True], default).lag == "on"
+    assert Settings.from_args([{"lag": False}], default).lag == "off"
 
 
 def test_a_dict_wins_over_what_the_webui_puts_behind_it():
