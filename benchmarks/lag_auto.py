@@ -15,14 +15,14 @@ from lib_persres.toybox.prompts import prompts_of
 from lib_persres.toybox.truth import score
 from lib_persres.toybox.world import SIZE
 
-from .masks import STEPS, evaluated, learned
+from .masks import STEPS, learned
 
 SCORES = ("obeyed", "identity")
 
 
 def rows() -> pd.DataFrame:
     """A line for each picture: concept, category, method and its scores; the same noise for each method."""
-    sd, judge, residuals = load(CHECKPOINT, "cpu"), Judge.load(), learned(evaluated())
+    sd, judge, residuals = load(CHECKPOINT, "cpu"), Judge.load(), learned()
     lines = []
     for name, (concept, _) in residuals.items():
         asked = prompts_of(concept)

@@ -30,7 +30,7 @@ from lib_persres.unet import Block, find_blocks
 from .tables import FOLDER
 
 PLACES = tuple(BACKGROUNDS.values())
-PAIRS, STEPS = 44, 20
+PAIRS, TRIPLES, STEPS = 44, 24, 20
 WATCHED = "watched"
 
 
@@ -74,13 +74,19 @@ def watching(sd: StableDiffusion, mask: str) -> Iterator[Watched]:
         del MASKS[WATCHED]
 
 
-def learned(folder: Path) -> dict[str, tuple[ToyConcept, Residual]]:
-    """The evaluation's residuals by their concepts' names."""
-    found = {}
-    for concept in CONCEPTS:
-        for path in sorted((folder / "pieces" / concept.name / "residual").glob("*.safetensors"))[:1]:
-            found[concept.name] = concept, Residual.load(path)
-    return found
+def learned() -> dict[str, tuple[ToyConcept, Residual]]:
+    """The residuals of the untuned concepts by their names, as an evaluation learned them; one is made where its folder
+    lacks them."""
+    folder = Path(os.environ.get("PERSRES_EVALUATION") or FOLDER)
+    concepts = [concept for concept in CONCEPTS if not concept.tuned]
+
+    def files() -> list[Path]:
+        pieces = [folder / "pieces" / concept.name / "residual" for concept in concepts]
+        return [path for piece in pieces for path in sorted(piece.glob("*.safetensors"))[:1]]
+
+    if len(files()) < len(concepts) and main(["evaluate", "run", "--suite", "toybox", "--out", str(folder)]):
+        raise RuntimeError("the evaluation broke off")
+    return {concept.name: (concept, Residual.load(path)) for concept, path in zip(concepts, files(), strict=True)}
 
 
 def overlaps(watched: Watched, truths: Sequence[Sequence[torch.Tensor | None]]) -> tuple[list[float], list[float]]:
@@ -173,14 +179,26 @@ def two_things(sd: StableDiffusion, judge: Judge, residuals: dict) -> dict[str, 
     }
 
 
-def evaluated() -> Path:
-    """The folder of the evaluation's run, all of which is done."""
-    folder = Path(os.environ.get("PERSRES_EVALUATION") or FOLDER)
-    if main(["evaluate", "run", "--suite", "toybox", "--out", str(folder)]):
-        raise RuntimeError("the evaluation broke off")
-    return folder
+def three_things(sd: StableDiffusion, judge: Judge, residuals: dict) -> dict[str, tuple[float, str]]:
+    """Three concepts of three classes, under the default mask and plain, from the same noise."""
+    threes = [three for three in combinations(residuals, 3) if len({residuals[name][0].cls for name in three}) == 3]
+    chosen = [threes[index * len(threes) // TRIPLES] for index in range(TRIPLES)]
+    found: dict[str, list[list[bool]]] = {"plain": [], DEFAULT: []}
+    for number, names in enumerate(chosen):
+        concepts = [residuals[name][0] for name in names]
+        things = [f"a V{place}* {concept.cls}" for place, concept in enumerate(concepts, start=1)]
+        tags = "".join(f"<persres:{name}>" for name in names)
+        prompt = f"{tags} a photo of {', '.join(things[:-1])} and {things[-1]} {PLACES[number % len(PLACES)]}"
+        for name, own in found.items():
+            (seen,) = judge.see(drawn(sd, residuals, prompt, [70 * number], lag=name != "plain"))
+            own.append([wears(seen, concept, concept.skin) for concept in concepts])
+    told = "; ".join(
+        f"{name}: all three {mean(list(map(all, own))):.2f}, each of them {mean([mean(row) for row in own]):.2f}"
+        for name, own in found.items()
+    )
+    return {"multi.three": (mean([mean(row) for row in found[DEFAULT]]), f"{len(chosen)} triples; {told}")}
 
 
 def figures() -> dict[str, tuple[float, str]]:
-    sd, judge, residuals = load(CHECKPOINT, "cpu"), Judge.load(), learned(evaluated())
-    return {**one_thing(sd, judge, residuals), **two_things(sd, judge, residuals)}
+    sd, judge, residuals = load(CHECKPOINT, "cpu"), Judge.load(), learned()
+    return {**one_thing(sd, judge, residuals), **two_things(sd, judge, residuals), **three_things(sd, judge, residuals)}

@@ -83,7 +83,9 @@ class MaskRecorder:
 
 
 def overlay(image: Image.Image, masks: torch.Tensor) -> Image.Image:
-    """The image with each concept's mask (K, h, w) in a colour of its own, the rest greyed."""
+    """The image with each concept's mask (K, h, w) in a colour of its own, the rest greyed. The colours of several are
+    stronger: which is whose is all there is to see."""
+    share = 0.28 if len(masks) == 1 else 0.6
     base = np.asarray(image.convert("RGB"), dtype=np.float32)
     grey = base.mean(-1, keepdims=True).repeat(3, -1) * 0.6 + 40
     out = grey
@@ -92,5 +94,5 @@ def overlay(image: Image.Image, masks: torch.Tensor) -> Image.Image:
             0, 1
         )[..., None]
         tint = np.array(_COLOURS[index % len(_COLOURS)], np.float32)
-        out = out * (1 - weight) + (0.72 * base + 0.28 * tint) * weight
+        out = out * (1 - weight) + ((1 - share) * base + share * tint) * weight
     return Image.fromarray(out.clip(0, 255).astype(np.uint8))

@@ -200,6 +200,8 @@ def run(args) -> int:
             overlays = _overlays(result) if args.masks else []
             for index, (image, seed) in enumerate(zip(_images(result.images), result.seeds)):
                 own = {"Seed": seed, "Persres problems": " ".join(result.problems) or None}
+                auto = [f"{tag.name}: {use.decided}" for tag, use in zip(tags, result.uses) if use.decided]
+                own["Persres LAG auto"] = ", ".join(auto) or None
                 written = folder.save(image, seed, infotext(args.prompt, args.negative, {**settings, **own}))
                 print(written, flush=True)
                 if overlays:
@@ -233,6 +235,7 @@ def _settings(args, tags: list[Tag], size: str, sd, residuals) -> dict[str, obje
         "RNG": "CPU",
         "Persres": ", ".join(concepts) or None,
         "Persres LAG": f"{args.mask}/{args.unconditional}" if confined else None,
+        "Persres LAG auto": None,
         "Persres problems": None,
         "Version": f"persres {__version__}",
     }
@@ -246,6 +249,8 @@ def _why_no_masks(tags: list[Tag], uses, args) -> str:
     if not wanted:
         return "no concept was drawn with LAG: add --lag"
     tag, use = wanted[0]
+    if use.decided.startswith("off"):
+        return f"LAG auto is {use.decided}, for {tag.text}: lag=on confines it"
     if not any(use.indices):
         return f"{tag.text} has no place in the prompt: write V* where it is to be"
     if tag.strength == 0:

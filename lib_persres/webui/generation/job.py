@@ -110,7 +110,7 @@ class Job:
             first = first or given
             self._passes[which] = current = Pass(images, self.settings, which)
             for index, concepts in enumerate(images):
-                self.decided |= {c.tag.name: auto for c in concepts if c.loaded and (auto := current.decided(c))}
+                self.decided |= {c.tag.name: auto for c in concepts if c.loaded and (auto := current.decided(c)[1])}
                 words = [current.word(concept) for concept in concepts]
                 self._words.known |= {word: c.loaded for word, c in zip(words, concepts) if word and c.loaded}
                 for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():
@@ -299,7 +299,7 @@ class Job:
         own = [
             attached.index(concept.loaded)
             for concept in current.images[index]
-            if concept.loaded in attached and current.wants_lag(concept)
+            if concept.loaded in attached and current.decided(concept)[0]
         ]
         if own:
             self.overlays.append((overlay(image, recorder.mean()[index][own]), HOST.infotext(p, index), p.seeds[index]))

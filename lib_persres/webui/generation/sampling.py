@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...branch import Branches
-from ...concepts import Use, decide, wants_lag
+from ...concepts import Use, decide
 from ...finite import BASE, TEXT
 from ...lag_choice import decided, lag_choice
 from ...learned_words import twins_of
@@ -53,12 +53,9 @@ class Pass:
         """The word of our own in the place of the concept's identifier; "" where that stands itself."""
         return self._words.get(concept, "")
 
-    def wants_lag(self, concept: Concept) -> bool:
-        return wants_lag(concept.tag, self.settings.lag)
-
-    def decided(self, concept: Concept) -> str:
-        """What LAG auto makes of a concept; "" where it is not asked."""
-        return decided(lag_choice(concept.tag.lag or self.settings.lag), concept.lent)[1]
+    def decided(self, concept: Concept) -> tuple[bool, str]:
+        """Whether LAG is to confine a concept, and what auto made of it; "" where it was not asked."""
+        return decided(lag_choice(concept.tag.lag or self.settings.lag), concept.lent)
 
 
 class Sampling:

@@ -65,6 +65,11 @@ def test_problems_are_told_on_stderr_and_in_the_picture(checkpoint, residual, tm
         ("<persres:rex:start=0.99> a V* dog", ["--lag"], "none of the 2 steps lies between the start= and the end= of"),
         ("<persres:rex> a dog", ["--lag"], "<persres:rex> has no place in the prompt: write V* where it is to be."),
         ("<persres:rex> a V* dog", [], "no concept was drawn with LAG: add --lag."),
+        (
+            "<persres:rex> a hat like the style of V* dog",
+            ["--lag", "auto"],
+            'LAG auto is off, "the style of V*", for <',
+        ),
         ("a dog", ["--lag"], "the prompt has no concept's tag, and LAG confines concepts."),
     ],
 )
