@@ -67,7 +67,8 @@ class Branches:
         changed = {path for residual in self.residuals for path in residual.factors}
         self.targets = [target for target in find_targets(unet, EVERY) if target.path in changed]
         gated = [block.name for target in self.targets if (block := target.gate)]
-        self._lag = Lag(find_blocks(unet), gated, mask, listener)
+        anywhere = any(target.has_pixels and not target.gated for target in self.targets)
+        self._lag = Lag(find_blocks(unet), gated, mask, listener, anywhere=anywhere)
         self._handles: list[RemovableHandle] = []
         self._cast: dict[tuple[str, torch.dtype, torch.device], Cast] = {}
 
@@ -117,7 +118,7 @@ class Branches:
             if plan is None:
                 return None
             x = args[0]
-            gates = self._lag.gates(block, plan) if block else plan.strength[..., None]
+            gates = self._lag.gates(block, plan) if block else self._gates_of(target, plan, output)
             if len(x) != len(gates):
                 gates = _of_tiles(gates, len(x), target)
             down, up, owner = self._factors(target.path, x)
@@ -128,6 +129,16 @@ class Branches:
             return _add_conv(_reduce(x, down, target.module), output, up, gate)
 
         return hook
+
+    def _gates_of(self, target: Target, plan: Plan, output: torch.Tensor) -> torch.Tensor:
+        """Of a target without a mask of its own block."""
+        size = None
+        if target.has_pixels:
+            size = self._lag.size_in(target.block) if target.is_linear and target.block else tuple(output.shape[-2:])
+        # where another extension merges tokens or cuts pictures into tiles, these have no place
+        if size is None or (target.is_linear and output.shape[1] != size[0] * size[1]):
+            return plan.strength[..., None]
+        return self._lag.gates_of(size, plan)
 
     def _factors(self, path: str, x: torch.Tensor) -> Cast:
         """In x's dtype and on its device."""

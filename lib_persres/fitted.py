@@ -46,6 +46,8 @@ class Level:
 class Fitted(Mask):
     """Before anything is known, a single concept acts everywhere, and of several none does."""
 
+    early = True
+
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
         """Block -> its last layer, whose self-attention votes: all of SDXL's ten would cost 2% of a step."""

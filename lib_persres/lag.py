@@ -30,18 +30,31 @@ class Listener(Protocol):
 class Lag:
     """A mask at work on a UNet: it is shown what it asks for, and what it makes goes to the rows that take it.
 
-    blocks: all of the UNet's. gated: the names of those where something is to be gated. plan: of the next calls.
+    blocks: all of the UNet's. gated: the names of those where something is to be gated by their own mask. anywhere:
+    whether something is gated elsewhere, too, which takes an early mask. plan: of the next calls.
     """
 
     def __init__(
-        self, blocks: Sequence[Block], gated: Sequence[str], mask: Mask | None = None, listener: Listener | None = None
+        self,
+        blocks: Sequence[Block],
+        gated: Sequence[str],
+        mask: Mask | None = None,
+        listener: Listener | None = None,
+        *,
+        anywhere: bool = False,
     ):
         self.plan: Plan | None = None
         self.mask = MASKS["median"]() if mask is None else mask
         self._listener = listener
         self._gated = set(gated)
-        asked = {block: set(self.mask.asks(block, block.name in self._gated)) for block in blocks} if gated else {}
-        self._asked = {block: names for block, names in asked.items() if names or block.name in self._gated}
+        self._anywhere = anywhere and self.mask.early
+        watched = blocks if gated or self._anywhere else ()
+        asked = {block: set(self.mask.asks(block, block.name in self._gated)) for block in watched}
+        self._asked = {
+            block: names for block, names in asked.items() if names or self._anywhere or block.name in self._gated
+        }
+        self._shared: tuple[Plan | None, dict[tuple[int, int], torch.Tensor]] = (None, {})
+        """A plan's gates of each size, of this evaluation."""
         self._at: tuple[int, float | None] = (0, None)
         self._handles: list[RemovableHandle | Taps] = []
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -64,13 +77,14 @@ class Lag:
         """Remove every hook and forget the plan and the masks."""
         while self._handles:
             self._handles.pop().remove()
-        self.plan = None
+        self.plan, self._shared = None, (None, {})
         for kept in (self._sizes, self._layers, self._masks):
             kept.clear()
 
     def begin(self, step: int, done: float | None) -> None:
         """An evaluation of the denoiser begins, see `Mask.begin`; its rows may come in several calls."""
         self._at = step, done
+        self._shared = None, {}
         self._masks.clear()
         self.mask.begin(step, done)
         if self._listener is not None:
@@ -80,14 +94,36 @@ class Lag:
         """G of each row and concept: (b, K, hw) under LAG, else (b, K, 1); strengths included. plan: of this call."""
         if not plan.localized:
             return plan.strength[..., None]
-        known = self._masks.setdefault(block.name, {})
-        own: dict[int, torch.Tensor] = {}
+        maps, view = None, self._view(block, plan)
         if plan.makers:
-            maps, view = self._show(block, plan), self._view(block, plan)
+            maps = self._show(block, plan)
             if maps is None and "attn2" in self._asked[block] and self.mask.wants(view):
                 raise PersresError(
                     f"LAG saw no cross-attention in {block.name}: something replaced it. Switch LAG off."
                 )
+        return self._gates(view, plan, maps)
+
+    def gates_of(self, size: tuple[int, int], plan: Plan) -> torch.Tensor:
+        """The same of anything that has so many pixels (h, w), by an early mask."""
+        if not plan.localized or not self._anywhere:
+            return plan.strength[..., None]
+        if self._shared[0] is not plan:
+            self._shared = plan, {}
+        found = self._shared[1]
+        if size not in found:
+            step, done = self._at
+            view = View(f"{size[0]}x{size[1]}", size, plan.makers, plan.active, plan.strength.device, step, done)
+            found[size] = self._gates(view, plan, None)
+        return found[size]
+
+    def size_in(self, block: Block) -> tuple[int, int] | None:
+        """The pixels (h, w) of a block in this call; None where nobody looked."""
+        return self._sizes.get(block.name)
+
+    def _gates(self, view: View, plan: Plan, maps: torch.Tensor | None) -> torch.Tensor:
+        known = self._masks.setdefault(view.block, {})
+        own: dict[int, torch.Tensor] = {}
+        if plan.makers:
             masks = self.mask.gate(view)
             own = dict(zip(plan.places, masks))
             known.update(zip(plan.makers, masks))
@@ -97,7 +133,7 @@ class Lag:
             rows = [_taken(takes, own, place, known) for place, takes in enumerate(plan.takes)]
         except KeyError as error:
             raise PersresError(
-                f"LAG has no mask for {block.name}: unconditional rows came before the conditional."
+                f"LAG has no mask for {view.block}: unconditional rows came before the conditional."
             ) from error
         anything = next(mask for mask in rows if mask is not None)
         gate = torch.stack([anything if mask is None else mask for mask in rows])

@@ -43,7 +43,12 @@ class Mask:
     Blocks come in the order in which the UNet computes them: attn1's q and k, then attn2's map, then the gate. A block
     may come again in an evaluation (another extension's extra call, a training that computes it again for its
     gradients): what is shown of a row and block then is in the place of what was. Nothing here may wait for the device.
+
+    early: whether it gives gates before a block's own map is there, and of any size; then LAG confines all that has
+    pixels, else `proj_out` alone.
     """
+
+    early = False
 
     def asks(self, block: Block, gated: bool) -> Collection[str]:
         """The attentions of a block that it wants to see: "attn2" for `see`, "attn1" for `see_self`, both or none.
@@ -69,5 +74,6 @@ class Mask:
         tokens; where one cuts pictures into tiles, there is nothing to see."""
 
     def gate(self, view: View) -> torch.Tensor:
-        """(S, K, hw) in [0, 1]: where in this block, now, each row's concepts act."""
+        """(S, K, hw) in [0, 1]: where in this block, now, each row's concepts act. The view's block may be none of the
+        UNet's where the mask is early."""
         raise NotImplementedError

@@ -42,6 +42,8 @@ IN_ONE_PASS: dict[str, Callable[[], Mask]] = {"median": lambda: PerBlock(above_m
 MASKS: dict[str, Callable[[], Mask]] = {"fitted": _fitted, **IN_ONE_PASS}
 """The masks by their names, which the prompts' settings and the command line offer."""
 DEFAULT = "fitted"
+EARLY = frozenset({"fitted"})
+"""The names of those that are early, see `mask.Mask`; known without torch."""
 
 
 def check_mask(name: str) -> None:

@@ -18,6 +18,8 @@ EVERY = "unet"
 """The rule that picks every Linear and Conv2d, and so whatever any rule picks."""
 PARTS = (EMBEDDING, "proj_in", *LAYERED, "proj_out", EVERY)
 """In a rule's canonical order."""
+PLACELESS = frozenset({EMBEDDING, "kv"})
+"""The parts that have no pixels: they are of the text."""
 _WITHIN = {"kv": ("attn2", EVERY), **{part: (EVERY,) for part in ("proj_in", "attn1", "attn2", "proj_out")}}
 
 

@@ -13,6 +13,9 @@ from torch import nn
 from .errors import PersresError
 from .targets import EMBEDDING, EVERY, LAYERED, parts_of
 
+TEXTS = ("attn2.to_k", "attn2.to_v")
+"""The ends of the paths of what sees a text alone."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -56,16 +59,23 @@ class Target:
 
     @property
     def gated(self) -> bool:
-        """Whether LAG confines what a residual adds here."""
+        """Whether LAG confines what a residual adds here under any mask."""
         return self.gate is not None
 
     @property
-    def gate(self) -> Block | None:
-        """The block whose mask confines what a residual adds here; None where it is not confined.
+    def has_pixels(self) -> bool:
+        """Whether what it gives has a place in the picture, so that an early mask confines it. Keys and values of the
+        cross-attentions are the text's, and what is made of the time belongs to no place."""
+        if not self.is_linear:
+            return True
+        return self.block is not None and not self.path.endswith(TEXTS)
 
-        Only proj_out has pixels and acts when the maps of its block are whole. proj_in comes before them: its block has
-        no mask yet, and another block's or step's would be a guess. Keys and values have tokens for pixels. What is not
-        gated acts everywhere, at the strength of its row.
+    @property
+    def gate(self) -> Block | None:
+        """The block whose own mask confines what a residual adds here; None where there is none.
+
+        Only proj_out has pixels and acts when the maps of its block are whole. The others with pixels are confined by
+        masks that are there before, see `mask.Mask`; what has none acts everywhere, at the strength of its row.
         """
         return self.block if self.block is not None and self.module is self.block.proj_out else None
 

@@ -63,7 +63,7 @@ def generate(
     mask: a name of `masks.MASKS`. unconditional: one of `concepts.UNCONDITIONAL`.
     tell: called with each of the problems before anything is drawn.
     """
-    made = prepare(sd, prompt, find_residual, lag, (width, height))
+    made = prepare(sd, prompt, find_residual, lag, (width, height), mask)
     made.problems += sentences(negative, made.tags, made.words.facts, NEGATIVE) if guidance != 1 else []
     for sentence in made.problems:
         tell(sentence)
@@ -87,13 +87,14 @@ class Prepared:
     placeholders: list[str]
     lent: list[str]
     lag: bool | str
+    mask: str
     conditioning: Conditioning
     problems: list[str]
 
     def uses(self, done: float = 0.0) -> list[Use]:
         """done: the part of the sampling that lies behind."""
         return [
-            decide(tag, facts, [found], lag=self.lag, done=done, placeholder=placeholder, lent=lent)
+            decide(tag, facts, [found], lag=self.lag, done=done, placeholder=placeholder, lent=lent, mask=self.mask)
             for tag, facts, found, placeholder, lent in zip(
                 self.tags, self.words.facts, self.tokens, self.placeholders, self.lent
             )
@@ -106,6 +107,7 @@ def prepare(
     find_residual: Callable[[str], Residual] | None,
     lag: bool | str,
     size: tuple[int, int],
+    mask: str = DEFAULT,
 ) -> Prepared:
     """Read a prompt: its tags and residuals, the tokens of its concepts, and what is to be told of it. size: the
     pictures' width and height."""
@@ -129,7 +131,7 @@ def prepare(
     tokens = [find_tokens(words, ids[0].tolist(), index) for index in range(len(tags))]
     placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
     lent = [written.lent(i, words.facts[i].macro_class, placeholders[i]) for i in range(len(tags))]
-    made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lent, lag, conditioning, problems)
+    made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lent, lag, mask, conditioning, problems)
     problems += [sentence for use in made.uses() for sentence in use.sentences]
     return made
 

@@ -29,7 +29,7 @@ def generate_each(
     """For each prompt the picture of its seed, as `generate` draws it. All have tags of the same concepts."""
     if len(prompts) != len(seeds):
         raise PersresError(f"{len(prompts)} prompts need a seed each, not {len(seeds)}.")
-    known = {prompt: prepare(sd, prompt, find_residual, lag, (width, height)) for prompt in prompts}
+    known = {prompt: prepare(sd, prompt, find_residual, lag, (width, height), mask) for prompt in prompts}
     parts = [known[prompt] for prompt in prompts]
     named = [[tag.name for tag in part.tags] for part in parts]
     if any(names != named[0] for names in named):

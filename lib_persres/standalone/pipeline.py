@@ -63,7 +63,7 @@ def on(
         if misfit := family_misfit(residual.metadata.base_family, family):
             raise PersresError(f"{name}: {misfit}")
         residual.check(view, name)
-    acting = _Acting(pipe, named, lag, unconditional, tell)
+    acting = _Acting(pipe, named, lag, mask, unconditional, tell)
     with contextlib.ExitStack() as stack:
         for module in (pipe.unet, *encoders_of(pipe)):
             stack.enter_context(_marked(module))
@@ -150,9 +150,9 @@ class _Acting:
 
     branches: Branches
 
-    def __init__(self, pipe: Any, named: dict[str, Residual], lag: bool | str, unconditional: str, tell):
+    def __init__(self, pipe: Any, named: dict[str, Residual], lag: bool | str, mask: str, unconditional: str, tell):
         self._pipe, self._unconditional, self._tell = pipe, unconditional, tell
-        self._texts = Texts(pipe, named, lag)
+        self._texts = Texts(pipe, named, lag, mask)
         tokens = [self._texts.ids(residual.metadata.identifier) for residual in named.values()]
         self._words = PipelineWords(named, encoders_of(pipe), tokens)
         self._names = _names_of(type(pipe))

@@ -10,6 +10,7 @@ from ..concept_tokens import ConceptTokens, find_concept_tokens
 from ..concepts import Use, decide
 from ..emphasis import parts_of
 from ..errors import PersresError
+from ..masks import DEFAULT
 from ..misreadings import misreadings, stray_tag
 from ..names import one_form
 from ..prompt import NEGATIVE, NETWORK, Substituted, Tag, find_tags, parse_tags, placeholder_of
@@ -35,10 +36,10 @@ class Read:
 
 
 class Texts:
-    """pipe: whose tokenizer reads. named: the residuals. lag: LAG where a tag does not say."""
+    """pipe: whose tokenizer reads. named: the residuals. lag: LAG where a tag does not say. mask: its."""
 
-    def __init__(self, pipe: Any, named: Mapping[str, Residual], lag: bool | str):
-        self._pipe, self._names, self._lag = pipe, list(named), lag
+    def __init__(self, pipe: Any, named: Mapping[str, Residual], lag: bool | str, mask: str = DEFAULT):
+        self._pipe, self._names, self._lag, self._mask = pipe, list(named), lag, mask
         self._facts = [residual.metadata for residual in named.values()]
 
     def ids(self, text: str) -> list[int]:
@@ -76,7 +77,7 @@ class Texts:
     def uses(self, read: Read, done: float = 0.0) -> list[Use]:
         """done: the part of the sampling that lies behind."""
         return [
-            decide(tag, facts, [found], lag=self._lag, done=done, placeholder=placeholder, lent=lent)
+            decide(tag, facts, [found], lag=self._lag, done=done, placeholder=placeholder, lent=lent, mask=self._mask)
             for tag, facts, found, placeholder, lent in zip(
                 read.tags, self._facts, read.tokens, read.placeholders, read.lent
             )

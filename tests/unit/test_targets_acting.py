@@ -1,4 +1,4 @@
-"""Targets beside proj_out: a branch on each is what merged weights are, and LAG confines proj_out alone."""
+"""Targets beside proj_out: a branch on each is what merged weights are; a block's own mask confines proj_out alone."""
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from torch.func import functional_call
 from lib_persres.branch import Branches
 from lib_persres.concepts import Use, cannot_confine
 from lib_persres.errors import PersresError
+from lib_persres.masks import MASKS
 from lib_persres.plan import Plans, guidance_rows
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.targets import EVERY, PARTS
@@ -99,10 +100,12 @@ def test_what_lag_cannot_confine_acts_everywhere_and_has_a_sentence(unets, rule)
     residual = random_residual(unet, rule)
     lag = output(unet, arguments, [residual], lag_plan())
     assert torch.equal(lag, output(unet, arguments, [residual], plain_plan(STRENGTHS * 2)))
-    sentence = cannot_confine("<persres:rex>", residual.metadata)
+    sentence = cannot_confine("<persres:rex>", residual.metadata, "median")
     assert sentence.startswith(f"LAG cannot confine <persres:rex>, which changes {rule}, ")
+    assert cannot_confine("<persres:rex>", residual.metadata, "fitted") == (sentence if rule == "kv" else None)
     for confined in ("proj_out", "kv+proj_out"):
-        assert cannot_confine("rex", Metadata(targets=confined)) is None
+        for mask in MASKS:
+            assert cannot_confine("rex", Metadata(targets=confined), mask) is None
 
 
 def test_a_concept_of_keys_and_values_beside_a_localized_one(unets):

@@ -148,6 +148,7 @@ class Sampling:
                 now=[found[part.at(step)] for part in parts],
                 placeholder=concept.placeholder,
                 lent=concept.lent,
+                mask=current.settings.mask,
             )
             for sentence in use.sentences:
                 self.problem(sentence)
