@@ -26,12 +26,14 @@ SPECIAL_IDS = frozenset({49406, 49407})
 _OPEN = re.compile(r"<(\w+):")
 _V = re.compile(r"(?<![\w*])V([0-9]*)\*(?!\w)")
 MAX_STRENGTH = 100.0
+MAX_WORD = 100
+"""Characters."""
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One `<persres:name:strength:lag=on|off|auto:hr=..:start=..:end=..>`."""
+    """One `<persres:name:strength:lag=on|off|auto:hr=..:start=..:end=..:word=..>`."""
 
     name: str
     strength: float = 1.0
@@ -44,6 +46,8 @@ class Tag:
     """The part of the sampling, 0 to 1, before which the residual is off."""
     end: float = 1.0
     """The part of the sampling, 0 to 1, from which it is off again."""
+    word: str = ""
+    """Of a LoRA file: the words of the prompt that its mask is of, several joined by "+"."""
     text: str = ""
     """The tag as it was written."""
 
@@ -132,8 +136,8 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
         key, equals, value = (part.strip() for part in argument.partition("="))
         if not equals or "=" in value:  # the WebUI's rule: exactly one "="
             positional.append(argument.strip())
-        elif key not in ("lag", "hr", "start", "end"):
-            _refuse(text, f'has an unknown argument "{short(key)}"; allowed are lag=, hr=, start= and end=')
+        elif key not in ("lag", "hr", "start", "end", "word"):
+            _refuse(text, f'has an unknown argument "{short(key)}"; allowed are lag=, hr=, start=, end= and word=')
         elif key in named:
             _refuse(text, f"gives {key}= twice; give it once")
         else:
@@ -144,7 +148,7 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
     if len(positional) > 2:
         _refuse(
             text,
-            f'has "{short(positional[2])}" after the strength; only lag=, hr=, start= and end= may follow',
+            f'has "{short(positional[2])}" after the strength; only lag=, hr=, start=, end= and word= may follow',
         )
     lag = named.get("lag")
     if lag is not None and lag.lower() not in LAG:
@@ -160,8 +164,16 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
         hr=_strength(named["hr"], "hr", text) if "hr" in named else None,
         start=start,
         end=end,
+        word=_word(named["word"], text) if "word" in named else "",
         text=text,
     )
+
+
+def _word(value: str, tag: str) -> str:
+    words = [" ".join(word.split()) for word in value.split("+")]
+    if not all(words) or len(value) > MAX_WORD:
+        _refuse(tag, f'has word="{short(value)}"; write words of the prompt, as word=dog or word=sks+dog')
+    return "+".join(words)
 
 
 def _strength(value: str, what: str, tag: str) -> float:

@@ -1,0 +1,1 @@
+"""LoRA files of other programs: read into factors, and written from ours."""
