@@ -89,6 +89,21 @@ def find_concept_tokens(
     )
 
 
+def together(found: Sequence[ConceptTokens]) -> ConceptTokens:
+    """Those of a concept that has several words."""
+    first, *rest = found
+    if not rest:
+        return first
+    return ConceptTokens(
+        tuple(sorted({index for each in found for index in each.indices})),
+        identifier_found=any(each.identifier_found for each in found),
+        class_found=first.class_found,
+        own=tuple(sorted({index for each in found for index in each.own})),
+        adjacent=first.adjacent,
+        shared=first.shared,
+    )
+
+
 def _occurrences(tokens: Sequence[int], wanted: list[int]) -> list[int]:
     """Where `wanted` begins in `tokens`, without overlaps."""
     starts: list[int] = []

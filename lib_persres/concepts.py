@@ -108,7 +108,10 @@ def cannot_confine(name: str, facts: Metadata, mask: str = DEFAULT) -> str | Non
 def doubt(found: ConceptTokens, facts: Metadata, name: str, placeholder: str = "V*") -> str | None:
     """A sentence where LAG does not see a concept as it should be seen; None where it does. name: its tag, or ""."""
     if not facts.identifier:
-        return f"The file of {name or placeholder} names no identifier: LAG cannot see where it is; it acts everywhere."
+        return (
+            f"The file of {name or placeholder} names no identifier, so LAG cannot see where it is and it acts "
+            "everywhere; write its word in the tag, as word=dog."
+        )
     noun = facts.macro_class
     name = f"{placeholder} of {name}" if name else placeholder
     advice = f'write "{placeholder} {noun}"' if noun else f'write "{placeholder}" and its class'

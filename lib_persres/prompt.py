@@ -322,6 +322,11 @@ def _typed(text: str, identifiers: Sequence[str]) -> list[tuple[int, int]]:
     ]
 
 
+def has_word(text: str, word: str) -> bool:
+    """Whether a prompt, its tags left out, has a word or a phrase as a whole, in any case."""
+    return bool(word) and bool(_typed(edit_tags(text, lambda tag: " "), [word]))
+
+
 def _owner(text: str, start: int, end: int, identifiers: Sequence[str], macro_classes: Sequence[str]) -> int:
     word = text[start:end].lower()
     owners = [k for k, identifier in enumerate(identifiers) if identifier.lower() == word]

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import safetensors.torch
 import torch
@@ -100,6 +101,9 @@ class Residual:
     metadata: Metadata = field(default_factory=Metadata)
     embeddings: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    partial: ClassVar[bool] = False
+    """Whether it may change a part of its targets alone, as other programs' files do."""
+
     @classmethod
     def initialise(
         cls,
@@ -169,7 +173,7 @@ class Residual:
                     f"this UNet has {_width(there[path])}): {advice}."
                 )
         lacking = next((path for path in there if path not in self.factors), None)
-        if lacking:
+        if lacking and not self.partial:
             raise PersresError(
                 f"{where} was trained for another model (it has nothing for this UNet's {lacking}): {advice}."
             )

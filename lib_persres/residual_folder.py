@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import PersresError, readable
+from .lora.adapter import load_file, metadata_of_file
 from .names import SUFFIX, one_form
 from .residual import MAX_FILE, Metadata, Residual, concept_of, file_hash
 from .residual_listing import Listing, Stamp, stamp_of
@@ -47,7 +48,7 @@ class Entry:
     def metadata(self) -> Metadata | None:
         """Without the picture, which stays in the file; None where the file cannot be read: loading it says why."""
         try:
-            return replace(Residual.read_metadata(self.path), preview=None)
+            return replace(metadata_of_file(self.path), preview=None)
         except PersresError:
             return None
 
@@ -175,7 +176,7 @@ class ResidualFolder:
         with self._lock:
             loaded = self._alive.get(entry.path)
         if loaded is None or loaded.entry.stamp != entry.stamp:
-            loaded = Loaded(entry, Residual.load(entry.path), self.hash(entry))
+            loaded = Loaded(entry, load_file(entry.path), self.hash(entry))
         with self._lock:
             other = self._alive.get(entry.path)
             if other is not None and other.entry.stamp == entry.stamp:

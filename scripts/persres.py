@@ -3,12 +3,12 @@
 from modules import extra_networks, script_callbacks, ui_extra_networks
 from modules.cache import cache
 
-from lib_persres.residual_folder import ResidualFolder
 from lib_persres.webui.api.guard import guard
 from lib_persres.webui.api.residuals import add_routes
 from lib_persres.webui.api.training import add_training_routes
 from lib_persres.webui.cards.page import ResidualsPage
 from lib_persres.webui.chosen import chosen, folder, training_folders
+from lib_persres.webui.files import Files
 from lib_persres.webui.generation import script
 from lib_persres.webui.generation.infotext import renamed
 from lib_persres.webui.generation.job import Job
@@ -23,7 +23,7 @@ from lib_persres.webui.tab.tab import TrainingTab
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.lend import lend, turn
 
-RESIDUALS = ResidualFolder(folder, lambda: int(chosen(CACHE)), hashes=cache("persres-hashes"))
+RESIDUALS = Files(folder, lambda: int(chosen(CACHE)), cache("persres-hashes"), HOST.lora_folder)
 QUEUE = HOST.data_folder() / "persres-training"
 JOBS = Jobs(QUEUE, RESIDUALS, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit)
 TAB = TrainingTab(JOBS, RESIDUALS, Presets(QUEUE / "presets.json"))

@@ -152,7 +152,10 @@ def run(args) -> int:
             note(f"warning: {sentence}")
             told.append(sentence)
 
-    facts = [residuals[tag.name].residual.metadata for tag in tags]
+    from ..lora.adapter import called, word_in
+
+    named = [residuals[tag.name].residual for tag in tags]
+    facts = [called(residual, word_in(residual, given, tag)) for residual, tag in zip(named, tags)]
     for text, what in ((given, "prompt"), (args.negative if args.guidance != 1 else "", NEGATIVE)):
         for sentence in sentences(text, tags, facts, what):
             tell(sentence)

@@ -27,6 +27,8 @@ MOST = 512
 EXACT = 1e-5
 """Relative error up to which factors stand for what was in the file."""
 
+NOTHING = Factors(torch.empty(0, 0), torch.empty(0, 0))
+"""In the place of factors that are not read."""
 Parts = dict[str, torch.Tensor]
 
 
@@ -50,6 +52,24 @@ def read_lora(path: str | os.PathLike[str]) -> Lora:
             lora = _made(parts, dict(file.strings), unknown)
             file.check_unchanged()
         return lora
+    except (PersresError, OSError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise PersresError(f"{path} cannot be used as a LoRA: {reason}.") from error
+
+
+def outline_lora(path: str | os.PathLike[str]) -> Lora:
+    """The file as `read_lora` gives it, but that its factors are not read: it has none."""
+    try:
+        with TensorFile(path, MAX_FILE) as file:
+            shapes: dict[Key, dict[str, tuple[int, ...]]] = defaultdict(dict)
+            for name, place in file.places().items():
+                if found := read_name(name):
+                    shapes[found.where, found.encoder, found.module][found.part] = place.shape
+                    if found.part in _REFUSED:
+                        raise PersresError(_REFUSED[found.part])
+            family = _family(shapes)
+            paths = (unet_path(module, family) for where, _, module in shapes if where == UNET)
+            return Lora(family, {path: NOTHING for path in paths if path}, {}, dict(file.strings))
     except (PersresError, OSError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise PersresError(f"{path} cannot be used as a LoRA: {reason}.") from error
@@ -100,7 +120,7 @@ _REFUSED = {
 
 
 def _made(parts: Mapping[Key, Parts], strings: dict[str, str], unknown: list[str]) -> Lora:
-    family = _family(parts)
+    family = _family({key: {part: tuple(t.shape) for part, t in own.items()} for key, own in parts.items()})
     unet: dict[str, Factors] = {}
     text: dict[str, dict[str, Factors]] = defaultdict(dict)
     for (where, encoder, module), own in parts.items():
@@ -129,19 +149,19 @@ def _made(parts: Mapping[Key, Parts], strings: dict[str, str], unknown: list[str
     return Lora(family, unet, dict(text), strings, tuple(notes))
 
 
-def _family(parts: Mapping[Key, Parts]) -> str:
+def _family(shapes: Mapping[Key, Mapping[str, tuple[int, ...]]]) -> str:
     """By the widths of what sees the text; else by the text encoders and the depths of the blocks."""
     widths = [
-        own[part].shape[1]
-        for (where, _, module), own in parts.items()
+        own[part][1]
+        for (where, _, module), own in shapes.items()
         for part in ("down", "hada_w1_b")
-        if where == UNET and module.endswith(("attn2_to_k", "attn2_to_v")) and part in own and own[part].ndim >= 2
+        if where == UNET and module.endswith(("attn2_to_k", "attn2_to_v")) and len(own.get(part, ())) >= 2
     ]
     if widths:
         return FAMILIES.get(widths[0], "")
-    if any(encoder == 2 for _, encoder, _ in parts):
+    if any(encoder == 2 for _, encoder, _ in shapes):
         return SDXL
-    deep = any("transformer_blocks_1_" in module for where, _, module in parts if where == UNET)
+    deep = any("transformer_blocks_1_" in module for where, _, module in shapes if where == UNET)
     return SDXL if deep else ""
 
 

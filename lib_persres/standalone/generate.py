@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 
 from ..branch import Branches
-from ..concept_tokens import ConceptTokens, find_concept_tokens
+from ..concept_tokens import ConceptTokens
 from ..concepts import Use, check_unconditional, decide
 from ..conditioning import Conditioning, joined
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
+from ..lora.adapter import word_in, word_problems
 from ..masks import DEFAULT, MASKS, check_mask
 from ..overlay import MaskRecorder
 from ..plan import Plans, guidance_rows
@@ -122,13 +123,15 @@ def prepare(
         if why := family_misfit(residual.metadata.base_family, sd.family):
             raise PersresError(f"{tag.text}: {why}")
         residual.check(sd.unet, tag.name)
-    words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags)
+    said = [word_in(residual, given, tag) for residual, tag in zip(residuals, tags)]
+    words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags, said)
     written = words.write(given.strip())
     conditioning, ids = words.encode(written, size)
     problems = sentences(given, tags, words.facts)
+    problems += [told for residual, tag in zip(residuals, tags) for told in word_problems(residual, tag)]
     if len(words.read(written)[0]) > 75:
         problems.append(LONG)
-    tokens = [find_tokens(words, ids[0].tolist(), index) for index in range(len(tags))]
+    tokens = [words.find(ids[0].tolist(), index) for index in range(len(tags))]
     placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
     lent = [written.lent(i, words.facts[i].macro_class, placeholders[i]) for i in range(len(tags))]
     made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lent, lag, mask, conditioning, problems)
@@ -201,9 +204,3 @@ def _check_finite(sd, latents, noise: torch.Tensor, cond: Conditioning, parts, g
     alone = sd.unet(noise[:1].to(sd.device, torch.float32), timesteps=t, **cond[:1].to(sd.device).arguments())
     strengths = {tag.text: tag.strength for part in parts for tag in part.tags}
     raise PersresError(too_strong(strengths) if strengths and torch.isfinite(alone).all() else BASE)
-
-
-def find_tokens(words: Words, ids: list[int], index: int) -> ConceptTokens:
-    """The tokens of the index-th concept in the ids of a prompt's context."""
-    spelled = [(words.spelled(i), words.sd.encode_text(f.macro_class)) for i, f in enumerate(words.facts)]
-    return find_concept_tokens(ids, *spelled[index], others=[pair for i, pair in enumerate(spelled) if i != index])

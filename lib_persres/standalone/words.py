@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
+from ..concept_tokens import ConceptTokens, find_concept_tokens, together
 from ..conditioning import Conditioning
 from ..emphasis import parts_of
 from ..learned_words import check_widths, learned_vectors, pieces, twins_of, vectors_for
+from ..lora.adapter import called, more_words
 from ..prompt import Substituted, Tag
 from ..residual import Residual
 from .checkpoint import StableDiffusion
@@ -21,15 +23,25 @@ from .tokenizer import Tokenizer
 class Words:
     """The words of a prompt's concepts, in their order.
 
-    used: whether a concept's learned word takes its identifier's place. tags: the concepts' own. Each learned vector
+    used: whether a concept's learned word takes its identifier's place. tags: the concepts' own. words: of those whose
+    files have no identifier, the prompt's words for them, see `lora.adapter.word_in`. Each learned vector
     has an id of its own, below zero, so that concepts with the same identifier stay two; and where they have the same
     class, too, the model's own vectors of the identifier have such ids.
     """
 
-    def __init__(self, sd: StableDiffusion, residuals: Sequence[Residual], used: Sequence[bool], tags: Sequence[Tag]):
+    def __init__(
+        self,
+        sd: StableDiffusion,
+        residuals: Sequence[Residual],
+        used: Sequence[bool],
+        tags: Sequence[Tag],
+        words: Sequence[str] | None = None,
+    ):
         self.sd = sd
         self.tags = list(tags)
-        self.facts = [residual.metadata for residual in residuals]
+        said = list(words or [""] * len(self.tags))
+        self.facts = [called(residual, word) for residual, word in zip(residuals, said)]
+        self._more = [list(map(sd.encode_text, more_words(word))) for word in said]
         tables = sd.token_tables
         self._vectors: dict[str, dict[int, torch.Tensor]] = {encoder: {} for encoder in tables}
         self._learned: dict[int, list[int]] = {}
@@ -62,6 +74,13 @@ class Words:
                 ids += self.sd.encode_text(piece) if isinstance(piece, str) else self._learned[piece]
             weights += [part.weight] * (len(ids) - len(weights))
         return ids, weights
+
+    def find(self, ids: list[int], index: int) -> ConceptTokens:
+        """The tokens of the index-th concept in the ids of a prompt's context."""
+        classes = [self.sd.encode_text(facts.macro_class) for facts in self.facts]
+        others = [(self.spelled(other), noun) for other, noun in enumerate(classes) if other != index]
+        spelled = [self.spelled(index), *self._more[index]]
+        return together([find_concept_tokens(ids, own, classes[index], others=others) for own in spelled])
 
     def spelled(self, index: int) -> list[int]:
         """The ids that stand for a concept."""

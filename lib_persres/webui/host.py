@@ -389,6 +389,11 @@ class A1111:
     def models_folder(self) -> Path:
         return Path(paths.models_path)
 
+    def lora_folder(self) -> Path | None:
+        """Where the WebUI's own LoRA files are; None without the extension that has them."""
+        folder = self.flag("lora_dir")
+        return Path(folder) if folder and Path(folder).is_dir() else None
+
     def data_folder(self) -> Path:
         return Path(paths.data_path)
 

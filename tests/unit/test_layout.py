@@ -23,6 +23,7 @@ ENTRIES = (
     "tab/tab",
 )
 """Of lib_persres/webui: what the WebUI calls by classes of its own, and what makes inputs for its page."""
+OF_CORE = ("lora", "training")
 NOT_CORE = {"__main__.py", "progress.py"}
 MUTABLE = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "bytearray"}
 CHANGES = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "remove", "clear"}
@@ -49,7 +50,7 @@ def project_files() -> list[Path]:
 def is_core(path: Path) -> bool:
     if path.parent == PACKAGE:
         return path.name not in NOT_CORE
-    return (PACKAGE / "training") in path.parents
+    return any(PACKAGE / folder in path.parents for folder in OF_CORE)
 
 
 def name_of(path: Path) -> str:
@@ -221,7 +222,7 @@ def test_the_core_imports_torch_safetensors_numpy_pillow_and_the_standard_librar
 
 def test_the_core_imports_no_other_part_of_the_library():
     # else it would reach ldm, transformers or the WebUI by way of them
-    others = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "training"}
+    others = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name not in OF_CORE}
     others |= {name.removesuffix(".py") for name in NOT_CORE}
     wrong = []
     for path in CORE:

@@ -112,7 +112,8 @@ class Job:
             for index, concepts in enumerate(images):
                 self.decided |= {c.tag.name: auto for c in concepts if c.loaded and (auto := current.decided(c)[1])}
                 words = [current.word(concept) for concept in concepts]
-                self._words.known |= {word: c.loaded for word, c in zip(words, concepts) if word and c.loaded}
+                own = zip(words, concepts)
+                self._words.known |= {word: (c.loaded, c.identifier) for word, c in own if word and c.loaded}
                 for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():
                     self.tell(sentence)
                 for texts in (stripped, negative):

@@ -6,8 +6,8 @@ import json
 import traceback
 
 from ...errors import PersresError, readable
+from ...lora.adapter import outline_file
 from ...prompt import NETWORK, substitute
-from ...residual import Residual
 from ...residual_folder import Loaded, ResidualFolder
 from ..fit import learned_elsewhere, misfit
 from ..host import HOST
@@ -50,7 +50,7 @@ class PromptStatus:
     def _outline(self, name: str) -> Loaded:
         """As `ResidualFolder.load`, without its numbers."""
         entry = self._residuals.find(name)
-        return Loaded(entry, Residual.outline(entry.path), "")
+        return Loaded(entry, outline_file(entry.path), "")
 
 
 def _shown(concept: Concept, index: int, text: str, concepts: list[Concept]) -> dict:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...concept_tokens import ConceptTokens, find_concept_tokens
+from ...concept_tokens import ConceptTokens, find_concept_tokens, together
 from ...emphasis import doubtful
 from ...errors import PersresError
 from ...learned_words import pieces
+from ...lora.adapter import called, more_words, word_in, word_problems
+from ...metadata import Metadata
 from ...misreadings import misreadings
 from ...prompt import NEGATIVE, NETWORK, Substituted, Tag, placeholder_of, read_tag, substitute
 from ...residual_folder import Loaded
@@ -32,14 +34,20 @@ class Concept:
     """How the prompt writes it."""
     lent: str = ""
     """The words by which it lends its look, see `lag_choice.lent`."""
+    word: str = ""
+    """The prompt's words for it where its file has no identifier, see `lora.adapter.word_in`."""
+
+    @property
+    def facts(self) -> Metadata:
+        return called(self.loaded.residual, self.word) if self.loaded else Metadata()
 
     @property
     def identifier(self) -> str:
-        return self.loaded.residual.metadata.identifier if self.loaded else ""
+        return self.facts.identifier
 
     @property
     def macro_class(self) -> str:
-        return self.loaded.residual.metadata.macro_class if self.loaded else ""
+        return self.facts.macro_class
 
 
 def read_concepts(
@@ -65,7 +73,10 @@ def read_concepts(
             concepts.setdefault((False, name), Concept(written, None, str(error)))
             continue
         try:
-            concept = Concept(tag, load(tag.name))
+            loaded = load(tag.name)
+            concept = Concept(tag, loaded, word=word_in(loaded.residual, text, tag))
+            for sentence in word_problems(loaded.residual, tag):
+                problem(sentence)
         except PersresError as error:
             problem(f"{tag.text} was not applied: {error}")
             concept = Concept(tag, None, str(error))
@@ -152,7 +163,7 @@ class Tokens:
 
         words: as in `write_identifiers`. The vectors of a word have ids of their own here, below zero.
         """
-        key = (text, index, *words, *((c.identifier, c.macro_class) for c in concepts))
+        key = (text, index, *words, *((c.identifier, c.macro_class, c.word) for c in concepts))
         if key not in self._found:
             ids: list[int] = []
             numbers = _Numbers(word for word in words if word)
@@ -166,7 +177,9 @@ class Tokens:
                 for c, word in zip(concepts, words, strict=True)
             ]
             others = [pair for i, pair in enumerate(spelled) if i != index]
-            self._found[key] = find_concept_tokens(ids, *spelled[index], others=others)
+            own, noun = spelled[index]
+            more = [self._ids(word, numbers) for word in more_words(concepts[index].word)]
+            self._found[key] = together([find_concept_tokens(ids, each, noun, others=others) for each in (own, *more)])
         return self._found[key]
 
     def _ids(self, text: str, numbers: _Numbers) -> list[int]:

@@ -34,9 +34,9 @@ class Pass:
         self._words: dict[Concept, str] = {}
         for concepts in self.images:
             known = [(concept, concept.loaded) for concept in concepts if concept.loaded is not None]
-            twins = twins_of([loaded.residual.metadata for _, loaded in known])
+            twins = twins_of([concept.facts for concept, _ in known])
             for place, (concept, loaded) in enumerate(known):
-                self._words[concept] = word_of(loaded, self.strength(concept) != 0, place in twins)
+                self._words[concept] = word_of(concept.facts, loaded, self.strength(concept) != 0, place in twins)
         self.loaded: list[Loaded] = []
         """The residuals of all images, each once: the K concepts of a plan."""
         for concepts in self.images:
@@ -140,7 +140,7 @@ class Sampling:
             found = {text: tokens.find(text, concepts, place, words) for part in parts for _, text in part.schedule}
             uses[concept.loaded] = use = decide(
                 concept.tag,
-                concept.loaded.residual.metadata,
+                concept.facts,
                 list(found.values()),
                 lag=current.settings.lag,
                 strength=current.strength(concept),

@@ -9,10 +9,12 @@ words.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 
 from ...errors import PersresError
 from ...learned_words import check_widths, learned_vectors
+from ...metadata import Metadata
 from ...prompt import NETWORK
 from ...residual_folder import Loaded
 from ..fit import misfit
@@ -23,16 +25,20 @@ LONGEST = 75
 OWN = f"{NETWORK}own"
 
 
-def word_of(loaded: Loaded, used: bool, twin: bool = False) -> str:
+def word_of(facts: Metadata, loaded: Loaded, used: bool, twin: bool = False) -> str:
     """What the WebUI's texts call a concept; "" for one that keeps its identifier.
 
-    used: whether its learned word, where it has one, is to be there. twin: see `learned_words.twins_of`.
+    facts: what is known of it in its prompt. used: whether its learned word, where it has one, is to be there.
+    twin: see `learned_words.twins_of`.
     """
     if HOST.family(HOST.model()) == "SD3":
         return ""
     if used and learned_vectors(loaded.residual):
         return f"{NETWORK}{loaded.short_hash}"
-    return f"{OWN}{loaded.short_hash}" if twin or is_taken(loaded.residual.metadata.identifier) else ""
+    if not (twin or is_taken(facts.identifier)):
+        return ""
+    said = "" if loaded.residual.metadata.identifier else hashlib.sha256(facts.identifier.encode()).hexdigest()[:10]
+    return f"{OWN}{loaded.short_hash}{said}"
 
 
 def is_own(word: str) -> bool:
@@ -70,8 +76,8 @@ class LentWords:
 
     def __init__(self, problem: Callable[[str, Loaded], None]):
         self.problem = problem
-        self.known: dict[str, Loaded] = {}
-        """Word -> whose it is."""
+        self.known: dict[str, tuple[Loaded, str]] = {}
+        """Word -> whose it is, and in whose place it stands."""
         self._depth = 0
         self._model = None
         self._entries: list[tuple] = []
@@ -99,9 +105,9 @@ class LentWords:
             return
         self._take_back()
         self._model = model
-        for word, loaded in self.known.items():
+        for word, (loaded, identifier) in self.known.items():
             ids = HOST.tokens(HOST.text_encoder(model), word)
-            entry = (ids, self._embedding(word, loaded, model))
+            entry = (ids, self._embedding(word, loaded, identifier, model))
             # the WebUI takes the first that matches, and sorts the longest first
             lookup[ids[0]] = sorted([entry, *lookup.get(ids[0], ())], key=lambda other: -len(other[0]))
             self._entries.append(entry)
@@ -118,9 +124,9 @@ class LentWords:
                 lookup.pop(first, None)
         self._model = None
 
-    def _embedding(self, word: str, loaded: Loaded, model):
+    def _embedding(self, word: str, loaded: Loaded, identifier: str, model):
         """The learned vectors; where they are not for this model, its own of the identifier."""
-        vectors = HOST.token_vectors(model, loaded.residual.metadata.identifier, LONGEST)
+        vectors = HOST.token_vectors(model, identifier, LONGEST)
         if is_own(word):
             return HOST.embedding(word, vectors)
         learned = learned_vectors(loaded.residual)
@@ -135,6 +141,6 @@ class LentWords:
 
     def named(self, text: str) -> str:
         """A text for the user, with the concepts' names where the words stand."""
-        for word, loaded in self.known.items():
+        for word, (loaded, _) in self.known.items():
             text = text.replace(word, loaded.name)
         return text

@@ -1,0 +1,143 @@
+"""A LoRA file as a residual in memory: what it changes of the UNet, and the words by which LAG finds its thing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+from ..errors import PersresError
+from ..metadata import FORMAT, Metadata
+from ..names import one_form
+from ..prompt import Tag, has_word
+from ..residual import MAX_FILE, Factors, Residual
+from ..targets import EVERY, LAYERED, canonical
+from ..tensor_file import TensorFile
+from .read import NOTHING, Lora, is_lora, outline_lora, read_lora
+
+LONGEST_WORD = 60
+"""Characters of a trigger word that is looked for in prompts."""
+
+
+@dataclass(eq=False)
+class Adapter(Residual):
+    """words: what its header calls its triggers, the likeliest first. notes: sentences on what is left out of it. text:
+    what it would change of the text encoders, which stay as they are.
+    """
+
+    words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    text: dict[str, dict[str, Factors]] = field(default_factory=dict)
+
+    partial: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, lora: Lora, name: str) -> Adapter:
+        rank = max((factors.rank for factors in lora.unet.values()), default=0)
+        facts = Metadata(
+            concept=one_form(name)[:100],
+            base_family=lora.family,
+            targets=rule_of(lora.unet),
+            rank=str(rank),
+            created="",
+            library_version="",
+        )
+        notes = lora.notes
+        if lora.text:
+            notes += ("The part of it for the text encoder is left out: LAG has no place for it.",)
+        factors = {path: each for path, each in lora.unet.items() if each is not NOTHING}
+        return cls(factors, facts, {}, trigger_words(lora.strings), notes, lora.text)
+
+
+def load_file(path: Path) -> Residual:
+    """A residual or a LoRA file. PersresError: one sentence that names the file."""
+    return Adapter.of(read_lora(path), path.stem) if _is_lora(path) else Residual.load(path)
+
+
+def outline_file(path: Path) -> Residual:
+    """The same without its numbers: of a LoRA no factors at all."""
+    return Adapter.of(outline_lora(path), path.stem) if _is_lora(path) else Residual.outline(path)
+
+
+def metadata_of_file(path: Path) -> Metadata:
+    """What its header says."""
+    return outline_file(path).metadata if _is_lora(path) else Residual.read_metadata(path)
+
+
+def _is_lora(path: Path) -> bool:
+    try:
+        with TensorFile(path, MAX_FILE) as file:
+            return file.strings.get("format") != FORMAT and is_lora(file.names)
+    except (PersresError, OSError):
+        return False  # reading it as a residual says why
+
+
+def word_in(residual: Residual, prompt: str, tag: Tag) -> str:
+    """The words of a prompt that the mask of a file without an identifier of its own is of, several joined by "+"; ""
+    where nobody knows: the tag's own, else a trigger, and else the file's name as the tag has it, if the prompt has it.
+    """
+    if residual.metadata.identifier:
+        return ""
+    if tag.word:
+        return tag.word
+    words = residual.words if isinstance(residual, Adapter) else ()
+    return next((word for word in (*words, tag.name, residual.metadata.concept) if has_word(prompt, word)), "")
+
+
+def called(residual: Residual, word: str) -> Metadata:
+    """What is known of it where these are its words."""
+    facts = residual.metadata
+    return facts if facts.identifier or not word else replace(facts, identifier=word.partition("+")[0])
+
+
+def more_words(word: str) -> list[str]:
+    """Those behind the first."""
+    return word.split("+")[1:]
+
+
+def word_problems(residual: Residual, tag: Tag) -> list[str]:
+    """Sentences on a file and its tag's word."""
+    told = [f"{tag.text}: {note}" for note in (residual.notes if isinstance(residual, Adapter) else ())]
+    if tag.word and residual.metadata.identifier:
+        own = residual.metadata.identifier
+        told.append(f'word= in {tag.text} says nothing: the file has a word of its own, "{own}"; write V* for it.')
+    return told
+
+
+def rule_of(paths: Mapping[str, object]) -> str:
+    """A rule that picks all of these modules, and as little besides as rules can say."""
+    parts = set()
+    for path in paths:
+        inside = path.partition(".transformer_blocks.")[2].partition(".")[2]
+        attention, _, end = inside.partition(".")
+        if path.endswith((".proj_in", ".proj_out")):
+            parts.add(path.rpartition(".")[2])
+        elif attention == "attn2" and end in LAYERED["kv"][1]:
+            parts.add("kv")
+        elif attention in LAYERED and end:
+            parts.add(attention)
+        else:
+            parts.add(EVERY)
+    return canonical("+".join(parts or {EVERY}))
+
+
+def trigger_words(strings: Mapping[str, str]) -> tuple[str, ...]:
+    """What a file's header says of its triggers: the phrase of modelspec, and the names of kohya's training folders
+    ("10_sks dog") and their most frequent tags."""
+    found = [part for part in strings.get("modelspec.trigger_phrase", "").split(",")]
+    try:
+        folders = json.loads(strings.get("ss_tag_frequency", "{}"))
+    except (ValueError, RecursionError):
+        folders = {}
+    tags: dict[str, float] = {}
+    for folder, counts in folders.items() if isinstance(folders, dict) else ():
+        number, _, words = str(folder).partition("_")
+        found.append(words if number.isdecimal() else str(folder))
+        for tag, count in counts.items() if isinstance(counts, dict) else ():
+            if isinstance(count, (int, float)):
+                tags[str(tag)] = tags.get(str(tag), 0) + count
+    found += sorted(tags, key=lambda tag: -tags[tag])[:1]
+    said = (" ".join(words.split()) for words in found)
+    return tuple(dict.fromkeys(word for word in said if 0 < len(word) <= LONGEST_WORD and word.isprintable()))

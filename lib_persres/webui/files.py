@@ -1,0 +1,44 @@
+"""The WebUI's residuals, and beside them its LoRA files, which a tag may name, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+
+from ..errors import PersresError
+from ..residual_folder import Entry, ResidualFolder
+
+LORA = "lora/"
+"""A name that begins so is one of the WebUI's Lora folder alone."""
+
+
+class Files(ResidualFolder):
+    """loras: the WebUI's Lora folder, where a name is looked for that no residual has; None where it has none."""
+
+    def __init__(
+        self,
+        folder: Callable[[], Path],
+        limit: Callable[[], int],
+        hashes: MutableMapping[str, str],
+        loras: Callable[[], Path | None],
+    ):
+        super().__init__(folder, limit, hashes)
+        self._loras = loras
+        self._others = ResidualFolder(lambda: loras() or Path("/nonexistent"), limit, hashes)
+
+    def find(self, name: str) -> Entry:
+        if self._loras() is None:
+            return super().find(name)
+        if name.startswith(LORA) and not self.matches(name):
+            return self._others.find(name.removeprefix(LORA))
+        try:
+            return super().find(name)
+        except PersresError:
+            if self.matches(name):  # several have it
+                raise
+            try:
+                return self._others.find(name)
+            except PersresError:
+                if self._others.matches(name):
+                    raise
+            raise

@@ -1,0 +1,191 @@
+"""A LoRA file acts as a residual does, and its word is found in prompts."""
+
+import pytest
+import torch
+
+pytest.importorskip("ldm")
+
+import longhand
+from rounding import PICTURE
+from safetensors.torch import save_file
+from standalone_models import TEXT, tiny_text, tiny_vae
+from targets_bench import random_residual
+
+from lib_persres.errors import PersresError
+from lib_persres.lora.adapter import Adapter, load_file, outline_file, rule_of, trigger_words, word_in
+from lib_persres.lora.names import kohya_name
+from lib_persres.prompt import read_tag
+from lib_persres.residual import Factors, Metadata, Residual
+from lib_persres.standalone.checkpoint import StableDiffusion, alphas_cumprod
+from lib_persres.standalone.generate import generate
+
+SHAPE = {"width": 16, "height": 16, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory):
+    return StableDiffusion(
+        unet=longhand.make_unet(),
+        vae=tiny_vae(),
+        texts={"": longhand.random_(tiny_text())},
+        scale_factor=0.5,
+        alphas_cumprod=alphas_cumprod(0.00085, 0.012, 1000),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        path=tmp_path_factory.mktemp("model") / "tiny.safetensors",
+    )
+
+
+def lora(sd, path, rule="attn1+attn2", seed=0, metadata=None, alpha=2.0, **more):
+    """A LoRA file of kohya's names, and the residual that it should be."""
+    made = random_residual(sd.unet, rule, 4, seed, 0.3)
+    tensors = dict(more)
+    for target, f in made.factors.items():
+        name = "lora_unet_" + target.replace(".", "_")
+        tensors |= {f"{name}.lora_down.weight": f.down, f"{name}.lora_up.weight": f.up}
+        tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    factors = {target: Factors(f.down, f.up * alpha / 4) for target, f in made.factors.items()}
+    return Residual(factors, Metadata(identifier="dog", targets=rule))
+
+
+def draw(sd, prompt, shelf, **options):
+    return generate(sd, prompt, shelf.__getitem__, **SHAPE, **options)
+
+
+@pytest.mark.parametrize("rule", ["attn1+attn2", "proj_in+attn1+attn2+proj_out", "unet"])
+@pytest.mark.parametrize("lag", [False, True])
+def test_it_draws_what_the_same_factors_draw(sd, tmp_path, rule, lag):
+    own = lora(sd, tmp_path / "x.safetensors", rule)
+    loaded = load_file(tmp_path / "x.safetensors")
+    assert isinstance(loaded, Adapter) and loaded.metadata.targets == rule
+    found = draw(sd, "<persres:x:0.8:word=dog> a photo of a dog", {"x": loaded}, lag=lag)
+    expected = draw(sd, "<persres:x:0.8> a photo of a dog", {"x": own}, lag=lag)
+    base = draw(sd, "a photo of a dog", {})
+    assert torch.equal(found.images, expected.images) and not found.problems
+    assert (found.images - base.images).abs().max() > 4 * PICTURE
+
+
+def test_lag_confines_it_and_shows_where(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors")
+    shelf = {"x": load_file(tmp_path / "x.safetensors")}
+    plain, lag = (draw(sd, "<persres:x:word=dog> a photo of a dog", shelf, lag=on) for on in (False, True))
+    assert (plain.images - lag.images).abs().max() > 4 * PICTURE
+    assert lag.uses[0].gated and lag.uses[0].indices == ((5,),) and lag.masks.masks
+
+
+def test_several_words_are_looked_for_together(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors")
+    shelf = {"x": load_file(tmp_path / "x.safetensors")}
+    (use,) = draw(sd, "<persres:x:word=dog+beach> a dog on a beach", shelf, lag=True).uses
+    assert use.indices == ((2, 5),)
+
+
+def test_its_word_is_the_tags_else_a_trigger_else_its_name(sd, tmp_path):
+    path = tmp_path / "rex.safetensors"
+    lora(sd, path, metadata={"ss_tag_frequency": '{"10_olis dog": {"olis dog": 9, "grass": 1}}'})
+    loaded = load_file(path)
+    assert loaded.words == ("olis dog",)
+    for prompt, tag, word in (
+        ("an olis dog", ["rex"], "olis dog"),
+        ("an OLIS DOG", ["rex"], "olis dog"),
+        ("a rex", ["rex"], "rex"),
+        ("a cat", ["rex"], ""),
+        ("an olis dog", ["rex", "word=cat"], "cat"),
+        ("a rexdog", ["rex"], ""),
+        ("<persres:rex> a cat", ["rex"], ""),
+    ):
+        assert word_in(loaded, prompt, read_tag(tag)) == word
+
+
+def test_without_a_word_it_acts_everywhere_and_that_is_told(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors")
+    shelf = {"x": load_file(tmp_path / "x.safetensors")}
+    lag = draw(sd, "<persres:x> a photo of a dog", shelf, lag=True)
+    assert torch.equal(lag.images, draw(sd, "<persres:x> a photo of a dog", shelf).images)
+    assert any("word=dog" in sentence for sentence in lag.problems)
+
+
+def test_what_is_left_out_of_it_is_told(sd, tmp_path):
+    end = "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_"
+    width = TEXT["hidden_size"]
+    more = {
+        f"{end}down.weight": torch.ones(2, width),
+        f"{end}up.weight": torch.ones(2 * width, 2),
+        "odd": torch.ones(1),
+    }
+    lora(sd, tmp_path / "x.safetensors", **more)
+    made = draw(sd, "<persres:x:word=dog> a dog", {"x": load_file(tmp_path / "x.safetensors")})
+    assert any("text encoder is left out" in told for told in made.problems)
+    assert any("odd" in told for told in made.problems)
+
+
+def test_a_word_for_a_file_that_has_its_own_is_told(sd):
+    rex = Residual(longhand.random_residual(sd.unet, 2).factors, Metadata(identifier="olis", macro_class="dog"))
+    made = draw(sd, "<persres:rex:word=cat> a V* dog", {"rex": rex})
+    assert any('has a word of its own, "olis"' in told for told in made.problems)
+
+
+def test_it_competes_for_pixels_with_a_residual(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors")
+    rex = Residual(longhand.random_residual(sd.unet, 2).factors, Metadata(identifier="olis", macro_class="dog"))
+    shelf = {"x": load_file(tmp_path / "x.safetensors"), "rex": rex}
+    made = draw(sd, "<persres:rex><persres:x:word=cat> a V* dog and a cat", shelf, lag=True)
+    assert [use.indices for use in made.uses] == [((2, 3),), ((6,),)] and not made.problems
+    for masks in made.masks.masks.values():
+        assert masks.sum(1).max() <= max(made.masks.calls.values())
+
+
+def test_another_models_file_is_refused(sd, tmp_path):
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    path = tmp_path / "x.safetensors"
+    save_file({f"{name}.lora_down.weight": torch.ones(2, 640), f"{name}.lora_up.weight": torch.ones(640, 2)}, path)
+    with pytest.raises(PersresError, match="x was trained for another model"):
+        draw(sd, "<persres:x:word=dog> a dog", {"x": load_file(path)})
+
+
+def test_its_outline_has_no_numbers_and_says_the_same(sd, tmp_path):
+    path = tmp_path / "x.safetensors"
+    lora(sd, path)
+    outline, whole = outline_file(path), load_file(path)
+    assert not outline.factors and outline.metadata.targets == whole.metadata.targets
+    outline.check(sd.unet)
+
+
+def test_rules_say_what_is_changed_and_little_besides():
+    for path, rule in (
+        ("input_blocks.1.1.transformer_blocks.0.attn1.to_out.0", "attn1"),
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_v", "kv"),
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_q", "attn2"),
+        ("input_blocks.1.1.proj_in", "proj_in"),
+        ("middle_block.1.proj_out", "proj_out"),
+        ("input_blocks.1.1.transformer_blocks.0.ff.net.2", "unet"),
+        ("input_blocks.1.0.in_layers.2", "unet"),
+        ("time_embed.0", "unet"),
+    ):
+        assert rule_of({path: None}) == rule
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "[]",
+        "null",
+        "3",
+        '{"a": 3}',
+        '{"10_": {}}',
+        '{"10_dog": {"x": null}}',
+        "[" * 100_000,
+        '{"\\u0000": {}}',
+    ],
+)
+def test_any_header_gives_words_or_none(text):
+    words = trigger_words({"ss_tag_frequency": text, "modelspec.trigger_phrase": "a, b ,,"})
+    assert words[:2] == ("a", "b")
+
+
+def test_kohyas_names_for_a_path():
+    assert kohya_name("input_blocks.1.1.proj_in", "SD1") == "lora_unet_down_blocks_0_attentions_0_proj_in"
+    assert kohya_name("input_blocks.4.1.proj_in", "SDXL") == "lora_unet_input_blocks_4_1_proj_in"
