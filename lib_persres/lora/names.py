@@ -67,7 +67,7 @@ _LDM = re.compile(r"(input_blocks|output_blocks)_(\d{1,2})_(\d)_(\w+)|(middle_bl
 _TEXT = re.compile(r"text_model_encoder_layers_(\d{1,3})_(self_attn_(?:q|k|v|out)_proj|mlp_fc[12])")
 _PREFIXES = (
     # (what a name with underscores begins with, where, the text encoder's number)
-    (r"lora_unet_|base_model_model_unet_|unet_", UNET, 0),
+    (r"lora_unet_|base_model_model_unet_|unet_|(?:model_)?diffusion_model_", UNET, 0),
     (r"lora_te1_|base_model_model_text_encoder_1_|text_encoder_1_", TEXT, 1),
     (r"lora_te2_|text_encoder_2_", TEXT, 2),
     (r"lora_te_|text_encoder_|base_model_model_(?=text_model_)", TEXT, 0),

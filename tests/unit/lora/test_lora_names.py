@@ -28,6 +28,7 @@ def test_every_module_is_found_by_every_name_of_it(modules):
             f"{kohya_name(path, family)}.lora_down.weight",
             f"lora_unet_{flat}.lora_down.weight",
             f"lora_unet_{path.replace('.', '_')}.lora_down.weight",
+            f"diffusion_model_{path.replace('.', '_')}.lora_down.weight",
             f"unet.{theirs}.lora_A.weight",
             f"unet.{theirs}.lora_A.default.weight",
             f"base_model.model.unet.{theirs}.lora_A.weight",
