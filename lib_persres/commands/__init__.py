@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PersresError
-from . import evaluate, generate, inspect, toybox, train
+from . import evaluate, export, generate, inspect, toybox, train
 from .common import Formatter, Parser
 
 EPILOG = """\
@@ -39,7 +39,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"lib_persres {__version__}")
     parser.set_defaults(run=None, parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (train, generate, inspect, evaluate, toybox):
+    for module in (train, generate, inspect, export, evaluate, toybox):
         module.add_parser(commands)
     return parser
 

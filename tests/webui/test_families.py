@@ -16,6 +16,7 @@ from pictures import LAG, told
 from PIL import Image
 from trainings import ROUTE, submit, wait
 
+from lib_persres.lora.write import save_lora
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.standalone.checkpoint import load
 from lib_persres.toybox import CHECKPOINT
@@ -111,6 +112,25 @@ def sd1(zoo):
         return drawn[kind]
 
     return of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_exported_lora_draws_in_the_webui_what_the_residual_draws(zoo, family):
+    name = f"exported-{family}"
+    path = zoo.data / "models" / "Lora" / f"{name}.safetensors"
+    made = Residual.load(zoo.data / "models" / "persres" / f"rex-{family}.safetensors")
+    save_lora(made, path)
+    zoo.post("/sdapi/v1/refresh-loras")
+    said = BALL.replace("V*", "olis")
+    base, ours = (draw(zoo, family, text).images[0] for text in (said, BALL + tag(family, ":0.8")))
+    theirs = draw(zoo, family, f"{said}<lora:{name}:0.8>").images[0]
+    again = draw(zoo, family, f"{said}<persres:{name}:0.8>").images[0]
+    print(
+        f"export.max_difference, {family}: {apart(ours, theirs) / 255:.5f}, imported {apart(again, theirs) / 255:.5f}"
+    )
+    assert max(apart(ours, theirs), apart(again, theirs)) / 255 <= 0.01 < apart(ours, base) / 255
+    lag = draw(zoo, family, f"{BALL.replace('V*', 'olis')}<persres:{name}:0.8:word=olis+ball>", LAG)
+    assert apart(lag.images[0], draw(zoo, family, BALL + tag(family, ":0.8"), LAG).images[0]) / 255 <= 0.01
 
 
 @pytest.mark.parametrize("family", OTHERS)
