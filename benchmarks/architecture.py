@@ -85,6 +85,7 @@ LABELS = {
     "evaluation": "evaluation/<br>the papers' protocol",
     "toybox": "toybox/<br>the drawn world and its model",
     "standalone": "standalone/<br>without a WebUI",
+    "lora": "lora/<br>LoRA files: names, factors, words",
     "training": "training/<br>recipes, pictures, the trainer",
     CORE: "the core<br>residuals, prompts, uses, plans, masks, branches",
     "benchmarks": "benchmarks/<br>figures, fuzzers, these pages",

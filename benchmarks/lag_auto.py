@@ -17,7 +17,9 @@ from lib_persres.toybox.world import SIZE
 
 from .masks import STEPS, learned
 
-SCORES = ("obeyed", "identity")
+SCORES = ("right", "obeyed", "identity")
+"""right is what a user wants: all that the prompt asks, and the concept where it can be told; by it one way is better
+than another. The other two are told."""
 
 
 def rows() -> pd.DataFrame:
@@ -39,8 +41,11 @@ def rows() -> pd.DataFrame:
                 lag=lag,
             )
             for each, seen in zip(asked, judge.see(torch.cat([one.images for one in made]))):
-                told = {name: score(seen, each.expected, concept)[name] for name in SCORES}
-                lines.append({"concept": name, "category": each.category, "method": lag, **told})
+                told = score(seen, each.expected, concept)
+                asked_for = [told[which] for which in SCORES[1:] if told[which] is not None]
+                told["right"] = float(all(asked_for)) if asked_for else None
+                scores = {which: told[which] for which in SCORES}
+                lines.append({"concept": name, "category": each.category, "method": lag, **scores})
     return pd.DataFrame(lines)
 
 
@@ -52,7 +57,7 @@ def figures() -> dict[str, tuple[float, str]]:
             if table.empty:
                 continue
             told.append(f"{category}, {name}: {', '.join(f'{lag} {table[lag].mean():.2f}' for lag in LAG)}")
-            for other in ("on", "off"):
+            for other in ("on", "off") if name == SCORES[0] else ():
                 less = difference(table, other, "auto")
                 worst = max(worst, less.low if less else 0.0)
     return {"auto.regret": (worst, "; ".join(told))}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from .concept_tokens import ConceptTokens
 from .errors import PersresError
 from .lag_choice import decided, lag_choice
-from .masks import DEFAULT, EARLY
 from .metadata import Metadata
 from .prompt import Tag
 from .targets import EVERY, PLACELESS, parts_of
@@ -52,14 +51,15 @@ def decide(
     now: Sequence[ConceptTokens] | None = None,
     placeholder: str = "V*",
     lent: str = "",
-    mask: str = DEFAULT,
+    early: bool = True,
 ) -> Use:
     """The use of a concept; its sentences are the same at every time.
 
     facts: its residual's. texts: where it is in each text that the picture's rows ever have, and now: in those that
     they have now, one for each part of the prompt; None: the same. lag: LAG where the tag does not say, see
     `lag_choice`. strength: s_k in this pass; None: the tag's. done: the part of the sampling that lies behind, 0 to 1.
-    placeholder: how the prompt writes it. lent: see `lag_choice.lent`. mask: LAG's, by its name.
+    placeholder: how the prompt writes it. lent: see `lag_choice.lent`. early: whether LAG's mask is, see
+    `mask.Mask`.
     """
     strength = tag.strength if strength is None else strength
     indices = tuple(found.indices for found in (texts if now is None else now))
@@ -74,7 +74,7 @@ def decide(
         sentences.append(
             f'"{lent}" lends the look of {tag.text}, so LAG auto leaves it everywhere; lag=on confines it.'
         )
-    if lag and (unconfined := cannot_confine(tag.text, facts, mask)):
+    if lag and (unconfined := cannot_confine(tag.text, facts, early)):
         sentences.append(unconfined)
         lag = False
     # a text without the concept is a problem only where no other text of the prompt has it
@@ -94,10 +94,10 @@ def wants_lag(tag: Tag, default: bool | str) -> bool:
     return lag_choice(default if tag.lag is None else tag.lag) != "off"
 
 
-def cannot_confine(name: str, facts: Metadata, mask: str = DEFAULT) -> str | None:
+def cannot_confine(name: str, facts: Metadata, early: bool = True) -> str | None:
     """A sentence where LAG can confine nothing of a residual; None where it can."""
     parts = parts_of(facts.targets)
-    if "proj_out" in parts or (mask in EARLY and not set(parts) <= PLACELESS):
+    if "proj_out" in parts or (early and not set(parts) <= PLACELESS):
         return None
     what = " and ".join(parts) + ", not proj_out"
     if EVERY in parts:  # proj_out, too, but that is little of it

@@ -10,12 +10,11 @@ import threading
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from .errors import PersresError, readable
-from .lora.adapter import load_file, metadata_of_file
 from .names import SUFFIX, one_form
 from .residual import MAX_FILE, Metadata, Residual, concept_of, file_hash
 from .residual_listing import Listing, Stamp, stamp_of
@@ -27,6 +26,16 @@ SWEPT = 1000
 NEIGHBOURS = 25
 """On each side of where a missing name would stand in the alphabet."""
 LONGEST_GUESS = 255
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the folder's files are read; of other kinds, too, where somebody says so."""
+
+    load: Callable[[Path], Residual] = Residual.load
+    outline: Callable[[Path], Residual] = Residual.outline
+    """The same without its numbers."""
+    metadata: Callable[[Path], Metadata] = Residual.read_metadata
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,13 @@ class Entry:
     stamp: Stamp
     concept: str = ""
     """The concept's own name, an alias; "" where the file cannot be read."""
+    reader: Reader = field(default_factory=lambda: Reader(), compare=False)
 
     @cached_property
     def metadata(self) -> Metadata | None:
         """Without the picture, which stays in the file; None where the file cannot be read: loading it says why."""
         try:
-            return replace(metadata_of_file(self.path), preview=None)
+            return replace(self.reader.metadata(self.path), preview=None)
         except PersresError:
             return None
 
@@ -77,7 +87,7 @@ class ResidualFolder:
 
     limit: how many residuals stay in memory when nobody uses them. hashes: path -> what `_kept_hash` writes; one that
     outlives the process spares it hashing. anywhere: a name may be a path outside of the folder. advice: what to do
-    where the folder has nothing.
+    where the folder has nothing. reader: of its files.
     """
 
     def __init__(
@@ -87,8 +97,10 @@ class ResidualFolder:
         hashes: MutableMapping[str, str] | None = None,
         anywhere: bool = False,
         advice: str = "put the file there or train a concept",
+        reader: Reader | None = None,
     ):
         self.folder, self.limit, self.anywhere, self.advice = folder, limit, anywhere, advice
+        self.reader = reader or Reader()
         self._lock = threading.RLock()
         self._listing: Listing | None = None
         self._entries: list[Entry] = []
@@ -107,7 +119,7 @@ class ResidualFolder:
         with self._lock:
             listing = Listing.of(Path(self.folder()))
             known = {str(entry.path): entry for entry in self._entries}
-            self._entries = _entries(listing, known)
+            self._entries = _entries(listing, known, self.reader)
             self._index = _Index(self._entries)
             self._listing = listing
             return self._entries
@@ -151,7 +163,7 @@ class ResidualFolder:
         stamp = stamp_of(path)
         if stamp is None:
             raise PersresError(f"There is no residual {path}, neither here nor in {self.folder()}.")
-        return Entry(path, path.stem, path.with_suffix("").as_posix(), stamp)
+        return Entry(path, path.stem, path.with_suffix("").as_posix(), stamp, reader=self.reader)
 
     def _missing(self, name: str) -> str:
         near = self._index.near(name)
@@ -176,7 +188,7 @@ class ResidualFolder:
         with self._lock:
             loaded = self._alive.get(entry.path)
         if loaded is None or loaded.entry.stamp != entry.stamp:
-            loaded = Loaded(entry, load_file(entry.path), self.hash(entry))
+            loaded = Loaded(entry, self.reader.load(entry.path), self.hash(entry))
         with self._lock:
             other = self._alive.get(entry.path)
             if other is not None and other.entry.stamp == entry.stamp:
@@ -242,7 +254,7 @@ class ResidualFolder:
         return None
 
 
-def _entries(listing: Listing, known: dict[str, Entry]) -> list[Entry]:
+def _entries(listing: Listing, known: dict[str, Entry], reader: Reader) -> list[Entry]:
     insides = {path: listing.inside(path) for path in listing.files}
     forms = Counter(map(one_form, insides.values()))
     for path, inside in insides.items():
@@ -255,9 +267,9 @@ def _entries(listing: Listing, known: dict[str, Entry]) -> list[Entry]:
         name = inside.rpartition("/")[2] if stems[_stem(inside)] == 1 else inside
         old = known.get(path)
         if old is None or old.stamp != stamp:
-            entries.append(Entry(Path(path), name, inside, stamp, concept_of(path)))
+            entries.append(Entry(Path(path), name, inside, stamp, concept_of(path), reader))
         elif (old.name, old.inside) != (name, inside):
-            entries.append(Entry(Path(path), name, inside, stamp, old.concept))
+            entries.append(Entry(Path(path), name, inside, stamp, old.concept, reader))
         else:
             entries.append(old)
     return entries

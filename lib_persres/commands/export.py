@@ -52,11 +52,11 @@ def add_parser(commands) -> None:
 
 
 def run(args) -> int:
-    from ..lora.adapter import Adapter
+    from ..lora.adapter import Adapter, reader
     from ..lora.write import save_lora
     from ..residual_folder import ResidualFolder
 
-    loaded = ResidualFolder(lambda: Path(args.residuals), anywhere=True).load(args.file)
+    loaded = ResidualFolder(lambda: Path(args.residuals), anywhere=True, reader=reader()).load(args.file)
     if isinstance(loaded.residual, Adapter):
         raise PersresError(f"{loaded.entry.path} is a LoRA already.")
     path = Path(args.out) / f"{loaded.entry.path.name.removesuffix(SUFFIX)}{SUFFIX}"

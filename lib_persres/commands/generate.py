@@ -129,6 +129,7 @@ def run(args) -> int:
     checkpoint = checkpoint_path(args.checkpoint)
     given, tags = parse_tags(args.prompt)
     tags = list({tag.name: tag for tag in tags}.values())
+    from ..lora.adapter import reader
     from ..masks import check_mask
     from ..residual_folder import ResidualFolder
 
@@ -137,7 +138,9 @@ def run(args) -> int:
     _check_pixels(at_once, args.width or 1, args.height or 1)
     check_mask(args.mask)
     advice = "train a concept first or name another with --residuals"
-    files = ResidualFolder(lambda: Path(args.residuals), lambda: len(tags), anywhere=True, advice=advice)
+    files = ResidualFolder(
+        lambda: Path(args.residuals), lambda: len(tags), anywhere=True, advice=advice, reader=reader()
+    )
     residuals = {tag.name: files.load(tag.name) for tag in tags}
 
     from ..residual import family_misfit

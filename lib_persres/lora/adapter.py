@@ -13,6 +13,7 @@ from ..metadata import FORMAT, Metadata
 from ..names import one_form
 from ..prompt import Tag, has_word
 from ..residual import MAX_FILE, Factors, Residual
+from ..residual_folder import Reader
 from ..targets import EVERY, LAYERED, canonical
 from ..tensor_file import TensorFile
 from .read import NOTHING, Lora, is_lora, outline_lora, read_lora
@@ -64,6 +65,11 @@ def outline_file(path: Path) -> Residual:
 def metadata_of_file(path: Path) -> Metadata:
     """What its header says."""
     return outline_file(path).metadata if _is_lora(path) else Residual.read_metadata(path)
+
+
+def reader() -> Reader:
+    """Of folders that have both."""
+    return Reader(load_file, outline_file, metadata_of_file)
 
 
 def _is_lora(path: Path) -> bool:

@@ -14,7 +14,7 @@ from ..conditioning import Conditioning, joined
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
 from ..lora.adapter import word_in, word_problems
-from ..masks import DEFAULT, MASKS, check_mask
+from ..masks import DEFAULT, EARLY, MASKS, check_mask
 from ..overlay import MaskRecorder
 from ..plan import Plans, guidance_rows
 from ..prompt import NEGATIVE, Tag, parse_tags, placeholder_of
@@ -95,7 +95,16 @@ class Prepared:
     def uses(self, done: float = 0.0) -> list[Use]:
         """done: the part of the sampling that lies behind."""
         return [
-            decide(tag, facts, [found], lag=self.lag, done=done, placeholder=placeholder, lent=lent, mask=self.mask)
+            decide(
+                tag,
+                facts,
+                [found],
+                lag=self.lag,
+                done=done,
+                placeholder=placeholder,
+                lent=lent,
+                early=self.mask in EARLY,
+            )
             for tag, facts, found, placeholder, lent in zip(
                 self.tags, self.words.facts, self.tokens, self.placeholders, self.lent
             )

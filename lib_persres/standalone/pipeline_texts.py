@@ -10,7 +10,7 @@ from ..concept_tokens import ConceptTokens, find_concept_tokens
 from ..concepts import Use, decide
 from ..emphasis import parts_of
 from ..errors import PersresError
-from ..masks import DEFAULT
+from ..masks import DEFAULT, EARLY
 from ..misreadings import misreadings, stray_tag
 from ..names import one_form
 from ..prompt import NEGATIVE, NETWORK, Substituted, Tag, find_tags, parse_tags, placeholder_of
@@ -77,7 +77,16 @@ class Texts:
     def uses(self, read: Read, done: float = 0.0) -> list[Use]:
         """done: the part of the sampling that lies behind."""
         return [
-            decide(tag, facts, [found], lag=self._lag, done=done, placeholder=placeholder, lent=lent, mask=self._mask)
+            decide(
+                tag,
+                facts,
+                [found],
+                lag=self._lag,
+                done=done,
+                placeholder=placeholder,
+                lent=lent,
+                early=self._mask in EARLY,
+            )
             for tag, facts, found, placeholder, lent in zip(
                 read.tags, self._facts, read.tokens, read.placeholders, read.lent
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from ..errors import PersresError
+from ..lora.adapter import reader
 from ..residual_folder import Entry, ResidualFolder
 
 LORA = "lora/"
@@ -22,9 +23,9 @@ class Files(ResidualFolder):
         hashes: MutableMapping[str, str],
         loras: Callable[[], Path | None],
     ):
-        super().__init__(folder, limit, hashes)
+        super().__init__(folder, limit, hashes, reader=reader())
         self._loras = loras
-        self._others = ResidualFolder(lambda: loras() or Path("/nonexistent"), limit, hashes)
+        self._others = ResidualFolder(lambda: loras() or Path("/nonexistent"), limit, hashes, reader=reader())
 
     def find(self, name: str) -> Entry:
         if self._loras() is None:

@@ -16,7 +16,6 @@ from torch.func import functional_call
 from lib_persres.branch import Branches
 from lib_persres.concepts import Use, cannot_confine
 from lib_persres.errors import PersresError
-from lib_persres.masks import MASKS
 from lib_persres.plan import Plans, guidance_rows
 from lib_persres.residual import Factors, Metadata, Residual
 from lib_persres.targets import EVERY, PARTS
@@ -100,12 +99,12 @@ def test_what_lag_cannot_confine_acts_everywhere_and_has_a_sentence(unets, rule)
     residual = random_residual(unet, rule)
     lag = output(unet, arguments, [residual], lag_plan())
     assert torch.equal(lag, output(unet, arguments, [residual], plain_plan(STRENGTHS * 2)))
-    sentence = cannot_confine("<persres:rex>", residual.metadata, "median")
+    sentence = cannot_confine("<persres:rex>", residual.metadata, early=False)
     assert sentence.startswith(f"LAG cannot confine <persres:rex>, which changes {rule}, ")
-    assert cannot_confine("<persres:rex>", residual.metadata, "fitted") == (sentence if rule == "kv" else None)
+    assert cannot_confine("<persres:rex>", residual.metadata) == (sentence if rule == "kv" else None)
     for confined in ("proj_out", "kv+proj_out"):
-        for mask in MASKS:
-            assert cannot_confine("rex", Metadata(targets=confined), mask) is None
+        for early in (True, False):
+            assert cannot_confine("rex", Metadata(targets=confined), early) is None
 
 
 def test_a_concept_of_keys_and_values_beside_a_localized_one(unets):

@@ -6,7 +6,6 @@ import json
 import traceback
 
 from ...errors import PersresError, readable
-from ...lora.adapter import outline_file
 from ...prompt import NETWORK, substitute
 from ...residual_folder import Loaded, ResidualFolder
 from ..fit import learned_elsewhere, misfit
@@ -50,7 +49,7 @@ class PromptStatus:
     def _outline(self, name: str) -> Loaded:
         """As `ResidualFolder.load`, without its numbers."""
         entry = self._residuals.find(name)
-        return Loaded(entry, outline_file(entry.path), "")
+        return Loaded(entry, self._residuals.reader.outline(entry.path), "")
 
 
 def _shown(concept: Concept, index: int, text: str, concepts: list[Concept]) -> dict:

@@ -12,7 +12,7 @@ from ...concepts import Use, decide
 from ...finite import BASE, TEXT
 from ...lag_choice import decided, lag_choice
 from ...learned_words import twins_of
-from ...masks import MASKS
+from ...masks import EARLY, MASKS
 from ...overlay import MaskRecorder
 from ...plan import Plan, Plans, Row
 from ...residual_folder import Loaded
@@ -148,7 +148,7 @@ class Sampling:
                 now=[found[part.at(step)] for part in parts],
                 placeholder=concept.placeholder,
                 lent=concept.lent,
-                mask=current.settings.mask,
+                early=current.settings.mask in EARLY,
             )
             for sentence in use.sentences:
                 self.problem(sentence)
