@@ -8,6 +8,7 @@ import standalone_models as models
 from browser import Browser, missing
 from card_files import ODD, change, png
 from host import copy_of, make_residual
+from pictures import near
 
 from lib_persres.training.recipes import RECIPES
 
@@ -315,6 +316,25 @@ def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder):
         host.post("/probe/checkpoint/none")
 
 
+def test_a_card_is_saved_as_a_lora_that_draws_the_same(host, page):
+    path = host.data / "models" / "Lora" / "rex.safetensors"
+    editor = "#txt2img_residuals_edit_user_metadata"
+    page.click_card("rex", part=".edit-button")
+    page.wait(f"return gradioApp().querySelector('{editor} .persres-do-export').offsetParent && true")
+    try:
+        page.click(f"{editor} .persres-do-export")
+        page.wait(f"return gradioApp().querySelector('{editor}').innerText.includes('Written: ')")
+        said = page.run(f"return gradioApp().querySelector('{editor}').innerText")
+        assert str(path) in said and '"olis dog" stands for V*' in said
+        host.post("/sdapi/v1/refresh-loras")
+        assert near(host.image("a olis dog <lora:rex:1>"), host.image("a olis dog <persres:rex>"))
+        page.click(f"{editor} .persres-do-export")
+        page.wait("return document.body.innerText.includes('is there already')")
+    finally:
+        path.unlink()
+        host.post("/sdapi/v1/refresh-loras")
+
+
 def test_the_editor_keeps_strength_phrase_and_notes(host, page, folder):
     make_residual(host.data, 'a "noted" one', models.tiny_unet(), 5, "olis", "dog")
     page.refresh_cards()
@@ -386,7 +406,7 @@ def test_generation_with_masks_and_back_from_its_png(host, page):
     page.set("txt2img_prompt", "something else")
     page.tab("tabs", "PNG Info")
     page.driver.find_element("css selector", "#pnginfo_image input[type=file]").send_keys(str(image))
-    page.wait("return gradioApp().querySelector('#tab_pnginfo').innerText.includes('Persres LAG: auto')")
+    page.wait("return gradioApp().querySelector('#tab_pnginfo').innerText.includes('Persres LAG: ')")
     page.click("#tab_pnginfo #txt2img_tab")
     page.wait("return gradioApp().querySelector('#txt2img_prompt textarea').value == arguments[0]", PROMPT)
     page.wait(enabled)

@@ -12,9 +12,12 @@ import gradio as gr
 from modules import sysinfo, ui_extra_networks_user_metadata
 
 from ...errors import PersresError
+from ...lora.write import save_lora
+from ...residual import Residual
 from ...training.recipe import Recipe
 from ...writing import write_whole
 from ..fit import learned_elsewhere, name_of
+from ..host import HOST
 from ..json_file import encodable
 from ..recipes import recipe_in_words, targets_in_words
 from .notes import DESCRIPTION, NOTES, PHRASE, STRENGTH, check_phrase, read_json
@@ -48,6 +51,8 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         )
         self.edit_notes = gr.TextArea(label="Notes", lines=4)
         self.create_default_buttons()
+        export = gr.Button("Save as LoRA", elem_classes=["persres-do-export"])
+        export.click(self.export, inputs=[self.edit_name_input], outputs=[self.html_status])
         shown = [self.edit_name, self.edit_description, self.html_filedata, self.html_preview, self.edit_notes]
         shown += [self.edit_phrase, self.edit_strength]
         self.button_edit.click(self.put_values_into_components, inputs=[self.edit_name_input], outputs=shown).then(
@@ -114,6 +119,22 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         except OSError as error:
             raise gr.Error(f"{path} is not written: {error.strerror or error}.") from error
         self.page.read_user_metadata(item)
+
+    def export(self, name):
+        item, folder = self.page.items.get(name), HOST.lora_folder()
+        if item is None:
+            raise gr.Error(f'There is no residual "{name}" any more.')
+        if folder is None:
+            raise gr.Error("This WebUI has no folder of LoRA files.")
+        path = folder / Path(item["filename"]).name
+        try:
+            residual = Residual.load(item["filename"])
+            told = save_lora(residual, path)
+        except PersresError as error:
+            raise gr.Error(str(error)) from error
+        said = " ".join(filter(None, (residual.metadata.identifier, residual.metadata.macro_class)))
+        written = f'Written: {path}. Refresh the Lora tab; in its prompts "{said}" stands for V* and its class.'
+        return html.escape(" ".join([written, *told]))
 
     def write_user_metadata(self, name, metadata):
         # in one step: where the disk is full, the WebUI's own leaves a part of the notes
