@@ -11,19 +11,21 @@ from dataclasses import dataclass
 SDXL = "SDXL"
 UNET, TEXT = "unet", "text"
 
-_PARTS = (
+_ENDS = (
     # (what the tensor is, "" for what its name says; what its name ends with)
-    ("down", r"\.lora_down\.weight|\.lora_A(?:\.default)?\.weight|(?:[._]lora|\.lora_linear_layer)\.down\.weight"),
-    ("up", r"\.lora_up\.weight|\.lora_B(?:\.default)?\.weight|(?:[._]lora|\.lora_linear_layer)\.up\.weight"),
-    ("mid", r"\.lora_mid\.weight"),
-    ("alpha", r"\.alpha"),
-    ("dora", r"\.(?:dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?)"),
-    ("", r"\.(hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2)"),
-    ("oft", r"\.(?:oft_blocks|oft_diag|rescale)"),
-    ("diff", r"\.(?:diff|diff_b|[ab][12]\.weight)"),
-    ("ia3", r"\.on_input"),
+    (
+        "down",
+        re.compile(r"(?:\.lora_down|\.lora_A|\.lora_A\.default|[._]lora\.down|\.lora_linear_layer\.down)\.weight$"),
+    ),
+    ("up", re.compile(r"(?:\.lora_up|\.lora_B|\.lora_B\.default|[._]lora\.up|\.lora_linear_layer\.up)\.weight$")),
+    ("mid", re.compile(r"\.lora_mid\.weight$")),
+    ("alpha", re.compile(r"\.alpha$")),
+    ("dora", re.compile(r"\.(?:dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?)$")),
+    ("", re.compile(r"\.(hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2)$")),
+    ("oft", re.compile(r"\.(?:oft_blocks|oft_diag|rescale)$")),
+    ("diff", re.compile(r"\.(?:diff|diff_b|[ab][12]\.weight)$")),
+    ("ia3", re.compile(r"\.on_input$")),
 )
-_ENDS = tuple((kind, re.compile(rf"(?:{pattern})$")) for kind, pattern in _PARTS)
 
 _OF_BLOCK = {
     # ldm's path below a block, by ours with underscores; both programs' names are understood
@@ -65,15 +67,15 @@ _MIDDLE = re.compile(r"mid_block_(attentions|resnets)_(\d)_(\w+)")
 _SAMPLER = re.compile(r"(down_blocks|up_blocks)_(\d)_(?:downsamplers|upsamplers)_0_conv")
 _LDM = re.compile(r"(input_blocks|output_blocks)_(\d{1,2})_(\d)_(\w+)|(middle_block)_(\d)_(\w+)")
 _TEXT = re.compile(r"text_model_encoder_layers_(\d{1,3})_(self_attn_(?:q|k|v|out)_proj|mlp_fc[12])")
-_PREFIXES = (
+_BEGINNINGS = (
     # (what a name with underscores begins with, where, the text encoder's number)
-    (r"lora_unet_|base_model_model_unet_|unet_|(?:model_)?diffusion_model_", UNET, 0),
-    (r"lora_te1_|base_model_model_text_encoder_1_|text_encoder_1_", TEXT, 1),
-    (r"lora_te2_|text_encoder_2_", TEXT, 2),
-    (r"lora_te_|text_encoder_|base_model_model_(?=text_model_)", TEXT, 0),
-    (r"base_model_model_(?=down_|up_|mid_|conv_|time_|add_)|(?=down_blocks_|up_blocks_|mid_block_)", UNET, 0),
+    (re.compile(r"lora_unet_|base_model_model_unet_|unet_|(?:model_)?diffusion_model_"), UNET, 0),
+    (re.compile(r"lora_te1_|base_model_model_text_encoder_1_|text_encoder_1_"), TEXT, 1),
+    (re.compile(r"lora_te2_|text_encoder_2_"), TEXT, 2),
+    (re.compile(r"lora_te_|text_encoder_|base_model_model_(?=text_model_)"), TEXT, 0),
+    (re.compile(r"base_model_model_(?=down_|up_|mid_|conv_|time_|add_)"), UNET, 0),
+    (re.compile(r"(?=down_blocks_|up_blocks_|mid_block_)"), UNET, 0),
 )
-_BEGINNINGS = tuple((re.compile(pattern), where, number) for pattern, where, number in _PREFIXES)
 
 
 @dataclass(frozen=True)
