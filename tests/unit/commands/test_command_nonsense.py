@@ -80,6 +80,7 @@ def base(model, photos, tmp_path, monkeypatch):
         ("train",): [*on, *train],
         ("generate",): [*on, "--prompt", "a dog", "--out", "out", "--steps", "1", "--width", "8", "--height", "8"],
         ("inspect",): [],
+        ("export",): ["rex"],
         ("evaluate", "run"): [*on, *run],
         ("evaluate", "score"): ["run"],
         ("evaluate", "report"): ["run"],
@@ -110,6 +111,8 @@ def test_nonsense_is_a_sentence(words, option, name, base, tmp_path, capsys, mon
         command = [*words, *given]
         if option:
             command += [f"{option[0]}={value}"]
+        elif words == ("export",) and name == "file":
+            command[len(words)] = value
         elif name in ("folder", "out"):
             command[len(words) + (name == "out")] = value
         else:

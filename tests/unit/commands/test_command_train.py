@@ -12,6 +12,7 @@ from lib_persres.commands import common, main
 from lib_persres.commands.train import check_class, check_name
 from lib_persres.errors import PersresError
 from lib_persres.residual import Residual
+from lib_persres.sizes import default_resolution
 
 
 def test_training_writes_a_file_that_knows_how_it_was_made(residual, checkpoint, photos):
@@ -137,6 +138,6 @@ def test_the_toybox_name_stands_for_the_shipped_checkpoint(monkeypatch, tmp_path
 
 
 def test_default_resolution_is_the_models():
-    assert common.default_resolution({"image_size": 16, "model_channels": 64}) == 128
-    assert common.default_resolution({"image_size": 32, "model_channels": 320}) == 512
-    assert common.default_resolution({"image_size": 64, "model_channels": 320}) == 512
+    assert default_resolution({"image_size": 16, "model_channels": 64}) == 128
+    assert default_resolution({"image_size": 32, "model_channels": 320}) == 512
+    assert default_resolution({"image_size": 64, "model_channels": 320}) == 512
