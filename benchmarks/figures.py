@@ -108,6 +108,12 @@ FIGURES = (
         f"{COST}:cost_sd1",
     ),
     Figure(
+        "cost.lag_768",
+        "<= 1.015",
+        "the same at 768x768",
+        "benchmarks.cost_several:figures",
+    ),
+    Figure(
         "cost.median",
         "<= 1.03",
         "the same under the paper's mask",
@@ -256,6 +262,24 @@ FIGURES = (
         "<= 0.1",
         "of these, one wears the other's skin",
         f"{MASKS}:figures",
+    ),
+    Figure(
+        "multi.three",
+        ">= 0",
+        "of three concepts in a picture, the share that is its own (reported)",
+        f"{MASKS}:figures",
+    ),
+    Figure(
+        "auto.regret",
+        "<= 0",
+        "how much LAG auto is surely below LAG on or off in a category of prompts (lower end of the 95% interval)",
+        "benchmarks.lag_auto:figures",
+    ),
+    Figure(
+        "multi.cost",
+        "<= 1.02",
+        "SD1 step at 512x512 with two concepts under LAG over one with one",
+        "benchmarks.cost_several:figures",
     ),
     Figure(
         "train.vs_peer",
