@@ -170,7 +170,8 @@ def test_another_folder_acts_at_once(host, tmp_path):
     with host.options(persres_dir=str(tmp_path)):
         assert [entry["name"] for entry in host.get("/persres/v1/residuals")] == ["elsewhere"]
         assert same(host.image(REX.replace("rex", "elsewhere")), image)
-        assert "mia" in host.generate(REX.replace("rex", "mia")).info["extra_generation_params"]["Persres not applied"]
+        left = host.generate(REX).info["extra_generation_params"]["Persres not applied"]
+        assert "rex" in left
     assert same(host.image(REX), image)
 
 

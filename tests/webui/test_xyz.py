@@ -96,7 +96,7 @@ def test_the_next_image_knows_nothing_of_the_plot(host):
         (("[Persres] Residual", ["rex:2"]), "'rex:2' cannot stand in a tag"),
         (("[Persres] Strength", "0.5, strong"), "'strong' is not a number or a range"),
         (("[Persres] Strength", "1000"), "strength is '1000.0'; allowed is a number from -100 to 100"),
-        (("[Persres] LAG", ["on", "maybe"]), "'maybe' is neither on nor off"),
+        (("[Persres] LAG", ["on", "maybe"]), "'maybe' is none of on, off, auto"),
         (("[Persres] Mask", ["mean"]), "mask is 'mean'; allowed is 'fitted' or 'median'"),
         (("[Persres] Mask", []), "has no values"),
     ],
