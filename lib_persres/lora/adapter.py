@@ -21,6 +21,9 @@ from .read import NOTHING, Lora, is_lora, outline_lora, read_lora
 LONGEST_WORD = 60
 """Characters of a trigger word that is looked for in prompts."""
 
+MOST_OF_A_TAG = 1e15
+"""Training pictures that a header may count; what is no number of pictures says nothing."""
+
 
 @dataclass(eq=False)
 class Adapter(Residual):
@@ -142,7 +145,7 @@ def trigger_words(strings: Mapping[str, str]) -> tuple[str, ...]:
         number, _, words = str(folder).partition("_")
         found.append(words if number.isdecimal() else str(folder))
         for tag, count in counts.items() if isinstance(counts, dict) else ():
-            if isinstance(count, (int, float)):
+            if type(count) in (int, float) and 0 < count < MOST_OF_A_TAG:
                 tags[str(tag)] = tags.get(str(tag), 0) + count
     found += sorted(tags, key=lambda tag: -tags[tag])[:1]
     said = (" ".join(words.split()) for words in found)

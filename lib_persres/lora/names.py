@@ -11,21 +11,23 @@ from dataclasses import dataclass
 SDXL = "SDXL"
 UNET, TEXT = "unet", "text"
 
+_ADAPTER = r"(?:\.[\w-]+)?"
+"""PEFT's name of the adapter, "default" mostly, which files made by hand still have."""
 _ENDS = (
     # (what the tensor is, "" for what its name says; what its name ends with)
-    (
-        "down",
-        re.compile(r"(?:\.lora_down|\.lora_A|\.lora_A\.default|[._]lora\.down|\.lora_linear_layer\.down)\.weight$"),
-    ),
-    ("up", re.compile(r"(?:\.lora_up|\.lora_B|\.lora_B\.default|[._]lora\.up|\.lora_linear_layer\.up)\.weight$")),
+    ("down", re.compile(rf"(?:\.lora_down|\.lora_A{_ADAPTER}|[._]lora\.down|\.lora_linear_layer\.down)\.weight$")),
+    ("up", re.compile(rf"(?:\.lora_up|\.lora_B{_ADAPTER}|[._]lora\.up|\.lora_linear_layer\.up)\.weight$")),
     ("mid", re.compile(r"\.lora_mid\.weight$")),
     ("alpha", re.compile(r"\.alpha$")),
-    ("dora", re.compile(r"\.(?:dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?)$")),
+    ("dora", re.compile(rf"\.(?:dora_scale|lora_magnitude_vector{_ADAPTER}(?:\.weight)?)$")),
     ("", re.compile(r"\.(hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2)$")),
-    ("oft", re.compile(r"\.(?:oft_blocks|oft_diag|rescale)$")),
-    ("diff", re.compile(r"\.(?:diff|diff_b|[ab][12]\.weight)$")),
-    ("ia3", re.compile(r"\.on_input$")),
+    ("oft", re.compile(rf"\.(?:oft_blocks|oft_diag|b?oft_[rRs]{_ADAPTER}(?:\.weight)?|rescale)$")),
+    ("diff", re.compile(r"\.(?:diff|diff_b)$")),
+    ("glora", re.compile(r"\.[ab][12]\.weight$")),
+    ("ia3", re.compile(rf"\.(?:on_input|ia3_l{_ADAPTER})$")),
 )
+BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\..+|[^.]+)")
+"""A tensor of an embedding that a LoRA brings along as the WebUI's own; its word."""
 
 _OF_BLOCK = {
     # ldm's path below a block, by ours with underscores; both programs' names are understood
@@ -66,15 +68,21 @@ _DIFFUSERS = re.compile(r"(down_blocks|up_blocks)_(\d)_(attentions|resnets)_(\d)
 _MIDDLE = re.compile(r"mid_block_(attentions|resnets)_(\d)_(\w+)")
 _SAMPLER = re.compile(r"(down_blocks|up_blocks)_(\d)_(?:downsamplers|upsamplers)_0_conv")
 _LDM = re.compile(r"(input_blocks|output_blocks)_(\d{1,2})_(\d)_(\w+)|(middle_block)_(\d)_(\w+)")
-_TEXT = re.compile(r"text_model_encoder_layers_(\d{1,3})_(self_attn_(?:q|k|v|out)_proj|mlp_fc[12])")
+_TEXT = re.compile(r"(?:text_model_)?encoder_layers_(\d{1,3})_(self_attn_(?:q|k|v|out)_proj|mlp_fc[12])")
 _BEGINNINGS = (
     # (what a name with underscores begins with, where, the text encoder's number)
     (re.compile(r"lora_unet_|base_model_model_unet_|unet_|(?:model_)?diffusion_model_"), UNET, 0),
     (re.compile(r"lora_te1_|base_model_model_text_encoder_1_|text_encoder_1_"), TEXT, 1),
     (re.compile(r"lora_te2_|text_encoder_2_"), TEXT, 2),
     (re.compile(r"lora_te_|text_encoder_|base_model_model_(?=text_model_)"), TEXT, 0),
-    (re.compile(r"base_model_model_(?=down_|up_|mid_|conv_|time_|add_)"), UNET, 0),
-    (re.compile(r"(?=down_blocks_|up_blocks_|mid_block_)"), UNET, 0),
+    (
+        re.compile(
+            r"(?:base_model_model_)?(?=down_blocks_|up_blocks_|mid_block_|input_blocks_|output_blocks_|middle_block_"
+            r"|conv_in$|conv_out$|time_embed|add_embedding_|label_emb_|out_2$)"
+        ),
+        UNET,
+        0,
+    ),
 )
 
 
@@ -82,7 +90,7 @@ _BEGINNINGS = (
 class Name:
     """where: UNET or TEXT. encoder: the text encoder's number, 0 where there is one only. module: the rest of the name
     with underscores, see `unet_path` and `text_path`. part: "down", "up", "mid", "alpha", "dora", LyCORIS's own such as
-    "hada_w1_a", "oft", "diff" or "ia3"."""
+    "hada_w1_a", "oft", "diff", "glora" or "ia3"."""
 
     where: str
     encoder: int

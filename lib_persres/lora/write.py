@@ -10,11 +10,15 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch.nn.functional import pad
 
 from ..errors import PersresError, first_line
-from ..residual import ENCODERS, Residual, key_of
+from ..residual import ENCODERS, Factors, Residual, key_of
+from ..targets import LAYERED
+from ..tensor_file import FLOATS
 from ..writing import write_new
 from .names import SDXL, UNET, diffusers_path, read_name, unet_path
+from .read import FAMILIES
 
 FORMS = ("lora", "diffusers")
 """kohya's names, which the WebUI and most programs read; and diffusers' and PEFT's."""
@@ -40,22 +44,20 @@ def save_lora(
         raise PersresError(f"A LoRA is written as {' or '.join(FORMS)}, not {form[:40]!r}.")
     if path.suffix != ".safetensors":
         raise PersresError(f"{path} is not written: a LoRA's name ends in .safetensors.")
-    notes: list[str] = []
+    if dtype not in FLOATS.values():
+        raise PersresError(f"{path} is not written: a LoRA is kept in floating point, not in {dtype}.")
     family = _family(residual)
-    tensors: dict[str, torch.Tensor] = {}
-    for target, factors in residual.factors.items():
-        down, up = _shaped(target, factors.down, factors.up, family)
-        if form == "diffusers":
-            name = f"unet.{diffusers_path(target, family)}"
-            tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-        else:
-            name = _kohya(target, family)
-            tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-            tensors[f"{name}.alpha"] = torch.tensor(float(factors.rank))
+    try:
+        tensors, alphas = _modules(residual, form, family)
+    except PersresError as error:
+        raise PersresError(f"{path} is not written: {error}") from error
+    notes: list[str] = []
     if residual.embeddings and form == "diffusers":
         notes.append("The learned word is left out: diffusers reads words from files of their own.")
     elif residual.embeddings:
-        tensors |= _bundle(residual)
+        bundle, told = _bundle(residual)
+        tensors |= bundle
+        notes += told
     if not tensors:
         raise PersresError(f"{path} is not written: the residual has nothing that a LoRA in this form can hold.")
     for name, tensor in tensors.items():
@@ -64,7 +66,7 @@ def save_lora(
             raise PersresError(f"{path} is not written: values of {name} are too large for {dtype}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_new(path, safetensors.torch.save(tensors, _strings(residual, path.stem, family)))
+        write_new(path, safetensors.torch.save(tensors | alphas, _strings(residual, path.stem, family)))
     except FileExistsError as error:
         raise PersresError(f"{path} is there already: choose another name, or move it away.") from error
     except (OSError, ValueError, SafetensorError) as error:
@@ -74,8 +76,42 @@ def save_lora(
 
 
 def _family(residual: Residual) -> str:
+    """As its header says, else by the width of the text that its keys and values see."""
     said = residual.metadata.base_family.strip().upper()
-    return said if said in BASES else "SD1"
+    if said in BASES:
+        return said
+    ends = tuple(f"attn2.{name}" for name in LAYERED["kv"][1])
+    widths = (factors.down.shape[1] for target, factors in residual.factors.items() if target.endswith(ends))
+    return next((FAMILIES[width] for width in widths if width in FAMILIES), "SD1")
+
+
+def _modules(residual: Residual, form: str, family: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The factors by their names in the file, and the alphas, which say the rank. PersresError with a reason alone."""
+    tensors, alphas = {}, {}
+    # where no alpha is said, releases of diffusers take one module's rank for the alpha of all
+    rank = max((factors.rank for factors in residual.factors.values()), default=0) if form == "diffusers" else 0
+    for target, factors in residual.factors.items():
+        if unet_path(target.replace(".", "_"), family) != target:
+            raise PersresError(f"the residual's {target} is no module of SD1, SD2 or SDXL.")
+        filled = _filled(factors, rank)
+        try:
+            down, up = _shaped(target, filled.down, filled.up, family)
+        except RuntimeError as error:
+            raise PersresError(f"{target} is a convolution of 3×3, whose width its factors do not have.") from error
+        if form == "diffusers":
+            name = f"unet.{diffusers_path(target, family)}"
+            tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+        else:
+            name = _kohya(target, family)
+            tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+            alphas[f"{name}.alpha"] = torch.tensor(float(factors.rank))  # fp32: bf16 has no number between 256 and 258
+    return tensors, alphas
+
+
+def _filled(factors: Factors, rank: int) -> Factors:
+    """Brought to this rank by zeros, where it is below."""
+    more = max(0, rank - factors.rank)
+    return Factors(pad(factors.down, (0, 0, 0, more)), pad(factors.up, (0, more))) if more else factors
 
 
 def _kohya(target: str, family: str) -> str:
@@ -95,17 +131,18 @@ def _shaped(target: str, down: torch.Tensor, up: torch.Tensor, family: str) -> t
     return down, up
 
 
-def _bundle(residual: Residual) -> dict[str, torch.Tensor]:
-    """The learned word, as the WebUI reads it out of a LoRA."""
+def _bundle(residual: Residual) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The learned word, as the WebUI reads it out of a LoRA; sentences on what has changed of it."""
     word = residual.metadata.identifier
-    name = re.sub(r"[^\w-]", "_", word) or "word"
+    name = word.replace(".", "_") or "word"  # a full stop ends the word in a tensor's name
     found = {}
     for encoder in ENCODERS:
         vectors = residual.embeddings.get(key_of(encoder, word))
         if vectors is not None:
             end = encoder or "string_to_param.*"
             found[f"bundle_emb.{name}.{end}"] = vectors.reshape(-1, vectors.shape[-1])
-    return found
+    told = f'The learned word is "{name}" in this file, which can hold no "{word}": write that in prompts.'
+    return found, [told] if found and name != word else []
 
 
 def _strings(residual: Residual, name: str, family: str) -> dict[str, str]:
