@@ -87,8 +87,9 @@ def _family(residual: Residual) -> str:
 
 def _modules(residual: Residual, form: str, family: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The factors by their names in the file, and the alphas, which say the rank. PersresError with a reason alone."""
-    tensors, alphas = {}, {}
-    # where no alpha is said, releases of diffusers take one module's rank for the alpha of all
+    tensors: dict[str, torch.Tensor] = {}
+    alphas: dict[str, torch.Tensor] = {}
+    # where a file says no alpha, older releases of diffusers take one rank for the alpha of all modules
     rank = max((factors.rank for factors in residual.factors.values()), default=0) if form == "diffusers" else 0
     for target, factors in residual.factors.items():
         if unet_path(target.replace(".", "_"), family) != target:

@@ -179,6 +179,8 @@ def test_rules_say_what_is_changed_and_little_besides():
         '{"10_dog": {"x": null}}',
         "[" * 100_000,
         '{"\\u0000": {}}',
+        '{"x": {"y": 1%s}, "z": {"y": 0.5}}' % ("0" * 400),
+        '{"x": {"y": NaN, "z": Infinity, "a": true}}',
     ],
 )
 def test_any_header_gives_words_or_none(text):

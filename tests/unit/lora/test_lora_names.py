@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("ldm")
 
-from lib_persres.lora.names import TEXT, UNET, Name, diffusers_path, kohya_name, read_name, text_path, unet_path
+from lib_persres.lora.names import TEXT, UNET, diffusers_path, kohya_name, read_name, text_path, unet_path
 from lib_persres.standalone.full_sizes import UNETS
 from lib_persres.standalone.modules import build_unet
 from lib_persres.targets import EVERY
@@ -33,6 +33,9 @@ def test_every_module_is_found_by_every_name_of_it(modules):
             f"unet.{theirs}.lora_A.default.weight",
             f"base_model.model.unet.{theirs}.lora_A.weight",
             f"base_model.model.{theirs}.lora_A.weight",
+            f"unet.{theirs}.lora_A.my-1.weight",
+            f"{theirs}.lora_A.weight",
+            f"{path}.lora_A.weight",
             f"unet.{theirs}.lora.down.weight",
         ):
             found = read_name(name)
@@ -73,13 +76,14 @@ def test_diffusers_old_processors(attention):
         ("lora_te2_text_model_encoder_layers_3_self_attn_q_proj.lora_up.weight", 2),
         ("text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_linear_layer.up.weight", 0),
         ("text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_B.weight", 0),
+        ("text_encoder.encoder.layers.3.self_attn.q_proj.lora_B.weight", 0),
         ("text_encoder_2.text_model.encoder.layers.3.self_attn.q_proj.lora_B.weight", 2),
         ("base_model.model.text_model.encoder.layers.3.self_attn.q_proj.lora_B.weight", 0),
     ],
 )
 def test_text_encoders(name, encoder):
     found = read_name(name)
-    assert found == Name(TEXT, encoder, "text_model_encoder_layers_3_self_attn_q_proj", "up")
+    assert found and (found.where, found.encoder, found.part) == (TEXT, encoder, "up")
     assert text_path(found.module) == "text_model.encoder.layers.3.self_attn.q_proj"
 
 

@@ -71,6 +71,59 @@ def test_the_family_is_told_by_the_width_of_the_text(file, width, family):
     assert read_lora(file({down: rand(R, width), up: UP})).family == family
 
 
+@pytest.mark.parametrize("alpha", [torch.tensor(6), torch.tensor([6], dtype=torch.int32), torch.tensor([6.0])])
+def test_an_alpha_may_be_a_whole_number(file, alpha):
+    down, up = NAMES["kohya"]
+    found = read_lora(file({down: DOWN, up: UP, f"{KOHYA}.alpha": alpha}))
+    assert torch.equal(found.unet[ATTENTION].up, UP * 2)
+
+
+@pytest.mark.parametrize(
+    "alpha, said", [(-1.0, "alpha"), ([1.0, 2.0], "alpha"), (6e4, "would change weights"), (7e4, "larger than any")]
+)
+def test_other_alphas_are_refused(file, alpha, said):
+    down, up = NAMES["kohya"]
+    with pytest.raises(PersresError, match=said):
+        read_lora(file({down: DOWN, up: UP, f"{KOHYA}.alpha": torch.tensor(alpha)}))
+
+
+def test_the_family_is_told_by_a_lokrs_width_too(file):
+    parts = {"lokr_w1": rand(2, 16), "lokr_w2_a": rand(4, 2), "lokr_w2_b": rand(2, 128)}
+    assert read_lora(file({f"{KOHYA}.{name}": tensor for name, tensor in parts.items()})).family == "SDXL"
+
+
+@pytest.mark.parametrize(
+    "encoder, width, family", [("te", 768, "SD1"), ("te", 1024, "SD2"), ("te1", 768, "SDXL"), ("te2", 1280, "SDXL")]
+)
+def test_the_family_is_told_by_the_text_encoders_where_nothing_else_says_it(file, encoder, width, family):
+    name = f"lora_{encoder}_text_model_encoder_layers_0_self_attn_q_proj.lora"
+    found = read_lora(file({f"{name}_down.weight": rand(R, width), f"{name}_up.weight": UP}))
+    assert found.family == family
+    assert list(found.text) == [{"te": "", "te1": "clip_l", "te2": "clip_g"}[encoder]]
+
+
+def test_ranks_that_are_zero_on_both_sides_are_left_out(file):
+    down, up = NAMES["peft"]
+    filled = {down: torch.cat([DOWN, torch.zeros(5, N)]), up: torch.cat([UP, torch.zeros(M, 5)], 1)}
+    found = read_lora(file(filled)).unet[ATTENTION]
+    assert torch.equal(found.down, DOWN) and torch.equal(found.up, UP)
+    untrained = read_lora(file({down: DOWN, up: torch.zeros(M, R)})).unet[ATTENTION]
+    assert torch.equal(untrained.down, DOWN)
+    nothing = read_lora(file({down: torch.zeros(R, N), up: torch.zeros(M, R)})).unet[ATTENTION]
+    assert nothing.rank == 1 and not nothing.delta().any()
+
+
+def test_a_module_that_stands_twice_is_refused(file):
+    end = "text_model.encoder.layers.0.mlp.fc1"
+    names = [f"lora_te1_{end.replace('.', '_')}.lora_{{}}.weight", f"text_encoder.{end}.lora_linear_layer.{{}}.weight"]
+    tensors = {name.format(side): rand(3, 3) for name in names for side in ("down", "up")}
+    with pytest.raises(PersresError, match="stands in it twice"):
+        read_lora(file(tensors))
+    pairs = (NAMES["kohya"], NAMES["kohya, ldm's blocks"])
+    with pytest.raises(PersresError, match="stands in it twice"):
+        read_lora(file({name: tensor for pair in pairs for name, tensor in zip(pair, (DOWN, UP))}))
+
+
 def test_convolutions_and_middle_layers(file):
     down, up, mid = rand(R, 8, 3, 3), rand(M, R, 1, 1, seed=2), rand(R, R, 3, 3)
     names = [f"{KOHYA_CONV}.lora_{part}.weight" for part in ("down", "up", "mid")]
@@ -88,6 +141,13 @@ def test_loha_is_the_product_of_its_two_changes(file, rank):
     found = read_lora(file({f"{KOHYA}.{name}": tensor for name, tensor in parts.items()})).unet[ATTENTION]
     assert close(found, 4.0 / rank * (a1 @ b1) * (a2 @ b2))
     assert found.rank <= min(M, rank * rank)
+
+
+def test_loha_of_a_rank_above_that_of_other_kinds_is_exact(file):
+    a1, b1, a2, b2 = rand(600, 25), rand(25, 640, seed=1), rand(600, 25, seed=2), rand(25, 640, seed=3)
+    parts = {"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": 0.01 * b2}
+    found = read_lora(file({f"{KOHYA}.{name}": tensor for name, tensor in parts.items()})).unet[ATTENTION]
+    assert close(found, 0.01 * (a1 @ b1) * (a2 @ b2)) and 512 < found.rank <= 600
 
 
 def test_loha_of_a_convolution_with_cores(file):
@@ -114,6 +174,49 @@ def test_lokr_is_the_kronecker_product(file, conv):
     assert close(found, expected)
 
 
+def test_lokr_of_products_and_of_a_core(file):
+    one = {"lokr_w1_a": rand(3, 2), "lokr_w1_b": rand(2, 4, seed=1)}
+    two = {"lokr_t2": rand(2, 2, 3, 3), "lokr_w2_a": rand(2, 6, seed=2), "lokr_w2_b": rand(2, 5, seed=3)}
+    found = read_lora(file({f"{KOHYA_CONV}.{name}": tensor for name, tensor in (one | two).items()})).unet[CONV]
+    second = torch.einsum("ijhw,im,jn->mnhw", *two.values()).contiguous()
+    assert close(found, torch.kron((one["lokr_w1_a"] @ one["lokr_w1_b"])[..., None, None], second))
+    assert found.rank == 4  # two of the first's, two of the second's
+
+
+def test_a_lokr_as_large_as_the_model_is_refused(file):
+    parts = {"lokr_w1": torch.eye(8), "lokr_w2": rand(80, 96)}
+    with pytest.raises(PersresError, match="a LoKr of rank 640.*<lora"):
+        read_lora(file({f"{KOHYA}.{name}": tensor for name, tensor in parts.items()}))
+    ranks = torch.diag(torch.tensor([1.0, *[1e-8] * 7]))  # of which one is needed
+    found = read_lora(file({f"{KOHYA}.lokr_w1": ranks, f"{KOHYA}.lokr_w2": parts["lokr_w2"]})).unet[ATTENTION]
+    assert found.rank == 80 and close(found, torch.kron(ranks, parts["lokr_w2"]))
+
+
+def long(*shape):
+    return torch.full(shape, 0.01, dtype=torch.float16)
+
+
+ABSURD = {
+    "a middle layer": {"lora_down.weight": long(9, 60000, 1, 1), "lora_mid.weight": long(9, 9, 99, 99)}
+    | {"lora_up.weight": long(2, 9, 1, 1)},
+    "a middle layer of another rank": {"lora_down.weight": long(1, 60000, 1, 1)}
+    | {"lora_mid.weight": long(999, 1, 99, 99), "lora_up.weight": long(2, 999, 1, 1)},
+    "a LoHa": {
+        f"hada_w{i}_{side}": long(*((60000, 3) if side == "a" else (3, 60000))) for i in (1, 2) for side in "ab"
+    },
+    "a LoHa's core": {f"hada_w{i}_{side}": long(9, 60000) for i in (1, 2) for side in "ab"}
+    | {"hada_t1": long(9, 9, 99, 99), "hada_t2": long(9, 9, 99, 99)},
+    "a LoKr's half": {"lokr_w1_a": long(60000, 1), "lokr_w1_b": long(1, 60000), "lokr_w2": long(2, 2)},
+    "a LoKr": {"lokr_w1": long(300, 300), "lokr_w2": long(300, 300)},
+}
+
+
+@pytest.mark.parametrize("case", ABSURD)
+def test_small_files_make_no_huge_weights(file, case):
+    with pytest.raises(PersresError, match="absurd size|do not fit"):
+        read_lora(file({f"{KOHYA_CONV}.{name}": tensor for name, tensor in ABSURD[case].items()}))
+
+
 def test_text_encoders_are_kept_apart(file):
     end = "text_model_encoder_layers_0_mlp_fc1"
     down, up = NAMES["kohya, ldm's blocks"]
@@ -135,8 +238,9 @@ def test_what_nobody_knows_is_left_out_and_told(file):
     }
     found = read_lora(file({down: DOWN, up: UP, **more}, {"ss_network_dim": "3"}))
     assert list(found.unet) == [ATTENTION] and found.strings == {"ss_network_dim": "3"}
-    (note,) = found.notes
-    assert "left out" in note and "and 2 more" in note
+    strange, bundled = found.notes
+    assert "left out" in strange and "and 1 more" in strange
+    assert "embedding" in bundled and ": x." in bundled
 
 
 REFUSED = {
@@ -145,6 +249,7 @@ REFUSED = {
     "a vector": ({"kohya": {"down": DOWN[0], "up": UP}}, "not a matrix"),
     "NaN": ({"kohya": {"down": DOWN * float("nan"), "up": UP}}, "not finite"),
     "infinite": ({"kohya": {"down": DOWN * float("inf"), "up": UP}}, "not finite"),
+    "large": ({"kohya": {"down": 1e4 * DOWN, "up": UP}}, "would change weights"),
 }
 
 
@@ -158,7 +263,17 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(file, case):
 
 
 @pytest.mark.parametrize(
-    "part, kind", [("dora_scale", "DoRA"), ("oft_blocks", "OFT"), ("diff", "whole"), ("on_input", "IA3")]
+    "part, kind",
+    [
+        ("dora_scale", "DoRA"),
+        ("lora_magnitude_vector.default.weight", "DoRA"),
+        ("oft_blocks", "OFT"),
+        ("oft_diag", "OFT"),
+        ("diff", "whole"),
+        ("diff_b", "whole"),
+        ("a1.weight", "GLoRA"),
+        ("on_input", "IA3"),
+    ],
 )
 def test_what_hangs_on_the_models_weights_is_refused_by_name(file, part, kind):
     down, up = NAMES["kohya"]
@@ -167,8 +282,22 @@ def test_what_hangs_on_the_models_weights_is_refused_by_name(file, part, kind):
 
 
 def test_other_files_are_refused(file, tmp_path):
-    with pytest.raises(PersresError, match="no tensors that a LoRA has"):
-        read_lora(file({"model.diffusion_model.out.2.weight": rand(2, 2)}))
+    for name, said in (
+        ("model.diffusion_model.out.2.weight", "a whole checkpoint, not a LoRA"),
+        ("emb_params", "a textual inversion embedding, not a LoRA"),
+        ("bundle_emb.olis.clip_l", "an embedding alone"),
+        ("body.0.weight", "no tensors that a LoRA of"),
+    ):
+        with pytest.raises(PersresError, match=said):
+            read_lora(file({name: rand(2, 2)}))
+    with pytest.raises(PersresError, match="a concept's residual, not a LoRA"):
+        read_lora(file({"input_blocks.1.1.proj_out.down": rand(2, 2)}, {"format": "persres"}))
+    (tmp_path / "text.safetensors").write_text("not tensors")
+    with pytest.raises(PersresError, match="not a safetensors file"):
+        read_lora(tmp_path / "text.safetensors")
+    (tmp_path / "long.safetensors").write_bytes((1 << 60).to_bytes(8, "little") + b'{"a": 1}')
+    with pytest.raises(PersresError, match="its header would have"):
+        read_lora(tmp_path / "long.safetensors")
     with pytest.raises(PersresError, match="no such file"):
         read_lora(tmp_path / "none.safetensors")
     with pytest.raises(PersresError, match="for no module|none of its tensors"):
@@ -207,4 +336,28 @@ def test_a_thousand_damaged_files_are_refused_or_read(file, tmp_path):
         except PersresError as error:
             assert len(str(error)) < 600
             outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+def test_parts_of_any_shapes_are_refused_or_read(file):
+    kinds = (
+        ["lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"],
+        [f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")] + ["alpha"],
+        [f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")] + ["alpha"],
+    )
+    chance, outcomes = random.Random(1), set()
+    for number in range(300):
+        names = [name for name in kinds[number % 3] if chance.random() < 0.7]
+        shapes = [
+            [chance.choice((1, 2, 2, 2, 3)) for _ in range(chance.choice((0, 2, 2, 2, 3, 4, 4, 5)))] for _ in names
+        ]
+        path = file({f"{KOHYA_CONV}.{name}": rand(*shape) for name, shape in zip(names, shapes)})
+        try:
+            found = read_lora(path)
+            for factors in found.unet.values():
+                assert torch.isfinite(factors.delta()).all()
+            outcomes.add("read")
+        except PersresError as error:
+            outcomes.add("refused")
+            assert "mine.safetensors cannot be used as a LoRA: " in str(error)
     assert outcomes == {"read", "refused"}

@@ -20,6 +20,7 @@ from lib_persres.standalone.modules import build_unet
 from lib_persres.unet import find_targets
 
 FAMILIES = ("SD1", "SD2", "SDXL")
+KEYS = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"
 
 
 def residual(family, rule, embeddings=None):
@@ -75,6 +76,41 @@ def test_alpha_is_the_rank_and_the_header_is_what_tools_show(tmp_path):
     assert strings["modelspec.trigger_phrase"] == "olis dog"
 
 
+def small(factors, embeddings=None, **facts):
+    made = {
+        target: Factors(torch.ones(r, width_in), torch.ones(width, r))
+        for target, (r, width_in, width) in factors.items()
+    }
+    return Residual(
+        made, Metadata(**{"concept": "rex", "identifier": "olis", "macro_class": "dog", **facts}), embeddings or {}
+    )
+
+
+def test_an_alpha_is_the_rank_in_any_precision(tmp_path):
+    save_lora(small({KEYS: (301, 768, 320)}), tmp_path / "rex.safetensors", dtype=torch.bfloat16)
+    (alpha,) = (t for name, t in safetensors.torch.load_file(tmp_path / "rex.safetensors").items() if "alpha" in name)
+    assert alpha.item() == 301
+
+
+def test_for_diffusers_all_modules_are_of_one_rank_and_read_back_as_they_were(tmp_path):
+    made = small(
+        {KEYS: (2, 768, 320), "middle_block.1.proj_out": (5, 1280, 1280), "input_blocks.1.0.in_layers.2": (1, 9, 4)}
+    )
+    save_lora(made, tmp_path / "rex.safetensors", "diffusers", torch.float32)
+    tensors = safetensors.torch.load_file(tmp_path / "rex.safetensors")
+    assert {t.shape[0] if "lora_A" in name else t.shape[1] for name, t in tensors.items()} == {5}
+    found = read_lora(tmp_path / "rex.safetensors").unet
+    for target, factors in made.factors.items():
+        assert torch.equal(found[target].down, factors.down) and torch.equal(found[target].up, factors.up)
+
+
+@pytest.mark.parametrize("width, base", [(768, "sd_v1"), (1024, "sd_v2"), (2048, "sdxl_base_v1-0")])
+def test_the_family_is_told_by_the_widths_where_the_header_does_not(tmp_path, width, base):
+    save_lora(small({KEYS: (2, width, 320)}, base_family=""), tmp_path / "rex.safetensors")
+    with safe_open(tmp_path / "rex.safetensors", "pt") as file:
+        assert file.metadata()["ss_base_model_version"] == base
+
+
 def test_a_learned_word_is_bundled_as_the_webui_reads_it(tmp_path):
     word = torch.randn(2, 768)
     made = residual("SD1", "proj_out", {"olis": word})
@@ -88,6 +124,23 @@ def test_a_learned_word_is_bundled_as_the_webui_reads_it(tmp_path):
     assert tensors["bundle_emb.olis.clip_l"].shape == (1, 768) and tensors["bundle_emb.olis.clip_g"].shape == (1, 1280)
 
 
+def test_a_word_that_a_bundle_cannot_hold_is_told(tmp_path):
+    made = small({KEYS: (2, 768, 320)}, {"ol.is+": torch.ones(768)}, identifier="ol.is+", targets="embedding+kv")
+    (told,) = save_lora(made, tmp_path / "a.safetensors")
+    assert '"ol_is+"' in told
+    assert "bundle_emb.ol_is+.string_to_param.*" in safetensors.torch.load_file(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "target, said", [("abc", "no module"), ("proj_out", "no module"), ("input_blocks.1.0.in_layers.2", "3×3")]
+)
+def test_a_residual_of_no_unet_is_refused(tmp_path, form, target, said):
+    with pytest.raises(PersresError, match=said):
+        save_lora(small({target: (1, 5, 5)}), tmp_path / "rex.safetensors", form)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_file_is_replaced_and_none_is_left_half(tmp_path):
     made = residual("SD1", "proj_out")
     save_lora(made, tmp_path / "rex.safetensors")
@@ -99,6 +152,8 @@ def test_no_file_is_replaced_and_none_is_left_half(tmp_path):
         save_lora(Residual(large, made.metadata), tmp_path / "large.safetensors")
     with pytest.raises(PersresError, match="ends in .safetensors"):
         save_lora(made, tmp_path / "rex.ckpt")
+    with pytest.raises(PersresError, match="floating point"):
+        save_lora(made, tmp_path / "x.safetensors", dtype=torch.int8)
     with pytest.raises(PersresError, match="lora or diffusers"):
         save_lora(made, tmp_path / "x.safetensors", "other")
     assert [path.name for path in tmp_path.iterdir()] == ["rex.safetensors"]
