@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import PersresError
+from .keys_values import KeysValues
 from .lag import Lag, Listener
 from .masks import Mask
 from .plan import Plan
@@ -67,8 +68,11 @@ class Branches:
         changed = {path for residual in self.residuals for path in residual.factors}
         self.targets = [target for target in find_targets(unet, EVERY) if target.path in changed]
         gated = [block.name for target in self.targets if (block := target.gate)]
-        anywhere = any(target.has_pixels and not target.gated for target in self.targets)
-        self._lag = Lag(find_blocks(unet), gated, mask, listener, anywhere=anywhere)
+        anywhere = any((target.has_pixels or target.is_of_text) and not target.gated for target in self.targets)
+        blocks = find_blocks(unet)
+        self._lag = Lag(blocks, gated, mask, listener, anywhere=anywhere)
+        changing = {path: [k for k, each in enumerate(self.residuals) if path in each.factors] for path in changed}
+        self._keys_values = KeysValues(self._lag, blocks, changing)
         self._handles: list[RemovableHandle] = []
         self._cast: dict[tuple[str, torch.dtype, torch.device], Cast] = {}
 
@@ -101,10 +105,12 @@ class Branches:
             self._handles.append(target.module.register_forward_hook(self._add(target)))
         # last, so that the maps are of q and k as they are with what the residuals add
         self._lag.attach()
+        self._keys_values.attach()
         return self
 
     def detach(self) -> None:
         """Remove every hook and forget the plan, the masks and the cast factors."""
+        self._keys_values.detach()
         self._lag.detach()
         while self._handles:
             self._handles.pop().remove()
@@ -132,6 +138,8 @@ class Branches:
 
     def _gates_of(self, target: Target, plan: Plan, output: torch.Tensor) -> torch.Tensor:
         """Of a target without a mask of its own block."""
+        if target.is_of_text:
+            return self._keys_values.strengths(plan)[..., None]
         size = None
         if target.has_pixels:
             size = self._lag.size_in(target.block) if target.is_linear and target.block else tuple(output.shape[-2:])

@@ -30,7 +30,7 @@ class Use:
 
     strength: s_k; 0 leaves the picture to the base model. gated: whether LAG confines it. indices: for each part of the
     prompt (AND) the concept's tokens C in its context. sentences: what the user is told of it. decided: what LAG auto
-    made of it, and why; "" where it was not asked.
+    made of it, and why; "" where it was not asked. reads: whether its keys and values act.
     """
 
     strength: float
@@ -38,6 +38,7 @@ class Use:
     indices: tuple[tuple[int, ...], ...] = ()
     sentences: tuple[str, ...] = ()
     decided: str = ""
+    reads: bool = True
 
 
 def decide(
@@ -86,7 +87,7 @@ def decide(
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     absent = lag and bool(facts.identifier) and not asked
     on = tag.start <= done < tag.end and not absent
-    return Use(strength if on else 0.0, lag and named, indices, tuple(sentences), why)
+    return Use(strength if on else 0.0, lag and named, indices, tuple(sentences), why, tag.reads is not False)
 
 
 def wants_lag(tag: Tag, default: bool | str) -> bool:

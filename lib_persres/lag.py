@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -53,8 +54,9 @@ class Lag:
         self._asked = {
             block: names for block, names in asked.items() if names or self._anywhere or block.name in self._gated
         }
-        self._shared: tuple[Plan | None, dict[tuple[int, int], torch.Tensor]] = (None, {})
-        """A plan's gates of each size, of this evaluation."""
+        self._shared: tuple[Plan | None, dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]] = (None, {})
+        """A plan's masks of each size, and its gates, of this evaluation."""
+        self._blind = False
         self._at: tuple[int, float | None] = (0, None)
         self._handles: list[RemovableHandle | Taps] = []
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -78,8 +80,18 @@ class Lag:
         while self._handles:
             self._handles.pop().remove()
         self.plan, self._shared = None, (None, {})
+        self._blind = False
         for kept in (self._sizes, self._layers, self._masks):
             kept.clear()
+
+    @contextlib.contextmanager
+    def blind(self) -> Iterator[None]:
+        """What is computed now is for the picture alone: no mask sees it."""
+        self._blind = True
+        try:
+            yield
+        finally:
+            self._blind = False
 
     def begin(self, step: int, done: float | None) -> None:
         """An evaluation of the denoiser begins, see `Mask.begin`; its rows may come in several calls."""
@@ -101,26 +113,39 @@ class Lag:
                 raise PersresError(
                     f"LAG saw no cross-attention in {block.name}: something replaced it. Switch LAG off."
                 )
-        return self._gates(view, plan, maps)
+        return self._taken_masks(view, plan, maps) * plan.strength[..., None]
 
     def gates_of(self, size: tuple[int, int], plan: Plan) -> torch.Tensor:
         """The same of anything that has so many pixels (h, w), by an early mask."""
-        if not plan.localized or not self._anywhere:
-            return plan.strength[..., None]
+        return self._early(size, plan)[1] if plan.localized and self._anywhere else plan.strength[..., None]
+
+    def masks_of(self, size: tuple[int, int], plan: Plan) -> torch.Tensor:
+        """M of each row and concept, (b, K, hw), by an early mask; 1 where LAG confines nothing. plan: a localized
+        one."""
+        return self._early(size, plan)[0]
+
+    @property
+    def is_early(self) -> bool:
+        """Whether something beside proj_out is confined."""
+        return self._anywhere
+
+    def _early(self, size: tuple[int, int], plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
         if self._shared[0] is not plan:
             self._shared = plan, {}
         found = self._shared[1]
         if size not in found:
             step, done = self._at
             view = View(f"{size[0]}x{size[1]}", size, plan.makers, plan.active, plan.strength.device, step, done)
-            found[size] = self._gates(view, plan, None)
+            masks = self._taken_masks(view, plan, None)
+            found[size] = masks, masks * plan.strength[..., None]
         return found[size]
 
     def size_in(self, block: Block) -> tuple[int, int] | None:
         """The pixels (h, w) of a block in this call; None where nobody looked."""
         return self._sizes.get(block.name)
 
-    def _gates(self, view: View, plan: Plan, maps: torch.Tensor | None) -> torch.Tensor:
+    def _taken_masks(self, view: View, plan: Plan, maps: torch.Tensor | None) -> torch.Tensor:
+        """Each row's, (b, K, hw)."""
         known = self._masks.setdefault(view.block, {})
         own: dict[int, torch.Tensor] = {}
         if plan.makers:
@@ -137,14 +162,14 @@ class Lag:
             ) from error
         anything = next(mask for mask in rows if mask is not None)
         gate = torch.stack([anything if mask is None else mask for mask in rows])
-        return torch.where(plan.gated[..., None], gate, 1.0) * plan.strength[..., None]
+        return torch.where(plan.gated[..., None], gate, 1.0)
 
     # -- what the mask sees
 
     @property
     def _watched(self) -> Plan | None:
         """The plan of a call in which masks are made."""
-        return self.plan if self.plan is not None and self.plan.makers else None
+        return self.plan if self.plan is not None and self.plan.makers and not self._blind else None
 
     def _view(self, block: Block, plan: Plan) -> View:
         step, done = self._at

@@ -31,6 +31,7 @@ class Plan:
     strength: (b, K), s_k of each row; 0 leaves the row to the base model.
     gated: (b, K), True where LAG confines the concept, False for plain sampling (M ≡ 1). It says nothing to targets
     that LAG does not gate (see `unet.Target.gated`): they take the strength alone.
+    reading: (b, K), the strength of keys and values; None: the same.
     localized: whether LAG confines anything in this call.
     makers: the S rows whose own maps make masks. places: where they are among the rows, and index: the same for
     tensors. indicator: (S, K, n), each one's tokens C in its context. active: (S, K), whether the concept acts there
@@ -40,6 +41,7 @@ class Plan:
 
     strength: torch.Tensor
     gated: torch.Tensor
+    reading: torch.Tensor | None = None
     localized: bool = False
     makers: tuple[Row, ...] = ()
     places: tuple[int, ...] = ()
@@ -91,6 +93,9 @@ class Plans:
             # the masks of rows whose strength is zero now are never asked for
             return None
         placed = {"strength": _on(device, torch.tensor(strength)), "gated": _on(device, torch.tensor(gated))}
+        if not all(use.reads for image in self.uses for use in image):
+            reads = [[row is not None and use.reads for use in self.uses[row.image if row else 0]] for row in rows]
+            placed["reading"] = placed["strength"] * _on(device, torch.tensor(reads))
         if not any(map(any, gated)):
             return Plan(**placed)
         making = [(place, row) for place, row in enumerate(rows) if row is not None and None in takes[place]]

@@ -25,6 +25,9 @@ SPECIAL_IDS = frozenset({49406, 49407})
 
 _OPEN = re.compile(r"<(\w+):")
 _V = re.compile(r"(?<![\w*])V([0-9]*)\*(?!\w)")
+ARGUMENTS = ("lag", "hr", "start", "end", "word", "text")
+_SAID = f"{'=, '.join(ARGUMENTS[:-1])}= and {ARGUMENTS[-1]}="
+SWITCH = {"on": True, "off": False}
 MAX_STRENGTH = 100.0
 MAX_WORD = 100
 """Characters."""
@@ -33,7 +36,7 @@ _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", 
 
 @dataclass(frozen=True)
 class Tag:
-    """One `<persres:name:strength:lag=on|off|auto:hr=..:start=..:end=..:word=..>`."""
+    """One `<persres:name:strength:lag=on|off|auto:hr=..:start=..:end=..:word=..:text=on|off>`."""
 
     name: str
     strength: float = 1.0
@@ -48,6 +51,9 @@ class Tag:
     """The part of the sampling, 0 to 1, from which it is off again."""
     word: str = ""
     """Of a LoRA file: the words of the prompt that its mask is of, several joined by "+"."""
+    reads: bool | None = None
+    """text=: whether what a file changes of the text acts: keys and values of cross-attentions, and a LoRA's part for
+    the text encoders. None: all of it plainly, and under LAG what a mask confines."""
     text: str = ""
     """The tag as it was written."""
 
@@ -136,8 +142,8 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
         key, equals, value = (part.strip() for part in argument.partition("="))
         if not equals or "=" in value:  # the WebUI's rule: exactly one "="
             positional.append(argument.strip())
-        elif key not in ("lag", "hr", "start", "end", "word"):
-            _refuse(text, f'has an unknown argument "{short(key)}"; allowed are lag=, hr=, start=, end= and word=')
+        elif key not in ARGUMENTS:
+            _refuse(text, f'has an unknown argument "{short(key)}"; allowed are {_SAID}')
         elif key in named:
             _refuse(text, f"gives {key}= twice; give it once")
         else:
@@ -148,11 +154,14 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
     if len(positional) > 2:
         _refuse(
             text,
-            f'has "{short(positional[2])}" after the strength; only lag=, hr=, start=, end= and word= may follow',
+            f'has "{short(positional[2])}" after the strength; only {_SAID} may follow',
         )
     lag = named.get("lag")
     if lag is not None and lag.lower() not in LAG:
         _refuse(text, f'has lag="{short(lag)}"; allowed are lag=on, lag=off and lag=auto')
+    reads = named.get("text")
+    if reads is not None and reads.lower() not in SWITCH:
+        _refuse(text, f'has text="{short(reads)}"; allowed are text=on and text=off')
     start = _number(named.get("start", "0"), "start", text, 0.0, 1.0)
     end = _number(named.get("end", "1"), "end", text, 0.0, 1.0)
     if start >= end:
@@ -165,6 +174,7 @@ def read_tag(arguments: Sequence[str], text: str | None = None) -> Tag:
         start=start,
         end=end,
         word=_word(named["word"], text) if "word" in named else "",
+        reads=None if reads is None else SWITCH[reads.lower()],
         text=text,
     )
 

@@ -12,15 +12,17 @@ LAYERED = {
     "attn1": ("attn1", ("to_q", "to_k", "to_v", "to_out.0")),
     "kv": ("attn2", ("to_k", "to_v")),
     "attn2": ("attn2", ("to_q", "to_k", "to_v", "to_out.0")),
+    "ff": ("ff", ("net.0.proj", "net.2")),
 }
-"""Of an attention of every layer of a block."""
+"""Of an attention, or the feed-forward, of every layer of a block."""
+ATTENTIONS = tuple(part for part in LAYERED if part != "ff")
 EVERY = "unet"
 """The rule that picks every Linear and Conv2d, and so whatever any rule picks."""
 PARTS = (EMBEDDING, "proj_in", *LAYERED, "proj_out", EVERY)
 """In a rule's canonical order."""
-PLACELESS = frozenset({EMBEDDING, "kv"})
-"""The parts that have no pixels: they are of the text."""
-_WITHIN = {"kv": ("attn2", EVERY), **{part: (EVERY,) for part in ("proj_in", "attn1", "attn2", "proj_out")}}
+PLACELESS = frozenset({EMBEDDING})
+"""The parts that no mask confines: what they change is the text's."""
+_WITHIN = {"kv": ("attn2", EVERY), **{part: (EVERY,) for part in ("proj_in", "attn1", "attn2", "ff", "proj_out")}}
 
 
 def parts_of(rule: str) -> list[str]:

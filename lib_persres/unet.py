@@ -63,12 +63,17 @@ class Target:
         return self.gate is not None
 
     @property
+    def is_of_text(self) -> bool:
+        """Whether it sees the text alone: the keys or values of a cross-attention, see `keys_values`."""
+        return self.path.endswith(TEXTS)
+
+    @property
     def has_pixels(self) -> bool:
         """Whether what it gives has a place in the picture, so that an early mask confines it. Keys and values of the
         cross-attentions are the text's, and what is made of the time belongs to no place."""
         if not self.is_linear:
             return True
-        return self.block is not None and not self.path.endswith(TEXTS)
+        return self.block is not None and not self.is_of_text
 
     @property
     def gate(self) -> Block | None:

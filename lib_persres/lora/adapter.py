@@ -17,6 +17,7 @@ from ..residual_folder import Reader
 from ..targets import EVERY, LAYERED, canonical
 from ..tensor_file import TensorFile
 from .read import NOTHING, Lora, is_lora, outline_lora, read_lora
+from .text_part import TextFactors
 
 LONGEST_WORD = 60
 """Characters of a trigger word that is looked for in prompts."""
@@ -28,7 +29,7 @@ MOST_OF_A_TAG = 1e15
 @dataclass(eq=False)
 class Adapter(Residual):
     """words: what its header calls its triggers, the likeliest first. notes: sentences on what is left out of it. text:
-    what it would change of the text encoders, which stay as they are.
+    what it changes of the text encoders, see `text_part`.
     """
 
     words: tuple[str, ...] = ()
@@ -48,11 +49,8 @@ class Adapter(Residual):
             created="",
             library_version="",
         )
-        notes = lora.notes
-        if lora.text:
-            notes += ("The part of it for the text encoder is left out: LAG has no place for it.",)
         factors = {path: each for path, each in lora.unet.items() if each is not NOTHING}
-        return cls(factors, facts, {}, trigger_words(lora.strings), notes, lora.text)
+        return cls(factors, facts, {}, trigger_words(lora.strings), lora.notes, lora.text)
 
 
 def load_file(path: Path) -> Residual:
@@ -113,6 +111,27 @@ def word_problems(residual: Residual, tag: Tag) -> list[str]:
         own = residual.metadata.identifier
         told.append(f'word= in {tag.text} says nothing: the file has a word of its own, "{own}"; write V* for it.')
     return told
+
+
+def text_of(residual: Residual, tag: Tag, confined: bool) -> TextFactors:
+    """What acts of it on the text encoders: all of it where the tag says so, nothing where it says no, and else all of
+    it unless LAG confines the file, since words are of the whole picture."""
+    if not isinstance(residual, Adapter) or not (tag.reads or (tag.reads is None and not confined)):
+        return {}
+    return residual.text
+
+
+def text_problems(residual: Residual, tag: Tag, confined: bool, unknown: int = 0) -> list[str]:
+    """A sentence where LAG leaves out what is for the text encoders and nobody asked for that. unknown: how many layers
+    of it the model's text encoders have not."""
+    if unknown:
+        return [f"{tag.text}: {unknown} layers of its part for the text encoder are left out: this model has no such."]
+    if tag.reads is not None or not confined or not isinstance(residual, Adapter) or not residual.text:
+        return []
+    return [
+        f"{tag.text}: what it changes of the text encoder is of the whole picture, so LAG leaves that out; text=on in "
+        "the tag keeps it."
+    ]
 
 
 def rule_of(paths: Mapping[str, object]) -> str:

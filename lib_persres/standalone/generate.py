@@ -13,7 +13,8 @@ from ..concepts import Use, check_unconditional, decide
 from ..conditioning import Conditioning, joined
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
-from ..lora.adapter import word_in, word_problems
+from ..lag_choice import decided, lag_choice
+from ..lora.adapter import text_of, text_problems, word_in, word_problems
 from ..masks import DEFAULT, EARLY, MASKS, check_mask
 from ..overlay import MaskRecorder
 from ..plan import Plans, guidance_rows
@@ -135,14 +136,21 @@ def prepare(
     said = [word_in(residual, given, tag) for residual, tag in zip(residuals, tags)]
     words = Words(sd, residuals, [tag.strength != 0 for tag in tags], tags, said)
     written = words.write(given.strip())
+    placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
+    lent = [written.lent(i, words.facts[i].macro_class, placeholders[i]) for i in range(len(tags))]
+    confined = [
+        bool(facts.identifier) and decided(lag_choice(tag.lag or lag), own)[0]
+        for tag, facts, own in zip(tags, words.facts, lent)
+    ]
+    files = list(zip(residuals, tags, confined))
+    unknown = words.lend([text_of(*file) for file in files])
     conditioning, ids = words.encode(written, size)
     problems = sentences(given, tags, words.facts)
     problems += [told for residual, tag in zip(residuals, tags) for told in word_problems(residual, tag)]
+    problems += [told for file, count in zip(files, unknown) for told in text_problems(*file, count)]
     if len(words.read(written)[0]) > 75:
         problems.append(LONG)
     tokens = [words.find(ids[0].tolist(), index) for index in range(len(tags))]
-    placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
-    lent = [written.lent(i, words.facts[i].macro_class, placeholders[i]) for i in range(len(tags))]
     made = Prepared(written.text, words, tags, residuals, tokens, placeholders, lent, lag, mask, conditioning, problems)
     problems += [sentence for use in made.uses() for sentence in use.sentences]
     return made

@@ -12,6 +12,7 @@ from ..conditioning import Conditioning
 from ..emphasis import parts_of
 from ..learned_words import check_widths, learned_vectors, pieces, twins_of, vectors_for
 from ..lora.adapter import called, more_words
+from ..lora.text_part import TextFactors, TextPart
 from ..prompt import Substituted, Tag
 from ..residual import Residual
 from .checkpoint import StableDiffusion
@@ -59,6 +60,14 @@ class Words:
                 self._learned[index] = [-1 - known - i for i in range(count)]
                 for encoder, each in vectors.items():
                     self._vectors[encoder] |= dict(zip(self._learned[index], each.to(sd.device)))
+        self._strengths = [tag.strength for tag in tags]
+        self._text_part: TextPart | None = None
+
+    def lend(self, parts: Sequence[TextFactors]) -> list[int]:
+        """What the concepts' files change of the text encoders from now on; of how many layers of each they have
+        none."""
+        self._text_part = TextPart(self.sd.texts, parts)
+        return self._text_part.unknown
 
     def write(self, prompt: str) -> Substituted:
         """See `reading.write`."""
@@ -99,5 +108,7 @@ class Words:
         with contextlib.ExitStack() as stack:
             for encoder, table in self.sd.token_tables.items():
                 stack.enter_context(vectors_for(table, self._vectors[encoder]))
+            if self._text_part is not None:
+                stack.enter_context(self._text_part).strengths = self._strengths
             nothing = [negative and not written.text]
             return self.sd.encode_tokens([own], size, nothing, lambda context: emphasized(context, weights))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..targets import EMBEDDING, LAYERED
+from ..targets import ATTENTIONS, EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Form:
 
     def can_change(self, part: str) -> bool:
         """part: of a rule for targets."""
-        return not self.inputs or part in (EMBEDDING, *LAYERED)
+        return not self.inputs or part in (EMBEDDING, *ATTENTIONS)
 
 
 FORMS = {

@@ -124,7 +124,8 @@ class OfStage:
         "Targets",
         "the layers that learn; more: a larger file",
         more="proj_out, proj_in, kv (keys and values), attn2 (all of its cross-attention), attn1 (its self-attention), "
-        "unet, embedding (V*'s own vector), or several as kv+proj_out; LAG confines proj_out alone",
+        "ff (feed-forward), unet, embedding (V*'s own vector), or several as kv+proj_out; LAG's paper's mask confines "
+        "proj_out alone",
         high=100,
         offered=TARGETS,
         apart=True,

@@ -25,6 +25,7 @@ PLAIN = {
     "attn1": "self-attention",
     "kv": "keys and values",
     "attn2": "cross-attention",
+    "ff": "feed-forward",
     "proj_out": "the blocks' output projections",
     "unet": "the whole UNet",
 }

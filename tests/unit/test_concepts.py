@@ -81,7 +81,7 @@ def test_what_lag_cannot_confine_acts_everywhere(targets, what):
     facts = replace(REX, targets=targets)
     sentence = f"LAG cannot confine <persres:rex>, which changes {what}: it acts everywhere."
     assert use(facts=facts, early=False) == Use(1.0, False, ((5, 6),), (sentence,))
-    assert use(facts=facts).gated == (targets == "unet")  # the fitted mask is there before a block's own
+    assert use(facts=facts).gated  # the fitted mask is there before a block's own
     absent = use(ABSENT, facts=facts, early=False)
     assert absent.strength == 1 and absent.sentences[0] == sentence and "nothing asks for" in absent.sentences[1]
     assert use(facts=facts, lag=False).sentences == ()

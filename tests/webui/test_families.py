@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, INPAINTING, NEGATIVE, REFINER, SMALL, draw, loaded, make_data
+from families import FAMILIES, INPAINTING, NAMES, NEGATIVE, REFINER, SMALL, draw, loaded, make_data
 from host import Host, Result, body_of
 from pictures import LAG, told
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from trainings import ROUTE, submit, wait
 
 from lib_persres.lora.write import save_lora
@@ -131,6 +132,32 @@ def test_an_exported_lora_draws_in_the_webui_what_the_residual_draws(zoo, family
     assert max(apart(ours, theirs), apart(again, theirs)) / 255 <= 0.01 < apart(ours, base) / 255
     lag = draw(zoo, family, f"{BALL.replace('V*', 'olis')}<persres:{name}:0.8:word=olis+ball>", LAG)
     assert apart(lag.images[0], draw(zoo, family, BALL + tag(family, ":0.8"), LAG).images[0]) / 255 <= 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lora_for_the_text_encoders_draws_what_the_webui_draws_with_it(zoo, family):
+    """In transformers' CLIP, and in OpenCLIP's, whose attention has no modules for queries, keys and values."""
+    name, generator, tensors = f"reader-{family}", torch.Generator().manual_seed(2), {}
+    encoders = load(zoo.data / "models" / "Stable-diffusion" / f"{NAMES[family]}.safetensors", "cpu").texts
+    for start, encoder in zip(("lora_te1", "lora_te2") if family == "SDXL" else ("lora_te",), encoders.values()):
+        for path, module in encoder.transformer.named_modules():
+            inside = path.partition("layers.")[2]
+            if inside and hasattr(module, "in_features"):
+                key = f"{start}_text_model_encoder_layers_{inside.replace('.', '_')}"
+                tensors[f"{key}.lora_down.weight"] = torch.randn(2, module.in_features, generator=generator)
+                up = torch.randn(module.out_features, 2, generator=generator)
+                tensors[f"{key}.lora_up.weight"] = up * 0.5 * module.in_features**-0.5
+    made = Residual.load(zoo.data / "models" / "persres" / f"rex-{family}.safetensors")
+    path = zoo.data / "models" / "Lora" / f"{name}.safetensors"
+    save_lora(made, path)
+    save_file(load_file(path) | tensors, path)
+    zoo.post("/sdapi/v1/refresh-loras")
+    said = BALL.replace("V*", "olis")
+    theirs = draw(zoo, family, f"{said}<lora:{name}:0.8>").images[0]
+    ours, off = (draw(zoo, family, f"{said}<persres:{name}:0.8{more}>").images[0] for more in ("", ":text=off"))
+    print(f"{family}: {apart(ours, theirs) / 255:.5f}, without the text encoders' part {apart(off, theirs) / 255:.5f}")
+    assert apart(ours, theirs) / 255 <= 0.01 < apart(off, theirs) / 255
+    assert zoo.get("/probe/hooks") == []
 
 
 @pytest.mark.parametrize("family", OTHERS)

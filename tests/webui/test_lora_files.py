@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from lib_persres.residual import Residual
 from lib_persres.unet import find_targets
 
-RULES = {"looks": "attn1+attn2", "places": "proj_in+attn1+attn2+proj_out", "whole": "unet"}
+RULES = {"looks": "attn1+attn2", "reader": "attn2", "places": "proj_in+attn1+attn2+proj_out", "whole": "unet"}
 DOG = "a photo of a dog on a beach"
+READER = "reader"
+"""A file that changes the text encoder as well."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,6 +33,8 @@ def files(host):
             tensors[f"{key}.alpha"] = torch.tensor(2.0)
         path.unlink()
         made.append(host.data / "models" / "Lora" / f"{name}.safetensors")
+        if name == READER:
+            tensors |= text_tensors(seed)
         facts = {"ss_tag_frequency": '{"5_dog": {"dog": 3}}'} if name == "places" else None
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, made[-1], facts)
     host.post("/sdapi/v1/refresh-loras")
@@ -38,6 +42,19 @@ def files(host):
     yield
     for path in made:
         path.unlink()
+
+
+def text_tensors(seed: int) -> dict[str, torch.Tensor]:
+    """For each layer of the tiny model's text encoder."""
+    generator = torch.Generator().manual_seed(seed)
+    width, wider = models.TEXT["hidden_size"], models.TEXT["intermediate_size"]
+    sides = {f"self_attn_{side}_proj": (width, width) for side in ("q", "k", "v", "out")}
+    tensors = {}
+    for layer, (own, other) in {**sides, "mlp_fc1": (width, wider), "mlp_fc2": (wider, width)}.items():
+        key = f"lora_te_text_model_encoder_layers_0_{layer}"
+        tensors[f"{key}.lora_down.weight"] = torch.randn(2, own, generator=generator)
+        tensors[f"{key}.lora_up.weight"] = 0.2 * torch.randn(other, 2, generator=generator)
+    return tensors
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -62,7 +79,7 @@ def test_lag_confines_it_to_its_word(host, name):
     more = {"steps": 8}
     plain, base = host.image(f"{DOG}<persres:{name}:6>", **more), host.image(DOG, **more)
     lag = host.generate(f"{DOG}<persres:{name}:6:word=dog>", [{"lag": True, "show_masks": True}], **more)
-    assert len(lag.images) == 2 and told(lag) == []
+    assert len(lag.images) == 2 and len(told(lag)) == (name == READER)
     assert not same(lag.images[0], plain) and not near(lag.images[0], base)
     assert not same(host.image(f"{DOG}<persres:{name}:6:word=beach>", LAG, **more), lag.images[0])
     assert host.get("/probe/hooks") == []
@@ -87,3 +104,41 @@ def test_its_infotext_brings_it_back(host):
     assert 'Persres hashes: "looks: ' in result.infotexts[0]
     again = host.post("/sdapi/v1/txt2img", {"infotext": result.infotexts[0]})
     assert len(again["images"]) == 1 and "word=dog" in again["info"]
+
+
+def test_what_it_changes_of_the_text_encoder_acts_on_its_own_image_alone(host):
+    """Another image of the batch has the same words, and is drawn as ever."""
+    batch = host.generate(f"{DOG}||{DOG}<persres:reader:0.7>||{DOG}<persres:reader:0.3:text=off>", batch_size=3)
+    texts = [host.image(f"{DOG}{tag}", seed=5 + place) for place, tag in enumerate(("", "<lora:reader:0.7>"))]
+    for image, expected in zip(batch.images[-3:], texts):
+        assert near(image, expected)
+    off = host.image(f"{DOG}<persres:reader:0.3:text=off>", seed=7)
+    assert near(batch.images[-1], off) and not near(off, host.image(f"{DOG}<persres:reader:0.3>", seed=7))
+    assert same(host.image(DOG), host.image(DOG)) and host.get("/probe/hooks") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a [dog:cat:0.5] on (a beach:1.2)", "a dog AND a beach :0.6", "a dog BREAK on a beach", "dog, " * 60],
+    ids=["editing", "AND", "BREAK", "long"],
+)
+def test_it_does_so_in_every_kind_of_prompt(host, text):
+    mine = host.image(f"{text}<persres:reader:0.7>", negative_prompt="a cat")
+    assert near(mine, host.image(f"{text}<lora:reader:0.7>", negative_prompt="a cat"))
+    assert not near(mine, host.image(f"{text}<persres:reader:0.7:text=off>", negative_prompt="a cat"))
+
+
+def test_lag_leaves_the_text_encoder_as_it_is_unless_the_tag_says_otherwise(host):
+    lag = host.generate(f"{DOG}<persres:reader:0.7:word=dog>", LAG)
+    assert ["text=on in the tag keeps it" in sentence for sentence in told(lag)] == [True]
+    kept = host.generate(f"{DOG}<persres:reader:0.7:word=dog:text=on>", LAG)
+    assert told(kept) == [] and not near(kept.images[0], lag.images[0])
+    assert "persrestext" not in str(kept.info) + str(kept.infotexts)
+
+
+def test_it_acts_in_the_hires_pass_as_strongly_as_its_tag_says(host):
+    hires = {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+    mine = host.image(f"{DOG}<persres:reader:0.7>", **hires)
+    assert near(mine, host.image(f"{DOG}<lora:reader:0.7>", **hires))
+    assert not near(mine, host.image(f"{DOG}<persres:reader:0.7:hr=9>", **hires))
+    assert host.get("/probe/hooks") == []

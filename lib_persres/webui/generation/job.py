@@ -12,6 +12,7 @@ import torch
 
 from ...errors import PersresError, readable
 from ...finite import VAE, too_strong
+from ...lora.adapter import text_of, text_problems
 from ...overlay import MaskRecorder, overlay
 from ...prompt import NETWORK
 from ...residual_folder import Loaded, ResidualFolder
@@ -22,6 +23,7 @@ from .infotext import PerImage, note, write_infotext
 from .prompts import Concept, negative_problems, parts_of, read_concepts, write_identifiers
 from .reasons import Reasons
 from .sampling import Pass, Sampling
+from .text_marks import MarkedTexts, marked
 from .words import LentWords, unreadable
 
 ATTRIBUTE = "persres_job"
@@ -50,6 +52,7 @@ class Job:
         """(image, infotext, seed) of each mask overlay."""
         self._passes: dict[bool, Pass] = {}
         self._words = LentWords(self._unreadable)
+        self._marks = MarkedTexts(self._unknown, self.tell)
         self._hires = False
         self._reasons = Reasons()
         self._finite = False
@@ -98,6 +101,7 @@ class Job:
         """
         if not hires:
             self._passes, self._words.known, self._reasons = {}, {}, Reasons()
+            self._marks.forget()
             self._finite = False
         self._hires = hires
         first: list[str] = []
@@ -116,18 +120,42 @@ class Job:
                 self._words.known |= {word: (c.loaded, c.identifier) for word, c in own if word and c.loaded}
                 for sentence in negative_problems(negative[index], concepts) if index < len(negative) else ():
                     self.tell(sentence)
+                mark = self._mark(concepts, current)
                 for texts in (stripped, negative):
                     if index < len(texts):
-                        texts[index] = write_identifiers(texts[index], concepts, self.tell, words)
+                        written = write_identifiers(texts[index], concepts, self.tell, words)
+                        # an empty text says nothing to SDXL, whatever the encoders are
+                        says = written or HOST.family(HOST.model()) != "SDXL"
+                        texts[index] = marked(written, mark) if says else written
             for loaded in current.loaded:
                 if why := unreadable(loaded):
                     self._problem(why, loaded)
         self._words.renew()
+        self._marks.renew()
         write_infotext(self)
         if any(current.loaded for current in self._passes.values()):
             wrap(self.p)
         else:
             unwrap(self.p)
+
+    def _mark(self, concepts: list[Concept], current: Pass) -> str:
+        """Of an image's texts, see `text_marks`."""
+        acting = {}
+        for concept in concepts:
+            if concept.loaded is None:
+                continue
+            own = concept.loaded.residual, concept.tag, bool(concept.identifier) and current.decided(concept)[0]
+            for sentence in text_problems(*own):
+                self.tell(sentence)
+            acting[concept.loaded] = text_of(*own), current.strength(concept)
+        return self._marks.mark(acting)
+
+    def _unknown(self, loaded: Loaded, count: int) -> None:
+        """The model has no such layers of the text encoder."""
+        for current in self._passes.values():
+            for concept in (c for concepts in current.images for c in concepts if c.loaded is loaded):
+                for sentence in text_problems(loaded.residual, concept.tag, False, count):
+                    self.tell(sentence)
 
     def _prompts(self):
         """For each pass (whether it is the hires one, prompts with tags, and the texts that conds are made of:
@@ -157,7 +185,7 @@ class Job:
     def setup_conds(self, original, *args, **kwargs):
         """`p.setup_conds`, in which the WebUI knows the learned words."""
         try:
-            with self._words.lent():
+            with self._words.lent(), self._marks.lent():
                 return original(*args, **kwargs)
         finally:
             comments = HOST.comments()  # the old emphasis lists the embeddings that it used
@@ -177,7 +205,7 @@ class Job:
         sampling = Sampling(self.tell, lambda reasons: self._reasons.note(self._where(), reasons))
         self._sampling, self._masks = sampling, (None, [])
         try:
-            with self._words.lent():
+            with self._words.lent(), self._marks.lent():
                 result = original(*args, **kwargs)
             self._masks = sampling.take_masks()
             self._check(result, sampling)
@@ -264,6 +292,7 @@ class Job:
             at = params.denoiser.step, params.denoiser.total_steps or 0
             self._hires = hires
             self._words.renew()
+            self._marks.renew()
             self._sampling.evaluate(HOST.model(), current, texts, cond, uncond, *at, vectors)
         except Exception as error:
             # the WebUI would go on with what the last evaluation left

@@ -17,6 +17,7 @@ from ...misreadings import misreadings
 from ...prompt import NEGATIVE, NETWORK, Substituted, Tag, placeholder_of, read_tag, substitute
 from ...residual_folder import Loaded
 from ..host import HOST
+from .text_marks import unmarked
 from .words import is_own
 
 FARTHEST = 1000
@@ -146,7 +147,7 @@ class Texts:
 def parts_of(prompts: Sequence[str], steps: int, hires_steps: int | None) -> list[list[Texts]]:
     """For each prompt its parts, as the WebUI makes conds of them."""
     return [
-        [Texts(tuple((int(end), text) for end, text in schedule)) for schedule in parts]
+        [Texts(tuple((int(end), unmarked(text)) for end, text in schedule)) for schedule in parts]
         for parts in HOST.schedules(prompts, steps, hires_steps)
     ]
 

@@ -1,5 +1,8 @@
 """A LoRA file acts as a residual does, and its word is found in prompts."""
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -106,17 +109,99 @@ def test_without_a_word_it_acts_everywhere_and_that_is_told(sd, tmp_path):
     assert any("word=dog" in sentence for sentence in lag.problems)
 
 
-def test_what_is_left_out_of_it_is_told(sd, tmp_path):
-    end = "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_"
-    width = TEXT["hidden_size"]
-    more = {
-        f"{end}down.weight": torch.ones(2, width),
-        f"{end}up.weight": torch.ones(2 * width, 2),
-        "odd": torch.ones(1),
+def with_text(sd, path, seed=3, size=0.5):
+    """A file that changes the text encoder, too; its own weights by the layers' paths."""
+    generator = torch.Generator().manual_seed(seed)
+    more, changes = {}, {}
+    for name, module in sd.text.transformer.named_modules():
+        inside = name.partition("layers.0.")[2]
+        if not inside or not hasattr(module, "in_features"):
+            continue
+        down = torch.randn(2, module.in_features, generator=generator)
+        up = torch.randn(module.out_features, 2, generator=generator) * size
+        start = f"lora_te_text_model_encoder_layers_0_{inside.replace('.', '_')}"
+        more |= {f"{start}.lora_down.weight": down, f"{start}.lora_up.weight": up}
+        changes[f"{name}.weight"] = up @ down
+    lora(sd, path, **more)
+    return changes
+
+
+@contextlib.contextmanager
+def merged_text(sd, changes, strength):
+    """The text encoder with them in its weights."""
+    weights = dict(sd.text.transformer.named_parameters())
+    for name, delta in changes.items():
+        weights[name].data += strength * delta
+    try:
+        yield
+    finally:
+        for name, delta in changes.items():
+            weights[name].data -= strength * delta
+
+
+def test_plainly_its_part_for_the_text_encoder_acts_on_both_prompts(sd, tmp_path):
+    path = tmp_path / "x.safetensors"
+    changes = with_text(sd, path)
+    before = {name: weight.clone() for name, weight in sd.text.transformer.named_parameters()}
+    shelf, prompt = {"x": load_file(path)}, "<persres:x:0.7:word=dog{}> a photo of a dog"
+    found = draw(sd, prompt.format(""), shelf, negative="a grey cat")
+    assert not found.problems
+    assert all(torch.equal(before[name], weight) for name, weight in sd.text.transformer.named_parameters())
+    assert not any(module._forward_hooks for module in sd.text.transformer.modules())
+    without = shelf["x"]
+    bare = {"x": replace(without, text={})}
+    with merged_text(sd, changes, 0.7):
+        expected = draw(sd, prompt.format(""), bare, negative="a grey cat")
+    assert (found.images - expected.images).abs().max() < PICTURE
+    left_out = draw(sd, prompt.format(""), bare, negative="a grey cat")
+    assert (found.images - left_out.images).abs().max() > 4 * PICTURE
+
+
+def test_lag_leaves_that_out_unless_the_tag_keeps_it(sd, tmp_path):
+    path = tmp_path / "x.safetensors"
+    with_text(sd, path)
+    shelf, prompt = {"x": load_file(path)}, "<persres:x:0.7:word=dog{}> a photo of a dog"
+    bare = {"x": replace(shelf["x"], text={})}
+    lag, kept = (draw(sd, prompt.format(more), shelf, lag=True) for more in ("", ":text=on"))
+    assert torch.equal(lag.images, draw(sd, prompt.format(""), bare, lag=True).images)
+    assert ["text=on in the tag keeps it" in told for told in lag.problems] == [True] and not kept.problems
+    assert (lag.images - kept.images).abs().max() > 4 * PICTURE
+    # a tag's own switch decides, and a word that is not there leaves LAG nothing to confine
+    own = draw(sd, prompt.format(":lag=off"), shelf, lag=True)
+    assert torch.equal(own.images, draw(sd, prompt.format(""), shelf).images)
+    nowhere = draw(sd, "<persres:x:0.7> a photo of a dog", shelf, lag=True)
+    assert torch.equal(nowhere.images, own.images)
+
+
+def test_text_off_leaves_out_keys_and_values_as_well(sd, tmp_path):
+    path = tmp_path / "x.safetensors"
+    with_text(sd, path)
+    loaded = load_file(path)
+    texts = ("attn2.to_k", "attn2.to_v")
+    rest = {target: factors for target, factors in loaded.factors.items() if not target.endswith(texts)}
+    assert len(rest) < len(loaded.factors)
+    bare = {"x": replace(loaded, factors=rest, text={})}
+    for lag in (False, True):
+        off = draw(sd, "<persres:x:0.7:word=dog:text=off> a photo of a dog", {"x": loaded}, lag=lag)
+        expected = draw(sd, "<persres:x:0.7:word=dog> a photo of a dog", bare, lag=lag)
+        assert torch.equal(off.images, expected.images) and not off.problems
+
+
+def test_layers_that_the_text_encoder_has_not_are_told(sd, tmp_path):
+    name = "lora_te_text_model_encoder_layers_{}_mlp_fc1.lora_"
+    wide = {
+        name.format(9) + "down.weight": torch.ones(2, TEXT["hidden_size"]),
+        name.format(9) + "up.weight": torch.ones(8, 2),
     }
-    lora(sd, tmp_path / "x.safetensors", **more)
+    wide |= {name.format(0) + "down.weight": torch.ones(2, 5), name.format(0) + "up.weight": torch.ones(5, 2)}
+    lora(sd, tmp_path / "x.safetensors", **wide)
     made = draw(sd, "<persres:x:word=dog> a dog", {"x": load_file(tmp_path / "x.safetensors")})
-    assert any("text encoder is left out" in told for told in made.problems)
+    assert any("2 layers of its part for the text encoder are left out" in told for told in made.problems)
+
+
+def test_what_is_left_out_of_it_is_told(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors", odd=torch.ones(1))
+    made = draw(sd, "<persres:x:word=dog> a dog", {"x": load_file(tmp_path / "x.safetensors")})
     assert any("odd" in told for told in made.problems)
 
 
@@ -159,7 +244,7 @@ def test_rules_say_what_is_changed_and_little_besides():
         ("input_blocks.1.1.transformer_blocks.0.attn2.to_q", "attn2"),
         ("input_blocks.1.1.proj_in", "proj_in"),
         ("middle_block.1.proj_out", "proj_out"),
-        ("input_blocks.1.1.transformer_blocks.0.ff.net.2", "unet"),
+        ("input_blocks.1.1.transformer_blocks.0.ff.net.2", "ff"),
         ("input_blocks.1.0.in_layers.2", "unet"),
         ("time_embed.0", "unet"),
     ):
