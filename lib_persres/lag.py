@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -154,6 +155,9 @@ class Lag:
             known.update(zip(plan.makers, masks))
             if self._listener is not None:
                 self._listener.see(view, masks, maps)
+        if plan.lenders and self.mask.early:
+            # it is made of the evaluation before, so it is the same before their call and after it
+            known.update(zip(plan.lenders, self.mask.gate(replace(view, rows=plan.lenders, active=plan.lending))))
         try:
             rows = [_taken(takes, own, place, known) for place, takes in enumerate(plan.takes)]
         except KeyError as error:

@@ -37,6 +37,7 @@ class Plan:
     tensors. indicator: (S, K, n), each one's tokens C in its context. active: (S, K), whether the concept acts there
     and the row's text names it.
     takes: (b, K), the rows whose masks a row takes, united; None is its own, () none.
+    lenders: of those the ones that are in other calls. lending: as `active`, of them; only an early mask knows them.
     """
 
     strength: torch.Tensor
@@ -49,6 +50,8 @@ class Plan:
     indicator: torch.Tensor | None = None
     active: tuple[tuple[bool, ...], ...] = ()
     takes: tuple[tuple[tuple[Row, ...] | None, ...], ...] = ()
+    lenders: tuple[Row, ...] = ()
+    lending: tuple[tuple[bool, ...], ...] = ()
 
     def of_makers(self, tensor: torch.Tensor) -> torch.Tensor:
         """The makers' rows of a (b, …) tensor; a view where they follow one another, as they usually do."""
@@ -101,6 +104,8 @@ class Plans:
         making = [(place, row) for place, row in enumerate(rows) if row is not None and None in takes[place]]
         places, makers = tuple(place for place, _ in making), tuple(row for _, row in making)
         self._made.update(makers)
+        taken = (row for each in takes for sources in each for row in sources or ())
+        lenders = tuple(row for row in dict.fromkeys(taken) if row not in makers)
         index = slice(places[0], places[-1] + 1) if places else None
         if places and places[-1] - places[0] + 1 > len(places):
             index = _on(device, torch.tensor(places))
@@ -111,11 +116,10 @@ class Plans:
             places=places,
             index=index,
             indicator=_on(device, self._indicator(makers, tokens)) if makers else None,
-            active=tuple(
-                tuple(use.strength != 0 and self.names(row, k) for k, use in enumerate(self.uses[row.image]))
-                for row in makers
-            ),
+            active=self._active(makers),
             takes=tuple(map(tuple, takes)),
+            lenders=lenders,
+            lending=self._active(lenders),
         )
 
     def missing(self, rows: Sequence[Row | None]) -> list[Row]:
@@ -132,6 +136,12 @@ class Plans:
     def names(self, row: Row, k: int) -> bool:
         """Whether the row's text has the k-th concept's tokens."""
         return bool(self._tokens(row, k))
+
+    def _active(self, rows: Sequence[Row]) -> tuple[tuple[bool, ...], ...]:
+        return tuple(
+            tuple(use.strength != 0 and self.names(row, k) for k, use in enumerate(self.uses[row.image]))
+            for row in rows
+        )
 
     def _tokens(self, row: Row, k: int) -> tuple[int, ...]:
         """The k-th concept's in the row's text."""

@@ -44,8 +44,10 @@ def make(prompts, lag=True, mirror=True, now=None) -> Plans:
 class Evaluation:
     """One evaluation, as the WebUI asks for it: in calls, and for missing masks before them."""
 
-    def __init__(self, plans: Plans, binarize=above_median):
-        self.plans, self.bench = plans, Bench(Given(MAPS, binarize), size=(2, 3))
+    def __init__(self, plans: Plans, binarize=above_median, early=False):
+        self.plans, mask = plans, Given(MAPS, binarize)
+        mask.early = early
+        self.bench = Bench(mask, size=(2, 3))
         self.asked: list[Row] = []
 
     def _gates(self, rows: list[Row]) -> torch.Tensor:
@@ -56,7 +58,7 @@ class Evaluation:
         return self.bench.gates(plan).expand(len(rows), 2, PIXELS)
 
     def call(self, rows: list[Row]) -> dict[Row, torch.Tensor]:
-        if missing := self.plans.missing(rows):
+        if not self.bench.lag.mask.early and (missing := self.plans.missing(rows)):
             self.asked += missing
             self._gates(missing)
         return dict(zip(rows, self._gates(rows)))
@@ -88,13 +90,14 @@ def test_lag_with_masks_of_ones_is_plain_sampling_for_every_row_in_every_order(n
             assert torch.equal(lag[row], plain[row]), (row, calls)
 
 
+@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("name", PROMPTS)
-def test_the_gates_do_not_hang_on_how_an_evaluation_is_cut_into_calls(name, mirror):
+def test_the_gates_do_not_hang_on_how_an_evaluation_is_cut_into_calls(name, mirror, early):
     rows = rows_of(PROMPTS[name])
     whole = Evaluation(make(PROMPTS[name], mirror=mirror)).calls([rows])
     for calls in cuts(rows):
-        for row, gates in Evaluation(make(PROMPTS[name], mirror=mirror)).calls(calls).items():
+        for row, gates in Evaluation(make(PROMPTS[name], mirror=mirror), early=early).calls(calls).items():
             assert torch.equal(gates, whole[row]), (row, calls)
 
 

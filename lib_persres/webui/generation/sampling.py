@@ -75,6 +75,8 @@ class Sampling:
         self._unet: nn.Module | None = None
         self._pass: Pass | None = None
         self._attached: list[Loaded] = []
+        self._early = False
+        """Whether the mask is there before the rows that make it."""
         self._handles: list = []
         self._tokens: Tokens | None = None
         self._asked: tuple[tuple, dict] | None = None
@@ -169,6 +171,7 @@ class Sampling:
         if not wanted:
             return
         residuals = [loaded.residual for loaded in wanted]
+        self._early = settings.mask in EARLY
         self._branches = Branches(unet, residuals, MASKS[settings.mask](), self.recorder).attach()
         self._handles = [
             unet.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -184,7 +187,7 @@ class Sampling:
         if self._rows is None or plans is None or context is None:
             return
         rows = self._rows.identify(context)
-        if missing := plans.missing(rows):
+        if not self._early and (missing := plans.missing(rows)):
             # for their masks alone: the picture does not hang on how the WebUI cuts an evaluation into calls
             own_args, own_kwargs = self._rows.instead(missing, rows, args, kwargs)
             branches.plan = _plan(plans, missing, own_kwargs["context"])
