@@ -9,15 +9,25 @@ from .errors import PersresError
 
 LAG = ("on", "off", "auto")
 
-_LOOK = r"(?:styles?|looks?|manner|spirit|aesthetics?|colou?rs|palette|patterns?|textures?|materials?)"
+_LOOK = r"(?:styles?|looks?|manner|spirit|aesthetics?|colou?rs|palette|patterns?|textures?|materials?)(?: and \w+)?"
+_DONE = r"(?:painted|drawn|rendered|styled|decorated|colou?red|patterned|textured|looking|shaped|dressed)"
+_WHOSE = r"(?:the|an?|my|our|your|his|her|their|this|that)"
 _BEFORE = re.compile(
-    rf"(?<!\w)((?:(?:in|with|of|by) )?(?:the|an?|its) (?:\w+ )?{_LOOK} of|{_LOOK} of|(?:inspired|influenced) by)"
-    r"(?: (?:the|an?|my|this|that))? $",
+    rf"(?<!\w)((?:in|with|by) (?:{_WHOSE}|its) (?:\w+ )?(?:\w+ )?{_LOOK} of|(?:the )?styles? of|{_DONE} like"
+    rf"|(?:inspired|influenced) by)(?: {_WHOSE}(?: [\w-]+)?(?: [\w-]+)?)? $",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
-    rf"[- ](style|styled|{_LOOK}|inspired|themed|coloured|colored|patterned|textured)(?!\w)", re.IGNORECASE
+    r"((?:'s|’s) style|[- ](?:styles?|styled|inspired|themed|aesthetics?|palette|patterns?|textures?|colou?rs)"
+    r"|-(?:coloured|colored|patterned|textured))(?!\w| (?:by|like|as|at|after|from)(?!\w))",
+    re.IGNORECASE,
 )
+_AND = re.compile(r"(?: [\w-]+)?(?: [\w-]+)?(?:,| and| or| &) ")
+"""Between two in a list: "V1* dog and V2* cat". What has an article of its own is a thing of its own."""
+_MARKUP = re.compile(r'(?::[\d.]{1,20})?[)\]"“”]|[(\["“”]')
+"""Emphasis and quotation marks."""
+_NEAR = 200
+"""Characters on either side that are looked at."""
 
 
 def lag_choice(value: object) -> str:
@@ -36,20 +46,41 @@ def decided(choice: str, lent: str) -> tuple[bool, str]:
     return (False, f'off, "{lent}"') if lent else (True, "on")
 
 
-def lent(text: str, places: Sequence[tuple[int, int]], noun: str = "", name: str = "V*") -> str:
+def lent(
+    text: str,
+    places: Sequence[tuple[int, int]],
+    noun: str = "",
+    name: str = "V*",
+    others: Sequence[tuple[int, int]] = (),
+) -> str:
     """The words by which a concept lends another thing its look, as "in the style of V*"; "" where it is a thing of
     its own, too.
 
     Then LAG would look for it where nothing of it is to be (Figure 5 of Ham et al. 2024: "object in the style of V*").
     text: a prompt. places: where the concept stands in it. noun: its macro class. name: what the answer calls it.
+    others: where any concept stands: in a list all do what the first of them does.
     """
-    found = [_lent(" ".join(text[:start].split()), text[end:], noun, name) for start, end in places]
+    own = set(places)
+    said: dict[tuple[int, int], str] = {}
+    last = None
+    for place in sorted({*places, *others}):
+        said[place] = _lent(text, *place, noun if place in own else "", name)
+        if not said[place] and last and said[last] and _AND.fullmatch(_plain(text[last[1] : place[0]][:_NEAR])):
+            said[place] = said[last]
+        last = place
+    found = [said[place] for place in places]
     return found[0] if found and all(found) else ""
 
 
-def _lent(before: str, after: str, noun: str, name: str) -> str:
-    if said := _BEFORE.search(f"{before} "):
+def _lent(text: str, start: int, end: int, noun: str, name: str) -> str:
+    before, after = _plain(text[max(0, start - _NEAR) : start]), _plain(text[end : end + _NEAR])
+    if said := _BEFORE.search(f"{before.rstrip()} "):
         return f"{said[1]} {name}"
     after = re.sub(rf"^ {re.escape(noun)}(?!\w)", "", after, flags=re.IGNORECASE) if noun else after
     said = _AFTER.match(after)
-    return f"{name}{said[0]}" if said else ""
+    return f"{name}{said[1]}" if said else ""
+
+
+def _plain(text: str) -> str:
+    """Without markup, and with a blank for any white space."""
+    return re.sub(r"\s+", " ", _MARKUP.sub("", text))

@@ -78,7 +78,9 @@ class Substituted:
 
     def lent(self, concept: int, noun: str, name: str) -> str:
         """See `lag_choice.lent`, of a concept by its number."""
-        return lent(self.text, [(use.start, use.end) for use in self.uses if use.concept == concept], noun, name)
+        every = [(use.start, use.end) for use in self.uses]
+        own = [place for place, use in zip(every, self.uses) if use.concept == concept]
+        return lent(self.text, own, noun, name, every)
 
 
 # -- tags ----------------------------------------------------------------------------------------------------

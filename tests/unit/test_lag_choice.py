@@ -20,6 +20,17 @@ LENT = {
     "a V*-style house": "V*-style",
     "a V* dog style house": "V* style",
     "a V*-inspired chair": "V*-inspired",
+    "a house in the style of (V* dog:1.2)": "in the style of V*",
+    "a house in the style of [V*]": "in the style of V*",
+    'a house in the style of "V*"': "in the style of V*",
+    "a house in V*'s style": "V*'s style",
+    "a house, V*  style": "V* style",
+    "a house, V*\nstyle": "V* style",
+    "a house in the style of a cute V* dog": "in the style of V*",
+    "a house in the style of our V* dog": "in the style of V*",
+    "a house painted like V*": "painted like V*",
+    "a house in the look and feel of V*": "in the look and feel of V*",
+    "a (V*-coloured) house": "V*-coloured",
     "a hat in the pattern of V* and a bag in the style of V*": "in the pattern of V*",
 }
 OWN = [
@@ -33,6 +44,15 @@ OWN = [
     "a V* dogstyle",
     "in the style of Dali, V* dog",
     "a picture of V*",
+    "a V* dog looks at the camera",
+    "a V* dog looks happy",
+    "a V* dog inspired by Van Gogh",
+    "a V* dog styled like a pirate",
+    "a V* dog colored pencil drawing",
+    "a close-up of the fur texture of a V* dog",
+    "the happy look of a V* dog",
+    "the colors of my V* dog glow",
+    "a V* dog patterned by shadows",
 ]
 
 
@@ -54,6 +74,19 @@ def test_a_thing_that_is_there_itself_lends_nothing(prompt):
 def test_each_concept_is_asked_about_its_own_words():
     written = substitute("a V1* dog in the style of V2* cat", ["olis", "olis"], ["dog", "cat"])
     assert [written.lent(0, "dog", "V1*"), written.lent(1, "cat", "V2*")] == ["", "in the style of V2*"]
+
+
+def test_in_a_list_all_do_what_the_first_does():
+    both, apart = (
+        substitute(f"a house in the style of V1* dog {between} V2* cat", ["olis", "olis"], ["dog", "cat"])
+        for between in ("and", "beside a")
+    )
+    assert [both.lent(0, "dog", "V1*"), both.lent(1, "cat", "V2*")] == ["in the style of V1*", "in the style of V2*"]
+    assert [apart.lent(0, "dog", "V1*"), apart.lent(1, "cat", "V2*")] == ["in the style of V1*", ""]
+    things = substitute("a photo of V1* dog and V2* cat", ["olis", "olis"], ["dog", "cat"])
+    assert [things.lent(0, "dog", "V1*"), things.lent(1, "cat", "V2*")] == ["", ""]
+    many = substitute("in the style of " + "V1* and V2*, " * 5000, ["olis", "olis"], ["dog", "cat"])
+    assert many.lent(1, "cat", "V2*") == "in the style of V2*"
 
 
 def test_a_long_prompt_is_read_in_no_time():
