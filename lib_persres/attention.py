@@ -21,8 +21,9 @@ def concept_maps(q: torch.Tensor, k: torch.Tensor, indicator: torch.Tensor, head
     indicator: (b, K, n), 1 where token j belongs to concept k, else 0.
     Returns (b, K, hw), in fp32: Σ_{j∈C} softmax_j(q kᵀ / √d).
     """
-    q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))  # b, heads, hw or n, d
-    weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).float().softmax(-1)
+    # in fp32 from the start: some models' products are beyond fp16
+    q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2).float() for t in (q, k))  # b, heads, hw or n, d
+    weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).softmax(-1)
     # the sum over heads first: one head-sized product with the indicator instead of `heads`
     return torch.matmul(indicator.to(weights.dtype), weights.mean(1).transpose(-1, -2))
 

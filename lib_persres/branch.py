@@ -123,6 +123,10 @@ class Branches:
             plan = self.plan
             if plan is None:
                 return None
+            if plan.idle:
+                if block:
+                    self._lag.look(block, plan)
+                return None
             x = args[0]
             gates = self._lag.gates(block, plan) if block else self._gates_of(target, plan, output)
             if len(x) != len(gates):
@@ -187,10 +191,15 @@ def _reduce(x: torch.Tensor, down: torch.Tensor, conv: nn.Module) -> torch.Tenso
 
 def _add_conv(z: torch.Tensor, output: torch.Tensor, up: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     """z: (b, Σr, h, w), down x; gate: (b, Σr or 1, hw or 1)."""
-    z = z.flatten(2) * gate
-    # in place on the module's own fresh output: no second (b, m, h, w) in memory
+    z = (z.flatten(2) * gate).to(output.dtype)
+    up = up.to(output.dtype).expand(len(output), -1, -1)
+    # in place on the module's own fresh output: no second (b, m, h, w) in memory; and as it lies there, for what
+    # follows rounds by that
+    if output.is_contiguous(memory_format=torch.channels_last) and not output.is_contiguous():
+        output.permute(0, 2, 3, 1).flatten(1, 2).baddbmm_(z.transpose(1, 2), up.transpose(1, 2))
+        return output
     out = output if output.is_contiguous() else output.contiguous()
-    out.view(*out.shape[:2], -1).baddbmm_(up.to(out.dtype).expand(len(out), -1, -1), z.to(out.dtype))
+    out.view(*out.shape[:2], -1).baddbmm_(up, z)
     return out
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .concept_tokens import ConceptTokens
 from .errors import PersresError
 from .lag_choice import decided, lag_choice
+from .masks import ALONE
 from .metadata import Metadata
 from .prompt import Tag
 from .targets import EVERY, PLACELESS, parts_of
@@ -30,7 +31,8 @@ class Use:
 
     strength: s_k; 0 leaves the picture to the base model. gated: whether LAG confines it. indices: for each part of the
     prompt (AND) the concept's tokens C in its context. sentences: what the user is told of it. decided: what LAG auto
-    made of it, and why; "" where it was not asked. reads: whether its keys and values act.
+    made of it, and why; "" where it was not asked. reads: whether its keys and values act. waits:
+    whether LAG is to confine it later, so that a mask looks at it before.
     """
 
     strength: float
@@ -39,6 +41,7 @@ class Use:
     sentences: tuple[str, ...] = ()
     decided: str = ""
     reads: bool = True
+    waits: bool = False
 
 
 def decide(
@@ -53,6 +56,7 @@ def decide(
     placeholder: str = "V*",
     lent: str = "",
     early: bool = True,
+    several: bool = False,
 ) -> Use:
     """The use of a concept; its sentences are the same at every time.
 
@@ -60,7 +64,7 @@ def decide(
     they have now, one for each part of the prompt; None: the same. lag: LAG where the tag does not say, see
     `lag_choice`. strength: s_k in this pass; None: the tag's. done: the part of the sampling that lies behind, 0 to 1.
     placeholder: how the prompt writes it. lent: see `lag_choice.lent`. early: whether LAG's mask is, see
-    `mask.Mask`.
+    `mask.Mask`. several: whether other concepts act in the picture.
     """
     strength = tag.strength if strength is None else strength
     indices = tuple(found.indices for found in (texts if now is None else now))
@@ -84,10 +88,17 @@ def decide(
         sentences.append(next(filter(None, doubts)))
     elif facts.identifier and not asked:
         sentences.append(f"{tag.text} acts, but its {placeholder} is not in the prompt: nothing asks for the concept.")
+    if lag and named and several and early and tag.end <= ALONE:
+        sentences.append(
+            f"{tag.text} does nothing: of several concepts LAG lets none act before {ALONE:g} of the sampling, and it "
+            f"ends at {tag.end:g}."
+        )
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     absent = lag and bool(facts.identifier) and not asked
-    on = tag.start <= done < tag.end and not absent
-    return Use(strength if on else 0.0, lag and named, indices, tuple(sentences), why, tag.reads is not False)
+    # adaptive samplers do more evaluations than they said
+    on = tag.start <= done and (done < tag.end or tag.end == 1) and not absent
+    waits = early and lag and named and done < tag.start
+    return Use(strength if on else 0.0, lag and named, indices, tuple(sentences), why, tag.reads is not False, waits)
 
 
 def wants_lag(tag: Tag, default: bool | str) -> bool:

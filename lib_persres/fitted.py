@@ -7,12 +7,15 @@ pixel. So a mask is there before a step's first block, and no map of the finest 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from itertools import count
 
 import torch
 import torch.nn.functional as F
 
 from .mask import Mask, View
+from .masks import ALONE
 from .plan import Row
 from .unet import Block
 
@@ -20,9 +23,10 @@ COARSEST, VOTING = 8, 16
 """Pixels along the shorter side that the maps have at least, and those that vote: each of the coarsest such level."""
 MEMORY = 0.5
 """What of a claim stays in the next step."""
-EARLY, ALONE = 0.1, 0.2
-"""The part of a sampling in which the noise still hides the things and a mask is wide; and, of several concepts, in
-which the model gives each thing its place alone (docs/decisions.md)."""
+EARLY = 0.1
+"""The part of a sampling in which the noise still hides the things and a mask is wide (docs/decisions.md)."""
+VOTERS = 1536
+"""Pixels that vote, at most: their votes are a matrix of so many squared. Of more, neighbours vote together."""
 LEAST, MOST = 0.02, 0.8
 """Share of the pixels that a concept can have."""
 
@@ -54,14 +58,19 @@ class Fitted(Mask):
         self._forget()
 
     def _forget(self) -> None:
-        self._maps_level, self._voting_level = Level(COARSEST), Level(VOTING)
+        self._step = 0
         self._done: float | None = None
-        self._maps: dict[Row, dict[str, torch.Tensor]] = {}
-        """Of this evaluation: block -> (K, h, w)."""
-        self._voters: dict[Row, dict[str, torch.Tensor]] = {}
-        """Likewise (n, n): how much each pixel attends to each."""
+        self._look()
         self._claims: dict[Row, torch.Tensor] = {}
         """(K, h, w): how much each pixel is each concept's, of the evaluations before."""
+
+    def _look(self) -> None:
+        """What is seen from now on is of another evaluation; another extension may draw it at another size."""
+        self._maps_level, self._voting_level = Level(COARSEST), Level(VOTING)
+        self._maps: dict[Row, dict[str, torch.Tensor]] = {}
+        """Block -> (K, h, w)."""
+        self._voters: dict[Row, dict[str, tuple[tuple[int, int], torch.Tensor]]] = {}
+        """Block -> the voters' (h, w), and (n, n): how much each attends to each."""
         self._cuts: dict[Row, torch.Tensor] = {}
         """(K, 1): the least claim that counts."""
 
@@ -74,10 +83,10 @@ class Fitted(Mask):
     def begin(self, step: int, done: float | None) -> None:
         if step == 0:
             self._forget()
-        self._done = done
+        self._step, self._done = step, done
         for row, maps in self._maps.items():
             self._claims[row] = self._claim(row, maps)
-        self._maps, self._voters, self._cuts = {}, {}, {}
+        self._look()
 
     # -- what is seen
 
@@ -88,24 +97,30 @@ class Fitted(Mask):
         if not self.wants(view):
             return
         for row, own in zip(view.rows, maps):
-            self._maps.setdefault(row, {})[view.block] = own.unflatten(-1, view.size)
+            self._maps.setdefault(row, {})[view.block] = own.nan_to_num().unflatten(-1, view.size)
 
     def see_self(self, view: View, layer: int, q: torch.Tensor, k: torch.Tensor, heads: int) -> None:
         if layer < self._last.get(view.block, 0) or not self._voting_level.takes(view) or q.shape[1] != view.shape[2]:
             return
-        q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
-        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).float().softmax(-1).mean(1)
+        size = view.size
+        together = next(f for f in count(1) if math.ceil(size[0] / f) * math.ceil(size[1] / f) <= VOTERS)
+        if together > 1:
+            q, k = (_pooled(t, size, together) for t in (q, k))
+            size = math.ceil(size[0] / together), math.ceil(size[1] / together)
+        q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2).float() for t in (q, k))
+        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).softmax(-1).mean(1)
         for row, own in zip(view.rows, weights):
-            self._voters.setdefault(row, {})[view.block] = own
+            self._voters.setdefault(row, {})[view.block] = size, own.nan_to_num()
 
     # -- what comes of it
 
     def _claim(self, row: Row, seen: dict[str, torch.Tensor]) -> torch.Tensor:
         size = self._maps_level.size
         maps = torch.stack([own for own in seen.values() if tuple(own.shape[-2:]) == size]).mean(0)
-        voters = [own for own in self._voters.get(row, {}).values() if _pixels(self._voting_level.size) == len(own)]
-        if voters:
-            maps = _resized(maps, self._voting_level.size)
+        seen_by = list(self._voters.get(row, {}).values())
+        voting = seen_by[-1][0] if seen_by else None  # the level that was chosen in the end
+        voters = [own for of, own in seen_by if of == voting]
+        maps = _resized(maps, voting)
         # each map by its mean, so that no concept's words are louder than another's; then what they say of a pixel,
         # times their share of what all concepts' words say of it
         maps = maps / maps.mean((-2, -1), keepdim=True).clamp_min(1e-12)
@@ -127,7 +142,9 @@ class Fitted(Mask):
         claims, several = self._claims.get(row), sum(active) > 1
         placing = several and self._done is not None and self._done < ALONE
         if placing or claims is None or len(claims) != len(active):
-            return torch.full((len(active), view.shape[2]), float(not several), device=view.device)
+            # a concept that comes later, when things have their places, waits for its own
+            everywhere = not several and (self._step == 0 or self._done is None or self._done < EARLY)
+            return torch.full((len(active), view.shape[2]), float(everywhere), device=view.device)
         if row not in self._cuts:
             early = self._done is not None and self._done < EARLY
             self._cuts[row] = claims.flatten(1).mean(-1, keepdim=True) if early else otsu(claims.flatten(1))
@@ -141,8 +158,10 @@ def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
     return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def _pixels(size: tuple[int, int] | None) -> int:
-    return size[0] * size[1] if size else 0
+def _pooled(tokens: torch.Tensor, size: tuple[int, int], together: int) -> torch.Tensor:
+    """(S, hw, d), the mean of each square of so many pixels along its side, or of what the border leaves of it."""
+    pixels = tokens.transpose(1, 2).unflatten(-1, size)
+    return F.avg_pool2d(pixels, together, ceil_mode=True, count_include_pad=False).flatten(2).transpose(1, 2)
 
 
 def otsu(values: torch.Tensor, least: float = LEAST, most: float = MOST) -> torch.Tensor:
@@ -150,6 +169,8 @@ def otsu(values: torch.Tensor, least: float = LEAST, most: float = MOST) -> torc
     `least` to `most` of them."""
     ordered = values.sort(dim=-1, descending=True).values
     n = values.shape[-1]
+    if n < 2:
+        return torch.zeros_like(values)
     above = torch.arange(1, n, device=values.device, dtype=values.dtype)
     sums = ordered.cumsum(-1)
     upper, lower = sums[..., :-1] / above, (sums[..., -1:] - sums[..., :-1]) / (n - above)

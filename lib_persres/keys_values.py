@@ -63,7 +63,7 @@ class KeysValues:
             self._acting = None
             confined.clear()
             plan, size = self._lag.plan, self._lag.size_in(block)
-            if plan is None or size is None or not plan.localized:
+            if plan is None or plan.idle or size is None or not plan.localized:
                 return
             # where another extension merges tokens, pixels have no place
             if args[0].shape[:2] == (len(plan.strength), size[0] * size[1]):

@@ -116,6 +116,11 @@ class Lag:
                 )
         return self._taken_masks(view, plan, maps) * plan.strength[..., None]
 
+    def look(self, block: Block, plan: Plan) -> None:
+        """Show the mask what it asked for of a block whose gates nobody wants now."""
+        if plan.makers:
+            self._show(block, plan)
+
     def gates_of(self, size: tuple[int, int], plan: Plan) -> torch.Tensor:
         """The same of anything that has so many pixels (h, w), by an early mask."""
         return self._early(size, plan)[1] if plan.localized and self._anywhere else plan.strength[..., None]

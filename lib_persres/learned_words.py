@@ -24,10 +24,10 @@ def learned_vectors(residual: Residual) -> dict[str, torch.Tensor]:
 
 
 def twins_of(concepts: Sequence[Metadata]) -> list[int]:
-    """Those with an earlier one's identifier and class, in their order. Their tokens are told apart by their places in
-    the prompt, if they have names of their own."""
-    said = [(each.identifier.lower(), each.macro_class.lower()) for each in concepts]
-    return [index for index, own in enumerate(said) if own[0] and own in said[:index]]
+    """Those with an earlier one's identifier, in their order. Their tokens are told apart by their places in the
+    prompt, if they have names of their own; by their classes alone, "V1* and V2* star" would be one thing."""
+    said = [each.identifier.lower() for each in concepts]
+    return [index for index, own in enumerate(said) if own and own in said[:index]]
 
 
 def check_widths(vectors: Mapping[str, torch.Tensor], widths: Mapping[str, int], where: str) -> None:

@@ -32,7 +32,7 @@ class Plan:
     gated: (b, K), True where LAG confines the concept, False for plain sampling (M ≡ 1). It says nothing to targets
     that LAG does not gate (see `unet.Target.gated`): they take the strength alone.
     reading: (b, K), the strength of keys and values; None: the same.
-    localized: whether LAG confines anything in this call.
+    localized: whether LAG confines anything in this call. idle: whether nothing acts in it, and it is for masks alone.
     makers: the S rows whose own maps make masks. places: where they are among the rows, and index: the same for
     tensors. indicator: (S, K, n), each one's tokens C in its context. active: (S, K), whether the concept acts there
     and the row's text names it.
@@ -44,6 +44,7 @@ class Plan:
     gated: torch.Tensor
     reading: torch.Tensor | None = None
     localized: bool = False
+    idle: bool = False
     makers: tuple[Row, ...] = ()
     places: tuple[int, ...] = ()
     index: slice | torch.Tensor | None = None
@@ -92,7 +93,8 @@ class Plans:
                 if takes[place][k] == () and use.gated:
                     continue  # LAG, and no text has the concept now: the base model
                 strength[place][k], gated[place][k] = use.strength, use.gated
-        if not any(map(any, strength)):
+        idle = not any(map(any, strength))
+        if idle and not any(use.waits for image in self.uses for use in image):
             # the masks of rows whose strength is zero now are never asked for
             return None
         placed = {"strength": _on(device, torch.tensor(strength)), "gated": _on(device, torch.tensor(gated))}
@@ -100,7 +102,7 @@ class Plans:
             reads = [[row is not None and use.reads for use in self.uses[row.image if row else 0]] for row in rows]
             placed["reading"] = placed["strength"] * _on(device, torch.tensor(reads))
         if not any(map(any, gated)):
-            return Plan(**placed)
+            return None if idle else Plan(**placed)
         making = [(place, row) for place, row in enumerate(rows) if row is not None and None in takes[place]]
         places, makers = tuple(place for place, _ in making), tuple(row for _, row in making)
         self._made.update(makers)
@@ -111,6 +113,7 @@ class Plans:
             index = _on(device, torch.tensor(places))
         return Plan(
             **placed,
+            idle=idle,
             localized=True,
             makers=makers,
             places=places,

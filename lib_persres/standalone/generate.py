@@ -105,6 +105,7 @@ class Prepared:
                 placeholder=placeholder,
                 lent=lent,
                 early=self.mask in EARLY,
+                several=sum(tag.strength != 0 for tag in self.tags) > 1,
             )
             for tag, facts, found, placeholder, lent in zip(
                 self.tags, self.words.facts, self.tokens, self.placeholders, self.lent

@@ -86,6 +86,7 @@ class Texts:
                 placeholder=placeholder,
                 lent=lent,
                 early=self._mask in EARLY,
+                several=sum(tag.strength != 0 for tag in read.tags) > 1,
             )
             for tag, facts, found, placeholder, lent in zip(
                 read.tags, self._facts, read.tokens, read.placeholders, read.lent

@@ -420,6 +420,11 @@ class A1111:
                 if script.title() == title:
                     values[script.args_from : script.args_to] = [None] * (script.args_to - script.args_from)
 
+    def runs_script(self, p) -> bool:
+        """Whether a script of the list is at work, which counts on the pictures that it asked for."""
+        chosen = getattr(p, "script_args", None) or [0]
+        return bool(chosen[0]) and bool(getattr(getattr(p, "scripts", None), "selectable_scripts", None))
+
     def plots(self) -> list:
         """The modules of the X/Y/Z plot, where the WebUI has one."""
         names = "xyz_grid.py", "scripts.xyz_grid"

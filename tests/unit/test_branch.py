@@ -1,5 +1,7 @@
 """What a forward gives with residuals at work: equation 3, plain sampling or the base, row by row."""
 
+import copy
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from branch_calls import (
     lag_uses,
     ones,
     output,
+    plain_plan,
     residuals_for,
     strong_plan,
     zeros,
@@ -226,6 +229,20 @@ def test_blocks_are_ldms_spatial_transformers(unets):
         module = expected[block.name]
         assert block.proj_out is module.proj_out and block.width == module.in_channels
         assert block.attentions == tuple(layer.attn2 for layer in module.transformer_blocks)
+
+
+def test_what_lies_channels_last_stays_so_to_the_bit(unets):
+    """What follows rounds by how its input lies, so a strength of nothing must leave that as it is."""
+    unet, (x, t, context) = unets(), inputs(2)
+    arguments = x.contiguous(memory_format=torch.channels_last), t, context
+    unet = copy.deepcopy(unet).to(memory_format=torch.channels_last)
+    residuals = residuals_for(unet, 1)
+    base = output(unet, arguments)
+    assert torch.equal(output(unet, arguments, residuals, plain_plan(2, 1e-30)), base)
+    assert torch.equal(output(unet, arguments, residuals, lag_plan(1, guided=False), zeros()), base)
+    plain = output(unet, arguments, residuals, plain_plan(2))
+    assert relative(plain, output(unets(), inputs(2), residuals, plain_plan(2))) < NETWORK
+    assert not torch.equal(plain, base)
 
 
 def test_channels_last_and_half_precision_run(unets):

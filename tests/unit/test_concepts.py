@@ -101,3 +101,23 @@ def test_of_several_texts_one_that_has_the_concept_is_enough():
     assert found == Use(1.0, True, ((), ()))  # gated, and in no text of now: the plan leaves it out
     assert use([ABSENT, ALONE]).sentences == use([ALONE]).sentences
     assert use([ABSENT, ABSENT]).sentences == use([ABSENT]).sentences
+
+
+def test_an_evaluation_past_the_announced_end_is_still_of_the_sampling():
+    """Adaptive samplers do more of them than they said."""
+    assert use(done=1.7).strength == 1
+    assert use(FOUND, "end=0.9", done=1.7).strength == 0
+
+
+def test_of_several_one_that_ends_before_any_acts_is_told():
+    (sentence,) = use(FOUND, "end=0.2", several=True).sentences
+    assert sentence.startswith("<persres:rex:end=0.2> does nothing: of several concepts LAG lets none act before 0.2")
+    for quiet in ({}, {"several": True, "early": False}, {"several": True, "lag": False}):
+        assert use(FOUND, "end=0.2", **quiet).sentences == ()
+
+
+def test_under_an_early_mask_one_that_begins_later_waits():
+    found = use(FOUND, "start=0.4", done=0.3)
+    assert found.strength == 0 and found.waits and found.gated
+    assert not use(FOUND, "start=0.4", done=0.4).waits and not use(FOUND, "start=0.4", done=0.3, early=False).waits
+    assert not use(FOUND, "start=0.4", done=0.3, lag=False).waits

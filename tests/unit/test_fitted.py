@@ -57,6 +57,10 @@ def test_otsus_threshold_by_hand():
     assert (values > otsu(values)).tolist() == [[False, True, False, True, False], [True] + [False] * 4]
 
 
+def test_a_single_pixel_has_a_threshold():
+    assert otsu(torch.tensor([[0.3]])).shape == (1, 1)
+
+
 def test_the_upper_group_has_a_least_and_a_largest_share():
     one = torch.zeros(100)
     one[0] = 1.0  # an outlier alone would be the group
@@ -192,7 +196,7 @@ def test_rows_have_their_own_and_a_new_one_begins_anew():
     mask.see(view(rows=rows), maps)
     mask.begin(2, 0.5)
     masks = mask.gate(view(rows=(Row(1, 0), Row(2, 0))))
-    assert torch.equal(masks[0, 0], maps[1, 0]) and masks[1].eq(1).all()
+    assert torch.equal(masks[0, 0], maps[1, 0]) and masks[1].eq(0).all()
 
 
 # -- on the Toybox
@@ -266,3 +270,53 @@ def test_lag_by_it_draws_and_differs_from_plain_sampling(toybox):
     assert (plain - lag).abs().mean() > 0.01
     assert torch.equal(lag, generate(toybox, *asked, lag=True, mask="fitted", **given).images)
     assert not torch.equal(lag, generate(toybox, *asked, lag=True, mask="median", **given).images)
+
+
+# -- what must not end it
+
+
+def test_a_map_that_is_not_finite_is_gone_with_its_step():
+    thing, other = blob(2, 2, 6, 6), blob(9, 9, 5, 5)
+    broken = thing.clone()
+    broken[0, 0] = torch.nan
+    mask = fresh()
+    for maps in ((broken, other), (thing, other)):
+        masks = shown(mask, *maps)
+        assert torch.equal(masks[0], thing) and torch.equal(masks[1], other)
+
+
+def test_attentions_beyond_half_precision_are_seen():
+    mask, thing = fresh(), blob(2, 2, 6, 6)
+    q = (torch.stack([thing, 1 - thing], -1).flatten(0, 1)[None] * 400).half()  # 400² is beyond fp16
+    mask.see_self(view(), 0, q, q, 1)
+    mask.see(view(), (thing + 0.1).flatten()[None, None])
+    mask.begin(2, 0.5)
+    assert torch.equal(mask.gate(view())[0, 0], thing.flatten())
+
+
+def test_an_evaluation_of_another_size_has_its_own_maps():
+    mask = fresh()
+    shown(mask, blob(2, 2, 6, 6))
+    large = (24, 24)
+    moved = blob(12, 12, 6, 6, large)
+    mask.see(view(size=large), moved.flatten()[None, None])
+    mask.begin(3, 0.6)
+    masks = mask.gate(view(size=large))[0, 0].unflatten(-1, large)
+    assert torch.equal(masks, moved)
+
+
+def test_neighbours_vote_together_where_there_are_many():
+    """As all pixels would: those of the thing attend to one another, and to nothing else."""
+    size = (50, 70)
+    thing = torch.zeros(size)
+    thing[10:30, 20:40] = 1
+    q = torch.stack([thing, 1 - thing], -1).flatten(0, 1)[None] * 8
+    mask = fresh()
+    mask.see(view(size=size), (thing + 0.1).flatten()[None, None])
+    mask.see_self(view(size=size), 0, q, q, 1)
+    ((voters, weights),) = mask._voters[ROW].values()
+    assert voters == (25, 35) and weights.shape == (25 * 35, 25 * 35)
+    assert torch.allclose(weights.sum(-1), torch.ones(25 * 35))
+    mask.begin(2, 0.5)
+    masks = mask.gate(view(size=size))[0, 0].unflatten(-1, size)
+    assert (masks - thing).abs().mean() < 0.02

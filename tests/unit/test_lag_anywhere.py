@@ -138,3 +138,27 @@ def test_where_pixels_are_merged_a_layer_acts_everywhere(unets):
     finally:
         handle.remove()
         restored.remove()
+
+
+@pytest.mark.parametrize("rule", ["proj_out", "attn1+attn2"])
+def test_a_concept_that_waits_does_nothing_and_has_its_mask_when_it_begins(unets, rule):
+    unet, arguments = unets(), inputs(4, SIZE)
+    residual, rows = random_residual(unet, rule), guidance_rows(2)
+
+    def drawn(before):
+        mask = MASKS["fitted"]()
+        with Branches(unet, [residual], mask) as branches:
+            for step, use in enumerate((before, before, Use(0.8, True, ((2, 3),)))):
+                branches.begin(step, step / 3)
+                branches.plan = Plans([[use], [use]]).plan(rows, longhand.TOKENS)
+                result = longhand.run(unet, *arguments)
+                if step == 0:
+                    first = result
+            return first, result
+
+    waiting, late = drawn(Use(0.0, True, ((2, 3),), waits=True)), drawn(Use(0.0, True, ((2, 3),)))
+    base = output(unet, arguments)
+    plain = output(unet, arguments, [residual], plain_plan([[0.8]] * 4))
+    assert torch.equal(waiting[0], base) and torch.equal(late[0], base)
+    assert not torch.equal(waiting[1], base) and not torch.equal(waiting[1], plain)
+    assert torch.equal(late[1], base)  # nothing was seen, so it waits for its first map

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import standalone_models as models
 from host import PLAIN, Result, body_of, copy_of, make_residual
-from pictures import LAG, REX, near, same
+from pictures import HIRES, LAG, REX, near, same
 from PIL import Image
 from requests_without import REQUESTS
 
@@ -372,6 +372,24 @@ def test_in_a_batch_auto_decides_for_each_image(host):
     result = host.generate(f"{own}||{lent}", [{"lag": "auto"}], batch_size=2)
     first, second = result.infotexts[-2:]
     assert 'LAG auto: "rex: on"' in first and 'LAG auto: "mia: off' in second
+    result = host.generate(f"{own}||{lent.replace('mia', 'rex')}", [{"lag": "auto"}], batch_size=2)
+    first, second = result.infotexts[-2:]
+    assert 'LAG auto: "rex: on"' in first and 'LAG auto: "rex: off, ' in second
+
+
+def test_where_the_passes_decide_otherwise_both_are_said(host):
+    prompts = {"prompt": "a house in the style of V* <persres:rex>", "hr_prompt": "a V* dog <persres:rex>"}
+    result = host.generate(prompts["prompt"], [{"lag": "auto"}], hr_prompt=prompts["hr_prompt"], **HIRES)
+    assert 'Persres LAG auto: "rex: off, \\"in the style of V*\\"; hires: on"' in result.infotexts[0]
+
+
+def test_a_script_that_makes_a_grid_gets_the_pictures_that_it_asked_for(host):
+    arguments = [False, False, "positive", "comma", 0]
+    body = {"script_name": "prompt matrix", "script_args": arguments}
+    result = host.generate(f"{REX}|in snow", [{"lag": True, "show_masks": True}], **body)
+    assert len(result.images) == 3  # the grid and two
+    again = host.generate(f"{REX}|in snow", [{"lag": True}], **body)
+    assert all(same(one, other) for one, other in zip(result.images, again.images, strict=True))
 
 
 def test_twins_are_told_apart_by_their_places(host, folder):

@@ -60,6 +60,31 @@ class PerImage(dict):
         return ", ".join(self.text(name, self[name]) for name in names) or None
 
 
+class Decided(PerImage):
+    """What LAG auto made of concepts. Several images may have one by the same name, and decide otherwise: the API's
+    `info` has all that was decided of a name, an image's infotext its own."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda name, decided: f"{name}: {decided}")
+        self._own: dict[int, dict[str, dict[bool, str]]] = {}
+        """Image -> name -> whether it is the hires pass -> what was decided."""
+
+    def add(self, index: int, name: str, hires: bool, decided: str) -> None:
+        """index: of the image in the request."""
+        self._own.setdefault(index, {}).setdefault(name, {})[hires] = decided
+        every = (by_pass for names in self._own.values() for own, by_pass in names.items() if own == name)
+        self[name] = "; ".join(dict.fromkeys(text for by_pass in every for text in by_pass.values()))
+
+    def __call__(self, **at) -> str | None:
+        own = self._own.get(at["index"], {})
+        told = []
+        for name in _names(**at):
+            if name in own and not set(name) & set(",:"):
+                first, hires = own[name].get(False, ""), own[name].get(True, "")
+                told.append(self.text(name, first if hires in ("", first) else f"{first or 'no'}; hires: {hires}"))
+        return ", ".join(told) or None
+
+
 class Sentences(tuple):
     """For the API's `info`; the WebUI calls it for an infotext, where sentences have no place."""
 

@@ -19,7 +19,7 @@ from ...residual_folder import Loaded, ResidualFolder
 from ..fit import other_base
 from ..host import HOST
 from ..settings import Settings
-from .infotext import PerImage, note, write_infotext
+from .infotext import Decided, PerImage, note, write_infotext
 from .prompts import Concept, negative_problems, parts_of, read_concepts, write_identifiers
 from .reasons import Reasons
 from .sampling import Pass, Sampling
@@ -46,7 +46,7 @@ class Job:
         """Tag name -> the passes in which it was not."""
         self.trained = PerImage(lambda name, digits: f"{name}: {digits}")
         """Tag name -> short hash of the checkpoint it was trained on, where that is not the one of this job."""
-        self.decided = PerImage(lambda name, decided: f"{name}: {decided}")
+        self.decided = Decided()
         """Tag name -> what LAG auto made of it, and why."""
         self.overlays: list = []
         """(image, infotext, seed) of each mask overlay."""
@@ -114,7 +114,10 @@ class Job:
             first = first or given
             self._passes[which] = current = Pass(images, self.settings, which)
             for index, concepts in enumerate(images):
-                self.decided |= {c.tag.name: auto for c in concepts if c.loaded and (auto := current.decided(c)[1])}
+                number = self.p.iteration * self.p.batch_size + index
+                for concept in concepts:
+                    if concept.loaded and (auto := current.decided(concept)[1]):
+                        self.decided.add(number, concept.tag.name, which, auto)
                 words = [current.word(concept) for concept in concepts]
                 own = zip(words, concepts)
                 self._words.known |= {word: (c.loaded, c.identifier) for word, c in own if word and c.loaded}
@@ -293,12 +296,18 @@ class Job:
             self._hires = hires
             self._words.renew()
             self._marks.renew()
-            self._sampling.evaluate(HOST.model(), current, texts, cond, uncond, *at, vectors)
+            self._sampling.evaluate(HOST.model(), current, texts, cond, uncond, *at, vectors, self._begun(hires))
         except Exception as error:
             # the WebUI would go on with what the last evaluation left
             self._give_up(self._sampling, str(error) if isinstance(error, PersresError) else repr(error))
             if not isinstance(error, PersresError):
                 raise
+
+    def _begun(self, hires: bool) -> float:
+        """The part of a sampling from pure noise that this pass leaves out: a picture is at hand."""
+        if not hires and getattr(self.p, "init_images", None) is None:
+            return 0.0
+        return 1 - min(max(float(getattr(self.p, "denoising_strength", None) or 0), 0), 1)
 
     def _give_up(self, sampling: Sampling, why: str) -> None:
         sampling.close()

@@ -107,12 +107,13 @@ class Sampling:
         step: int,
         total: int,
         vectors: torch.Tensor | None = None,
+        begun: float = 0.0,
     ) -> None:
         """An evaluation of the denoiser begins.
 
         model: the WebUI's model, sampled now. texts: each image's parts. cond (Σ parts, n, d) and uncond
         (images, m, d): the rows' contexts. step of total: how far this pass is, in evaluations. vectors: (Σ parts, m),
-        what SDXL's UNet is given beside cond.
+        what SDXL's UNet is given beside cond. begun: the part of a sampling from pure noise that this pass leaves out.
         """
         self._reset()
         unet, encoder = HOST.unet(model), HOST.text_encoder(model)
@@ -124,7 +125,7 @@ class Sampling:
             self._tokens = Tokens(encoder)
         tokens = self._tokens
         done = step / total if total else 0.0
-        self._branches.begin(step, done)
+        self._branches.begin(step, begun + (1 - begun) * min(done, 1.0))
         self._rows = Rows(HOST.row_order([len(each) for each in texts]), cond, uncond, vectors)
         uses = [self._uses(current, tokens, image, parts, step, done) for image, parts in enumerate(texts)]
         self._plans = Plans(uses, current.settings.unconditional)
@@ -151,6 +152,7 @@ class Sampling:
                 placeholder=concept.placeholder,
                 lent=concept.lent,
                 early=current.settings.mask in EARLY,
+                several=sum(current.strength(other) != 0 for other in concepts) > 1,
             )
             for sentence in use.sentences:
                 self.problem(sentence)
@@ -171,8 +173,9 @@ class Sampling:
         if not wanted:
             return
         residuals = [loaded.residual for loaded in wanted]
-        self._early = settings.mask in EARLY
-        self._branches = Branches(unet, residuals, MASKS[settings.mask](), self.recorder).attach()
+        mask = MASKS[settings.mask]()
+        self._early = mask.early
+        self._branches = Branches(unet, residuals, mask, self.recorder).attach()
         self._handles = [
             unet.register_forward_pre_hook(self._enter, with_kwargs=True),
             unet.register_forward_hook(self._leave, always_call=True),

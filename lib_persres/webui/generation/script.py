@@ -14,6 +14,7 @@ from ...masks import MASKS
 from ...residual_folder import ResidualFolder
 from ..api.refusal import Refused
 from ..chosen import chosen
+from ..host import HOST
 from ..options import LAG
 from ..settings import TITLE, Settings
 from .infotext import ENABLED, LABELS, Field, read_settings
@@ -136,9 +137,12 @@ class PersresScript(scripts.Script):
                     p=p,
                     suffix="-persres-masks",
                 )
-            processed.images.append(image)
-            processed.infotexts.append(infotext)
-        if job:
+            if not HOST.runs_script(p):
+                processed.images.append(image)
+                processed.infotexts.append(infotext)
+        if job and job.overlays:
+            if HOST.runs_script(p):  # which makes a grid of the pictures, or another of them
+                job.tell("The masks of a script's pictures are saved beside them and not shown.")
             job.overlays = []
 
 

@@ -33,12 +33,17 @@ def word_of(facts: Metadata, loaded: Loaded, used: bool, twin: bool = False) -> 
     """
     if HOST.family(HOST.model()) == "SD3":
         return ""
+    copy = _digits(loaded.name)[:6] if twin else ""  # two files may hold the same
     if used and learned_vectors(loaded.residual):
-        return f"{NETWORK}{loaded.short_hash}"
+        return f"{NETWORK}{loaded.short_hash}{copy}"
     if not (twin or is_taken(facts.identifier)):
         return ""
-    said = "" if loaded.residual.metadata.identifier else hashlib.sha256(facts.identifier.encode()).hexdigest()[:10]
-    return f"{OWN}{loaded.short_hash}{said}"
+    said = "" if loaded.residual.metadata.identifier else _digits(facts.identifier)
+    return f"{OWN}{loaded.short_hash}{said}{copy}"
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def is_own(word: str) -> bool:
