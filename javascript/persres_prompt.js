@@ -1,7 +1,8 @@
 // What a card's click makes of a prompt: text in, text out. No pattern here looks further than it consumes, so the time
 // grows with the text's length and no faster.
 //
-// card: names (what a tag may call the residual, the best first), noun (its class), phrase (the user's own, or "").
+// card: names (what a tag may call the residual, the best first), noun (its class), phrase (the user's own, or ""),
+// plain (it is a LoRA file, whose phrase has no V*).
 
 const PERSRES_TAG_START = /<([\p{L}\p{N}_]+):/uy;
 const PERSRES_PLACEHOLDER = /(?<![\p{L}\p{N}_*])V(\d*)\*(?![\p{L}\p{N}_])/gu;
@@ -99,7 +100,7 @@ function persresAdd(text, card, strength) {
 }
 
 function persresAddPhrase(text, card, number) {
-    if (persresHas(text, number)) return text;
+    if (card.plain ? !card.phrase || text.includes(card.phrase) : persresHas(text, number)) return text;
     if (card.noun && !card.phrase) {
         // the class is in the prompt already: it becomes the concept
         const pieces = persresPieces(text);
@@ -170,9 +171,9 @@ function persresRemove(text, card) {
     text = persresJoin(kept);
     const [body, end] = persresSplitEnd(text);
     const phrase = `, ${persresPhrase(card, number)}`;
-    if (body.endsWith(phrase)) {
+    if ((!card.plain || card.phrase) && body.endsWith(phrase)) {
         text = body.slice(0, -phrase.length) + end;
-    } else {
+    } else if (!card.plain) {
         text = persresOutsideTags(text, (part) => persresWithout(part, number));
     }
     return persresOutsideTags(text, (part) => part.replace(PERSRES_PLACEHOLDER, (all, digits) => {

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from .concept_tokens import ConceptTokens
 from .errors import PersresError
-from .lag_choice import decided, lag_choice
-from .masks import ALONE
+from .lag_choice import ALONE, decided, lag_choice
 from .metadata import Metadata
 from .prompt import Tag
 from .targets import EVERY, PLACELESS, parts_of

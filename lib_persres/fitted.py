@@ -14,8 +14,8 @@ from itertools import count
 import torch
 import torch.nn.functional as F
 
+from .lag_choice import ALONE
 from .mask import Mask, View
-from .masks import ALONE
 from .plan import Row
 from .unet import Block
 
@@ -48,7 +48,8 @@ class Level:
 
 
 class Fitted(Mask):
-    """Before anything is known, a single concept acts everywhere, and of several none does."""
+    """Before anything is known, a single concept's proj_out acts everywhere, and nothing else does: what attentions
+    change then moves all of the picture."""
 
     early = True
 
@@ -140,13 +141,13 @@ class Fitted(Mask):
     def _gate(self, row: Row, active: tuple[bool, ...], view: View) -> torch.Tensor:
         """(K, hw)"""
         claims, several = self._claims.get(row), sum(active) > 1
-        placing = several and self._done is not None and self._done < ALONE
+        early = self._done is not None and self._done < EARLY
+        placing = self._done is not None and (self._done < ALONE if several else early and not view.output)
         if placing or claims is None or len(claims) != len(active):
             # a concept that comes later, when things have their places, waits for its own
-            everywhere = not several and (self._step == 0 or self._done is None or self._done < EARLY)
+            everywhere = self._done is None or (not placing and not several and (early or self._step == 0))
             return torch.full((len(active), view.shape[2]), float(everywhere), device=view.device)
         if row not in self._cuts:
-            early = self._done is not None and self._done < EARLY
             self._cuts[row] = claims.flatten(1).mean(-1, keepdim=True) if early else otsu(claims.flatten(1))
         here = _resized(claims, view.size).flatten(1)
         return ((here > self._cuts[row]) & (here >= here.amax(0))).to(here.dtype)

@@ -141,7 +141,8 @@ class Lag:
         found = self._shared[1]
         if size not in found:
             step, done = self._at
-            view = View(f"{size[0]}x{size[1]}", size, plan.makers, plan.active, plan.strength.device, step, done)
+            device = plan.strength.device
+            view = View(f"{size[0]}x{size[1]}", size, plan.makers, plan.active, device, step, done, False)
             masks = self._taken_masks(view, plan, None)
             found[size] = masks, masks * plan.strength[..., None]
         return found[size]

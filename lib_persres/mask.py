@@ -20,7 +20,8 @@ class View:
 
     block: its name. size: (h, w) of its pixels, in rows. rows: the S rows of the call whose texts name a concept; what
     is remembered of one is remembered by it, since an evaluation's rows may come in several calls. active: (S, K),
-    whether the concept acts in the row now and its text names it. step, done: see `Mask.begin`.
+    whether the concept acts in the row now and its text names it. step, done: see `Mask.begin`. output: whether it is
+    the block's output, proj_out, that is gated.
     """
 
     block: str
@@ -30,6 +31,7 @@ class View:
     device: torch.device
     step: int = 0
     done: float | None = None
+    output: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,7 +66,8 @@ class Mask:
 
     def begin(self, step: int, done: float | None) -> None:
         """An evaluation of the denoiser begins: the step-th of the sampling, of which the part `done`, 0 to 1, lies
-        behind. Step 0 begins a sampling anew. done is None in training, where each row has a noise level of its own."""
+        behind. Step 0 begins a sampling anew. done is None in training, where each row has a noise level of its own,
+        and where the sampling has one evaluation, before which nothing can be seen."""
 
     def see(self, view: View, maps: torch.Tensor) -> None:
         """maps: A_{i,C} (S, K, hw) in fp32, the mean over heads and layers; zero for a concept that a text lacks."""

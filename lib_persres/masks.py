@@ -44,9 +44,6 @@ MASKS: dict[str, Callable[[], Mask]] = {"fitted": _fitted, **IN_ONE_PASS}
 DEFAULT = "fitted"
 EARLY = frozenset({"fitted"})
 """The names of those that are early, see `mask.Mask`; known without torch."""
-ALONE = 0.2
-"""The part of a sampling in which, of several concepts under an early mask, the model gives each thing its place
-alone (docs/decisions.md)."""
 
 
 def check_mask(name: str) -> None:

@@ -7,7 +7,7 @@ from lib_persres.webui.api.guard import guard
 from lib_persres.webui.api.residuals import add_routes
 from lib_persres.webui.api.training import add_training_routes
 from lib_persres.webui.cards.page import ResidualsPage
-from lib_persres.webui.chosen import chosen, folder, training_folders
+from lib_persres.webui.chosen import chosen, folder, lora_folder, shows_loras, training_folders
 from lib_persres.webui.files import Files
 from lib_persres.webui.generation import script
 from lib_persres.webui.generation.infotext import renamed
@@ -23,7 +23,7 @@ from lib_persres.webui.tab.tab import TrainingTab
 from lib_persres.webui.training.jobs import Jobs
 from lib_persres.webui.training.lend import lend, turn
 
-RESIDUALS = Files(folder, lambda: int(chosen(CACHE)), cache("persres-hashes"), HOST.lora_folder)
+RESIDUALS = Files(folder, lambda: int(chosen(CACHE)), cache("persres-hashes"), lora_folder, shows_loras)
 QUEUE = HOST.data_folder() / "persres-training"
 JOBS = Jobs(QUEUE, RESIDUALS, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit)
 TAB = TrainingTab(JOBS, RESIDUALS, Presets(QUEUE / "presets.json"))

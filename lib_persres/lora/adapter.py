@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -81,16 +81,24 @@ def _is_lora(path: Path) -> bool:
         return False  # reading it as a residual says why
 
 
-def word_in(residual: Residual, prompt: str, tag: Tag) -> str:
+def word_in(residual: Residual, prompt: str, tag: Tag, kept: Sequence[str] = ()) -> str:
     """The words of a prompt that the mask of a file without an identifier of its own is of, several joined by "+"; ""
-    where nobody knows: the tag's own, else a trigger, and else the file's name as the tag has it, if the prompt has it.
+    where nobody knows: the tag's own, else the first in the prompt of the user's (`kept`), the triggers, and the
+    file's name as the tag has it.
     """
     if residual.metadata.identifier:
         return ""
     if tag.word:
         return tag.word
     words = residual.words if isinstance(residual, Adapter) else ()
-    return next((word for word in (*words, tag.name, residual.metadata.concept) if has_word(prompt, word)), "")
+    return next(
+        (
+            word
+            for word in (*kept, *words, tag.name.rpartition("/")[2], residual.metadata.concept)
+            if has_word(prompt, word)
+        ),
+        "",
+    )
 
 
 def called(residual: Residual, word: str) -> Metadata:

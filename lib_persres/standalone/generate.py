@@ -195,7 +195,7 @@ def draw(
 
             def before_step(index: int, t: int) -> None:
                 done = index / total
-                branches.begin(index, done)
+                branches.begin(index, done if total > 1 else None)
                 plans = Plans([picture.uses(done) for picture in pictures], unconditional)
                 branches.plan = plans.plan(rows, cond.length, sd.device)
 

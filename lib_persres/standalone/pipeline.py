@@ -232,7 +232,7 @@ class _Acting:
                 "for each, or with one for the prompt and one for the negative prompt."
             )
         number, done = call.steps.next(time)
-        self.branches.begin(number, done)
+        self.branches.begin(number, done if call.steps.total > 1 else None)
         of_each = len(pictures) // len(call.read)
         uses = [self._texts.uses(call.read[picture // of_each], done) for picture in pictures]
         self.branches.plan = Plans(uses, self._unconditional).plan(rows, context.shape[1], x.device)

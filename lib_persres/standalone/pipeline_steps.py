@@ -27,6 +27,11 @@ class Steps:
         self._number = self._place = self._first = 0
         self._total = 1
 
+    @property
+    def total(self) -> int:
+        """Of the sampling that is drawn now."""
+        return self._total
+
     def next(self, time: Any) -> tuple[int, float]:
         """The number of this call of the UNet, from 0, and the part of the sampling, 0 to 1, that lies behind."""
         asked = getattr(self._pipe.scheduler, "timesteps", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .host import HOST
-from .options import DEFAULTS, FOLDER, TRAIN_FOLDERS, check, folders_in
+from .options import DEFAULTS, FOLDER, LORAS, TRAIN_FOLDERS, check, folders_in
 
 
 def chosen(key: str):
@@ -19,6 +19,16 @@ def folder() -> Path:
     """Where the residuals are: what the command line says, else the option, else beside the other models."""
     given = HOST.flag("persres_dir") or str(chosen(FOLDER)).strip()
     return Path(given or HOST.models_folder() / "persres")
+
+
+def lora_folder() -> Path | None:
+    """The WebUI's LoRA files, where tags may name them."""
+    return None if chosen(LORAS) == "never" else HOST.lora_folder()
+
+
+def shows_loras() -> bool:
+    """Whether they have cards."""
+    return chosen(LORAS) == "cards"
 
 
 def training_folders() -> list[Path]:

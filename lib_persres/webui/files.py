@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import PersresError
@@ -14,7 +15,9 @@ LORA = "lora/"
 
 
 class Files(ResidualFolder):
-    """loras: the WebUI's Lora folder, where a name is looked for that no residual has; None where it has none."""
+    """loras: the WebUI's Lora folder, where a name is looked for that no residual has; None where it has none. shown:
+    whether its files have cards.
+    """
 
     def __init__(
         self,
@@ -22,9 +25,10 @@ class Files(ResidualFolder):
         limit: Callable[[], int],
         hashes: MutableMapping[str, str],
         loras: Callable[[], Path | None],
+        shown: Callable[[], bool] = lambda: False,
     ):
         super().__init__(folder, limit, hashes, reader=reader())
-        self._loras = loras
+        self._loras, self._shown = loras, shown
         self._others = ResidualFolder(lambda: loras() or Path("/nonexistent"), limit, hashes, reader=reader())
 
     def find(self, name: str) -> Entry:
@@ -43,3 +47,19 @@ class Files(ResidualFolder):
                 if self._others.matches(name):
                     raise
             raise
+
+    def listed(self) -> list[Entry]:
+        """Those that have cards, by the best of their names; the folders are read again."""
+        found = self.refresh()
+        if self._loras() is None or not self._shown():
+            return found
+        return [*found, *(replace(entry, name=LORA + entry.name) for entry in self._others.refresh())]
+
+    def folders(self) -> list[Path]:
+        """Where they are."""
+        loras = self._loras() if self._shown() else None
+        return [Path(self.folder()), *([loras] if loras else [])]
+
+    def meant(self, name: str) -> list[Entry]:
+        """As `matches`, of both folders, as they were when they were last read."""
+        return self.matches(name) or (self._others.matches(name.removeprefix(LORA)) if self._loras() else [])

@@ -17,12 +17,14 @@ HASHES = "persres_hashes"
 STATE_EVERY = "persres_state_every"
 GIVE_WAY = "persres_give_way"
 TRAIN_FOLDERS = "persres_train_folders"
+LORAS = "persres_loras"
 
 LAG_CHOICES = ("accordion", "always", "never")
+LORA_CHOICES = ("tags", "cards", "never")
 MAX_CACHE = 1000
 MAX_STEPS = 100_000
 DEFAULTS: dict[str, Any] = {
-    **{FOLDER: "", LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True},
+    **{FOLDER: "", LORAS: LORA_CHOICES[0], LAG: LAG_CHOICES[0], CACHE: 16, HASHES: True},
     **{STATE_EVERY: 50, GIVE_WAY: True, TRAIN_FOLDERS: ""},
 }
 
@@ -32,9 +34,10 @@ def check(key: str, value) -> None:
     if key == FOLDER:
         if not isinstance(value, str) or (value.strip() and not _is_folder(value.strip())):
             _refuse(key, value, "a folder that exists, or nothing for the folder persres among the models")
-    elif key == LAG:
-        if not isinstance(value, str) or value not in LAG_CHOICES:
-            _refuse(key, value, " or ".join(map(repr, LAG_CHOICES)))
+    elif key in (LAG, LORAS):
+        choices = LAG_CHOICES if key == LAG else LORA_CHOICES
+        if not isinstance(value, str) or value not in choices:
+            _refuse(key, value, " or ".join(map(repr, choices)))
     elif key == CACHE:
         if not is_whole(value, 0, MAX_CACHE):
             _refuse(key, value, f"a whole number from 0 to {MAX_CACHE}")

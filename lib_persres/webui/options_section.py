@@ -19,6 +19,8 @@ from .options import (
     HASHES,
     LAG,
     LAG_CHOICES,
+    LORA_CHOICES,
+    LORAS,
     MAX_CACHE,
     STATE_EVERY,
     TRAIN_FOLDERS,
@@ -35,6 +37,12 @@ def add_section(changed: Callable[[], object]) -> None:
         ).info(
             "empty: the folder persres among the models; "
             + ("now without effect, the command line's --persres-dir wins" if wins else "--persres-dir wins over it")
+        ),
+        LORAS: shared.OptionInfo(
+            DEFAULTS[LORAS], "LoRA files of the WebUI's own folder", gr.Radio, {"choices": list(LORA_CHOICES)}
+        ).info(
+            "tags: <persres:lora/name> finds them; cards: and each has a card among the residuals, after a refresh; "
+            "never: only those among the residuals"
         ),
         LAG: shared.OptionInfo(DEFAULTS[LAG], "LAG by default", gr.Radio, {"choices": list(LAG_CHOICES)}).info(
             "for tags without lag=; accordion: where the accordion is open; always: also where it is closed; "

@@ -272,6 +272,32 @@ def test_lag_by_it_draws_and_differs_from_plain_sampling(toybox):
     assert not torch.equal(lag, generate(toybox, *asked, lag=True, mask="median", **given).images)
 
 
+# -- before anything is known
+
+
+@pytest.mark.parametrize("concepts", [1, 2])
+def test_first_the_output_of_blocks_alone_is_a_single_concepts(concepts):
+    def share(mask, output, step, done):
+        mask.begin(step, done)
+        seen = View("x", (SIDE, SIDE), (ROW,), ((True,) * concepts,), torch.device("cpu"), step, done, output)
+        return mask.gate(seen).mean().item()
+
+    assert share(Fitted(), True, 0, 0.0) == (concepts == 1) and share(Fitted(), False, 0, 0.0) == 0
+    for output in (True, False):
+        assert share(Fitted(), output, 3, 0.15) == 0  # one that comes later waits for its first map
+        assert share(Fitted(), output, 0, None) == 1  # of a sampling of one step nothing can be seen before
+
+
+def test_the_rest_begins_where_things_have_their_places():
+    mask, thing = fresh(), blob(2, 2, 6, 6)
+    for done, rest in ((0.05, False), (0.1, True), (0.5, True)):
+        mask.see(view(), thing.flatten()[None, None])
+        mask.begin(2, done)
+        for output in (True, False):
+            seen = View("x", (SIDE, SIDE), (ROW,), ((True,),), torch.device("cpu"), 2, done, output)
+            assert torch.equal(mask.gate(seen)[0, 0], thing.flatten() * float(output or rest))
+
+
 # -- what must not end it
 
 

@@ -79,6 +79,32 @@ def test_phrases_with_every_mark_are_added_and_taken_out():
     assert set(left) == {"a house"}
 
 
+def test_a_lora_files_words_are_added_as_they_are_and_taken_out_again():
+    def lora(phrase):
+        return {"names": ["lora/rex"], "noun": "", "phrase": phrase, "plain": True}
+
+    added = answers(
+        [
+            ["persresAdd", ["a house", lora("grey cat"), "0.8"]],
+            ["persresAdd", ["a grey cat, a house", lora("grey cat"), "0.8"]],
+            ["persresAdd", ["a V* dog <persres:tom:1>", lora(""), "0.8"]],
+        ]
+    )
+    assert added == [
+        "<persres:lora/rex:0.8> a house, grey cat",
+        "<persres:lora/rex:0.8> a grey cat, a house",
+        "a V* dog <persres:tom:1> <persres:lora/rex:0.8>",
+    ]
+    removed = answers(
+        [
+            ["persresRemove", [added[0], lora("grey cat")]],
+            ["persresRemove", ["a V2* dog <persres:lora/rex:0.8> <persres:tom:1>", lora("")]],
+            ["persresRemove", ["a V* dog <persres:lora/rex:0.8>", lora("")]],
+        ]
+    )
+    assert removed == ["a house", "a V* dog <persres:tom:1>", "a V* dog"]
+
+
 def test_a_class_within_another_word_is_none():
     for text in ("hotdogs", "a dog-house", "a hot-dog", "dogma", "an underdog", "do\u0301g", "dog\u0301"):
         (found,) = answers([["persresFindNoun", [text, "dog"]]])

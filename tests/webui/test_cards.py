@@ -56,6 +56,7 @@ def test_a_card_knows_its_tag_and_phrase(host):
         "names": ["rex", "rex's own name"],
         "noun": "dog",
         "phrase": "",
+        "plain": False,
         "strength": None,
         "problem": None,
     }

@@ -1,5 +1,11 @@
 """LoRA files by our tag: plain they draw what the WebUI's own `<lora:...>` draws, under LAG they are confined."""
 
+import html
+import json
+import shutil
+import urllib.error
+import urllib.parse
+
 import pytest
 import standalone_models as models
 import torch
@@ -142,3 +148,59 @@ def test_it_acts_in_the_hires_pass_as_strongly_as_its_tag_says(host):
     assert near(mine, host.image(f"{DOG}<lora:reader:0.7>", **hires))
     assert not near(mine, host.image(f"{DOG}<persres:reader:0.7:hr=9>", **hires))
     assert host.get("/probe/hooks") == []
+
+
+def clicked(host, name):
+    """What a click on the card knows; None where there is no card."""
+    query = urllib.parse.urlencode({"page": "residuals", "tabname": "txt2img", "name": name})
+    try:
+        page = host.get(f"/sd_extra_networks/get-single-card?{query}")["html"]
+    except urllib.error.HTTPError:
+        return None
+    call = html.unescape(page.partition('onclick="persresCardClicked(')[2].partition(');"')[0])
+    return json.loads(f"[{call}]")[1]
+
+
+def test_its_card_has_its_words_and_the_users_strength(host):
+    """Among the residuals always; the Lora folder's own where the settings say so."""
+    inside = host.data / "models" / "persres" / "moved.safetensors"
+    shutil.copy(host.data / "models" / "Lora" / "places.safetensors", inside)
+    notes = host.data / "models" / "Lora" / "looks.json"
+    notes.write_text(json.dumps({"activation text": "a grey dog, grass", "preferred weight": 0.7}))
+    host.post("/persres/v1/refresh")
+    try:
+        assert clicked(host, "lora/looks") is None
+        moved = clicked(host, "moved")
+        assert moved["problem"] is None
+        assert (moved["names"], moved["plain"], moved["phrase"]) == (["moved"], True, "dog")
+        with host.options(persres_loras="cards"):
+            host.post("/persres/v1/refresh")
+            looks = clicked(host, "lora/looks")
+            assert looks == {
+                "names": ["lora/looks", "looks"],
+                "noun": "",
+                "phrase": "a grey dog, grass",
+                "plain": True,
+                "strength": 0.7,
+                "problem": None,
+            }
+            assert clicked(host, "lora/reader")["phrase"] == ""
+        with host.options(persres_loras="never"):
+            assert "There is no residual" in str(told(host.generate(f"{DOG}<persres:looks>")))
+            assert same(host.image(f"{DOG}<persres:moved>"), host.image(f"{DOG}<persres:moved>"))
+    finally:
+        inside.unlink()
+        notes.unlink()
+        host.post("/persres/v1/refresh")
+
+
+def test_the_users_own_words_are_looked_for_before_the_files(host):
+    notes = host.data / "models" / "Lora" / "places.json"
+    text = "a dog on a beach"
+    notes.write_text(json.dumps({"activation text": "grass, beach"}))
+    try:
+        own = host.image(f"{text}<persres:places>", LAG, steps=8)
+    finally:
+        notes.unlink()
+    by_file = host.image(f"{text}<persres:places>", LAG, steps=8)
+    assert same(own, host.image(f"{text}<persres:places:word=beach>", LAG, steps=8)) and not same(own, by_file)

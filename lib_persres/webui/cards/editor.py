@@ -44,7 +44,8 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         self.create_default_editor_elems()
         self.edit_phrase = gr.Textbox(
             label="Phrase with V*",
-            info='What a click on the card adds to the prompt beside the tag; empty: "V*" and the class',
+            info='What a click on the card adds to the prompt beside the tag; empty: "V*" and the class. Of a LoRA '
+            "file: its words, separated by commas; LAG looks for the first of them that the prompt has",
         )
         self.edit_strength = gr.Slider(
             0.0, 2.0, step=0.05, label="Strength", info="Of the tag that a click adds; 0: the WebUI's default"
@@ -112,7 +113,8 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         path = Path(item["filename"]).with_suffix(".json")
         try:
             known = read_json(path)
-            known |= {DESCRIPTION: description, NOTES: notes, PHRASE: check_phrase(phrase), STRENGTH: strength or 0.0}
+            known |= {DESCRIPTION: description, NOTES: notes, PHRASE: check_phrase(phrase, item["plain"])}
+            known |= {STRENGTH: strength or 0.0}
             self.write_user_metadata(name, known)
         except PersresError as error:
             raise gr.Error(str(error)) from error
@@ -124,6 +126,8 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         item, folder = self.page.items.get(name), HOST.lora_folder()
         if item is None:
             raise gr.Error(f'There is no residual "{name}" any more.')
+        if item["plain"]:
+            raise gr.Error(f"{Path(item['filename']).name} is a LoRA file already.")
         if folder is None:
             raise gr.Error("This WebUI has no folder of LoRA files.")
         path = folder / Path(item["filename"]).name

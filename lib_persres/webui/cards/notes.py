@@ -26,8 +26,9 @@ def read_json(path: Path) -> dict:
     return _read(path)[0]
 
 
-def read_notes(path: Path) -> tuple[dict, str | None]:
-    """What <name>.json says, and a sentence about what in it is not understood; such values are left out."""
+def read_notes(path: Path, plain: bool = False) -> tuple[dict, str | None]:
+    """What <name>.json says, and a sentence about what in it is not understood; such values are left out. plain: see
+    `check_phrase`."""
     try:
         given, wrong = _read(path)
     except PersresError as error:
@@ -37,7 +38,7 @@ def read_notes(path: Path) -> tuple[dict, str | None]:
         wrong.append(STRENGTH)
     if PHRASE not in wrong:
         try:
-            check_phrase(given.get(PHRASE, ""))
+            check_phrase(given.get(PHRASE, ""), plain)
         except PersresError:
             wrong.append(PHRASE)
     if not wrong:
@@ -69,13 +70,20 @@ def _read(path: Path) -> tuple[dict, list[str]]:
     return given, wrong
 
 
-def check_phrase(phrase: str) -> str:
-    """The phrase on one line; PersresError unless it is empty or has V* in it."""
+def kept_words(path: Path) -> tuple[str, ...]:
+    """The user's own words for a LoRA file: its activation text, cut at commas. path: of the file."""
+    said = read_notes(path.with_suffix(".json"), plain=True)[0].get(PHRASE, "")
+    return tuple(dict.fromkeys(word for part in said.split(",") if (word := " ".join(part.split()))))
+
+
+def check_phrase(phrase: str, plain: bool = False) -> str:
+    """The phrase on one line; PersresError unless it is empty or has V* in it. plain: of a LoRA file, whose words stand
+    in prompts as they are."""
     phrase = " ".join(phrase.split())
     numbers = {match[1] for match in _V.finditer(phrase)}
-    if phrase and not numbers:
+    if phrase and not numbers and not plain:
         raise PersresError(f'The phrase "{phrase[:60]}" has no V* in it; write for example "V* dog".')
-    if numbers - {""}:
+    if numbers - {""} and not plain:
         raise PersresError("The phrase has a numbered V; write V*, the card puts V2* for a second concept itself.")
     if "<" in phrase or ">" in phrase:
         raise PersresError("The phrase has a tag or an angle bracket in it; the card adds the tag itself.")

@@ -17,12 +17,14 @@ from typing import Any
 from modules import shared, ui_extra_networks
 
 from ...errors import PersresError, readable
+from ...lora.adapter import Adapter
 from ...prompt import NETWORK, read_tag
 from ...regular_files import read_whole
-from ...residual import Metadata, Residual
-from ...residual_folder import Entry, ResidualFolder
+from ...residual import Metadata
+from ...residual_folder import Entry
 from ...residual_listing import shown
 from ...unet import target_widths
+from ..files import Files
 from ..fit import FAMILIES, learned_elsewhere, misfit
 from ..host import HOST
 from .editor import ResidualEditor
@@ -37,14 +39,15 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
     """An item has, beside the WebUI's own fields:
 
     tag_names: what a tag may call it, the best one first. problem: why it cannot be used at all. unfit: why it
-    cannot be used with the loaded model. warning: what is wrong with the user's notes.
+    cannot be used with the loaded model. warning: what is wrong with the user's notes. plain: whether it is a LoRA
+    file, whose words stand in prompts as they are. words: those that its header has.
     """
 
     btn_copy_path_tpl: str
     btn_tree_tpl: str
     pane_tpl: str
 
-    def __init__(self, residuals: ResidualFolder):
+    def __init__(self, residuals: Files):
         super().__init__("Residuals")
         self.residuals = residuals
         # the WebUI writes names and paths into these as they are
@@ -62,17 +65,17 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
 
     def list_items(self):
         widths = lru_cache(target_widths)
-        for index, entry in enumerate(self.residuals.refresh()):
+        for index, entry in enumerate(self.residuals.listed()):
             yield self._item(entry, index, widths)
 
     def create_item(self, name, index=None, enable_filter=True):
-        entry = next((entry for entry in self.residuals.refresh() if entry.name == name), None)
+        entry = next((entry for entry in self.residuals.listed() if entry.name == name), None)
         if entry is None:
             raise PersresError(f'There is no residual "{name}" in {self.residuals.folder()} any more.')
         return self._item(entry, index, target_widths)
 
     def allowed_directories_for_previews(self):
-        return [os.path.abspath(self.residuals.folder())]
+        return list(map(os.path.abspath, self.residuals.folders()))
 
     def create_user_metadata_editor(self, ui, tabname):
         return ResidualEditor(ui, tabname, self)
@@ -93,6 +96,8 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             "tag_names": [],
             "problem": None,
             "unfit": None,
+            "plain": False,
+            "words": (),
             "sort_keys": {"default": index},
         }
         terms = [self.search_terms_from_path(item["filename"])]
@@ -103,9 +108,13 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             # many files are not all read for this: who uses one or lists them computes it, and it is kept
             digest = self.residuals.known_hash(entry) or ""
             item["shorthash"] = digest[:10]
-            outline = Residual.outline(path)
+            outline = self.residuals.reader.outline(path)
             metadata = outline.metadata
-            item["metadata"] = _shown(metadata)
+            if isinstance(outline, Adapter):
+                item["plain"], item["words"] = True, outline.words
+                item["metadata"] = _facts(outline)
+            else:
+                item["metadata"] = _shown(metadata)
             item["sort_keys"]["date_created"] = _seconds(metadata.created, item["sort_keys"]["date_created"])
             item["preview"] = item["preview"] or self._embedded_preview(entry, metadata)
             item["tag_names"] = self._tag_names(entry)
@@ -128,7 +137,8 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         return item
 
     def read_user_metadata(self, item, use_cache=True):
-        item["user_metadata"], item["warning"] = read_notes(Path(item["filename"]).with_suffix(".json"))
+        path = Path(item["filename"]).with_suffix(".json")
+        item["user_metadata"], item["warning"] = read_notes(path, item["plain"])
         if DESCRIPTION in item["user_metadata"]:
             item["description"] = item["user_metadata"][DESCRIPTION]
 
@@ -163,7 +173,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             tag = read_tag(tags[0].items)
         except PersresError:
             return False
-        found = self.residuals.matches(tag.name)
+        found = self.residuals.meant(tag.name)
         return len(found) == 1 and found[0].path == entry.path
 
     # -- the page
@@ -198,8 +208,10 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
 
     def create_tree_view_html(self, tabname):
         """As the WebUI's own, of the files alone that are listed: links that lead back are not followed."""
-        root = os.path.dirname(os.path.abspath(self.residuals.folder()))
-        items = [(os.path.relpath(item["filename"], root).split(os.sep), item) for item in self.items.values()]
+        items = []
+        for root in map(os.path.abspath, self.residuals.folders()):
+            inside = (item for item in self.items.values() if item["filename"].startswith(root + os.sep))
+            items += [(os.path.relpath(item["filename"], os.path.dirname(root)).split(os.sep), item) for item in inside]
         return f"<ul class='tree-list tree-list--tree'>{self._branches(tabname, items, '')}</ul>" if items else ""
 
     def _branches(self, tabname: str, items: list[tuple[list[str], dict]], above: str) -> str:
@@ -237,7 +249,8 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         card = {
             "names": item["tag_names"],
             "noun": (item["metadata"] or {}).get("macro_class", ""),
-            "phrase": check_phrase(item["user_metadata"].get(PHRASE, "")),
+            "phrase": _said(item),
+            "plain": item["plain"],
             "strength": item["user_metadata"].get(STRENGTH) or None,
             "problem": item["problem"],
         }
@@ -262,9 +275,23 @@ def _shown(metadata: Metadata) -> dict:
     return strings if preview is None else {**strings, "ssmd_cover_images": json.dumps([preview])}
 
 
+def _facts(lora: Adapter) -> dict:
+    """What is known of a LoRA file, by the names that a residual's header has."""
+    known = lora.metadata
+    facts = {"base_family": known.base_family, "rank": known.rank, "targets": known.targets}
+    return {key: value for key, value in {**facts, "trigger words": ", ".join(lora.words)}.items() if value}
+
+
+def _said(item: dict) -> str:
+    """What a click adds beside the tag, where that is not V* and the class: the user's, or a LoRA file's own words."""
+    preferred = check_phrase(item["user_metadata"].get(PHRASE, ""), item["plain"])
+    return preferred or next(iter(item["words"]), "")
+
+
 def _phrase(item: dict) -> str:
-    preferred = check_phrase(item["user_metadata"].get(PHRASE, ""))
-    return preferred or f"V* {(item['metadata'] or {}).get('macro_class', '')}".strip()
+    if item["plain"]:
+        return _said(item)
+    return _said(item) or f"V* {(item['metadata'] or {}).get('macro_class', '')}".strip()
 
 
 def _strength(item: dict) -> str:

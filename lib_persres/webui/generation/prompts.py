@@ -16,6 +16,7 @@ from ...metadata import Metadata
 from ...misreadings import misreadings
 from ...prompt import NEGATIVE, NETWORK, Substituted, Tag, placeholder_of, read_tag, substitute
 from ...residual_folder import Loaded
+from ..cards.notes import kept_words
 from ..host import HOST
 from .text_marks import unmarked
 from .words import is_own
@@ -75,7 +76,8 @@ def read_concepts(
             continue
         try:
             loaded = load(tag.name)
-            concept = Concept(tag, loaded, word=word_in(loaded.residual, text, tag))
+            kept = () if loaded.residual.metadata.identifier else kept_words(loaded.entry.path)
+            concept = Concept(tag, loaded, word=word_in(loaded.residual, text, tag, kept))
             for sentence in word_problems(loaded.residual, tag):
                 problem(sentence)
         except PersresError as error:

@@ -125,7 +125,7 @@ class Sampling:
             self._tokens = Tokens(encoder)
         tokens = self._tokens
         done = step / total if total else 0.0
-        self._branches.begin(step, begun + (1 - begun) * min(done, 1.0))
+        self._branches.begin(step, begun + (1 - begun) * min(done, 1.0) if total > 1 else None)
         self._rows = Rows(HOST.row_order([len(each) for each in texts]), cond, uncond, vectors)
         uses = [self._uses(current, tokens, image, parts, step, done) for image, parts in enumerate(texts)]
         self._plans = Plans(uses, current.settings.unconditional)

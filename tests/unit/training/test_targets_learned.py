@@ -104,9 +104,11 @@ def test_a_picture_is_that_of_merged_weights(sd, learned, rule):
     assert (drawn.images - images(sd, None, "a photo of a phol dog").images).abs().max() > 2 * PICTURE
 
 
-def test_lag_on_keys_and_values_alone_is_told_and_drawn_plainly(sd, learned):
+def test_keys_and_values_alone_are_confined_by_an_early_mask_alone(sd, learned):
     kv = learned("kv")
     plain, lag = images(sd, kv), images(sd, kv, lag=True)
+    assert not torch.equal(plain.images, lag.images) and lag.masks is not None and not lag.problems
+    lag = images(sd, kv, lag=True, mask="median")
     assert torch.equal(plain.images, lag.images) and lag.masks is None
     assert lag.problems == ["LAG cannot confine <persres:rex>, which changes kv, not proj_out: it acts everywhere."]
     both = learned("kv+proj_out")
@@ -129,7 +131,7 @@ def test_the_command_refuses_targets_that_there_are_not(tmp_path, capsys):
     words = ["--images", str(tmp_path), "--name", "rex", "--class", "dog", "--out", str(tmp_path / "rex.safetensors")]
     assert main(["train", *words, "--targets", "values"]) == 1
     said = capsys.readouterr().err
-    assert "'values' names no targets: they are embedding, proj_in, attn1, kv, attn2, proj_out, unet" in said
+    assert "'values' names no targets: they are embedding, proj_in, attn1, kv, attn2, ff, proj_out, unet" in said
 
 
 def test_a_file_that_says_nothing_of_targets_is_of_proj_out(sd, learned, tmp_path):

@@ -64,3 +64,17 @@ def test_without_a_lora_folder_residuals_alone_are_found(tmp_path):
 def test_its_metadata_are_there_without_its_numbers(files):
     metadata = files.find("here").metadata
     assert (metadata.concept, metadata.base_family, metadata.targets) == ("here", "SD1", "kv")
+
+
+def test_lora_files_have_cards_among_the_residuals_where_they_are_asked_for(files, tmp_path):
+    def names(each):
+        return [entry.name for entry in each.listed()]
+
+    assert names(files) == ["here", "rex"] and files.folders() == [tmp_path / "persres"]
+    shown = Files(lambda: tmp_path / "persres", lambda: 4, {}, lambda: tmp_path / "Lora", lambda: True)
+    assert names(shown) == ["here", "rex", "lora/rex", "lora/there"]
+    assert shown.folders() == [tmp_path / "persres", tmp_path / "Lora"]
+    for entry in shown.listed():
+        assert [found.path for found in shown.meant(entry.name)] == [entry.path] == [shown.find(entry.name).path]
+    assert [entry.path for entry in shown.meant("there")] == [tmp_path / "Lora" / "sub" / "there.safetensors"]
+    assert shown.meant("nothing") == shown.meant("lora/nothing") == []

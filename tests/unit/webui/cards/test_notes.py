@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lib_persres.errors import PersresError
-from lib_persres.webui.cards.notes import MAX_FILE, check_phrase, read_json, read_notes
+from lib_persres.webui.cards.notes import MAX_FILE, check_phrase, kept_words, read_json, read_notes
 
 
 @pytest.fixture
@@ -102,3 +102,24 @@ def test_a_phrase_has_v_and_no_tag():
     for phrase, words in (("a dog", "no V"), ("V2* dog", "numbered"), ("V* <lora:x:1>", "tag")):
         with pytest.raises(PersresError, match=words):
             check_phrase(phrase)
+
+
+def test_a_lora_files_words_are_its_activation_text_cut_at_commas(tmp_path):
+    path = tmp_path / "mycat.safetensors"
+    assert kept_words(path) == ()
+    for text, words in (
+        ("a grey cat,  sofa ,, a grey cat", ("a grey cat", "sofa")),
+        ("", ()),
+        ("V* cat", ("V* cat",)),
+        ("<lora:x>", ()),
+    ):
+        path.with_suffix(".json").write_text(json.dumps({"activation text": text}))
+        assert kept_words(path) == words
+    path.with_suffix(".json").write_text("{")
+    assert kept_words(path) == ()
+
+
+def test_a_lora_files_words_need_no_placeholder():
+    assert check_phrase(" a  grey cat ", plain=True) == "a grey cat"
+    with pytest.raises(PersresError, match="angle bracket"):
+        check_phrase("a <lora:x>", plain=True)
