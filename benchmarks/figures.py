@@ -70,6 +70,7 @@ SPEED = "benchmarks.training_speed"
 TABLES = "benchmarks.tables"
 MASKS = "benchmarks.masks"
 
+
 FIGURES = (
     Figure(
         "params.sd1",

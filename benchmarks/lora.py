@@ -7,6 +7,8 @@ fitted to the Toybox), written with kohya's names and read back: what is drawn i
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -154,3 +156,14 @@ def pairs(sd: StableDiffusion, judge: Judge, loras: dict[str, tuple[ToyConcept, 
 def figures() -> dict[str, tuple[float, str]]:
     sd, judge, loras = load(CHECKPOINT, "cpu"), Judge.load(), learned()
     return {**alone(sd, judge, loras), **pairs(sd, judge, loras)}
+
+
+def export() -> dict[str, tuple[float, str]]:
+    """`export.max_difference`, in the WebUI of PERSRES_WEBUI, on the Toybox in each family's format."""
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "tests/webui/test_families.py", "-k", "exported"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = re.findall(r"export\.max_difference, (\w+): ([\d.]+), imported ([\d.]+)", done.stdout)
+    if done.returncode or not found:
+        raise RuntimeError(f"the WebUI's tests broke off: {done.stdout[-400:]}")
+    told = "; ".join(f"{family}: exported {one}, imported {other}" for family, one, other in found)
+    return {"export.max_difference": (max(float(each) for _, *pair in found for each in pair), told)}

@@ -40,7 +40,7 @@ async function persresTrainingAsk(question = {}) {
         state.own.push(...state.jobs.filter((job) => own(job) && !state.own.includes(job.id)).map((job) => job.id));
         // what a button was refused stays until the next button
         if (question.do || told.error) state.said = told.error;
-        if (question.do || told.error) state.done = told.error ? "" : question.done || "";
+        if (question.do || told.error) state.done = told.error ? "" : told.done || question.done || "";
         state.lost = "";
     } catch (error) {
         state.lost = error instanceof TypeError ? "The WebUI does not answer; asking again." : error.message;
@@ -219,7 +219,11 @@ function persresTrainingButton(label, title, act, kind = "") {
 function persresTrainingButtons(job) {
     const buttons = persresTrainingActions(job).map(([action, label, title]) => persresTrainingButton(label, title,
         () => persresTrainingDo(action, job), `persres-do-${action}`));
-    if (job.prompt) buttons.unshift(persresTrainingSender(job, "persres-do-send persres-primary"));
+    if (job.prompt) {
+        buttons.unshift(persresTrainingSender(job, "persres-do-send persres-primary"));
+        buttons.push(persresTrainingButton("Save as LoRA", "write the residual into the WebUI's folder of LoRA files",
+            () => persresTrainingDo("export", job), "persres-do-export"));
+    }
     return persresElement("div", {class: "persres-buttons"}, ...buttons);
 }
 

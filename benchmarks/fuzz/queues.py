@@ -80,7 +80,7 @@ def _told(jobs: Jobs) -> list[dict]:
     for status in listed:
         if status["state"] == "failed" and not status["request"]:
             _one_sentence(status["message"].removesuffix(" It is left out: mend its folder, or remove it."))
-    answer = json.loads(Desk(jobs, jobs.residuals).answer("{}"), parse_constant=_no_constant)
+    answer = json.loads(Desk(jobs, jobs.residuals, str).answer("{}"), parse_constant=_no_constant)
     if answer["error"] or len(answer["jobs"]) != len(listed):
         raise AssertionError(f"the page is told {answer['error']!r}")
     return listed

@@ -124,8 +124,7 @@ class OfStage:
         "Targets",
         "the layers that learn; more: a larger file",
         more="proj_out, proj_in, kv (keys and values), attn2 (all of its cross-attention), attn1 (its self-attention), "
-        "ff (feed-forward), unet, embedding (V*'s own vector), or several as kv+proj_out; LAG's paper's mask confines "
-        "proj_out alone",
+        "ff (feed-forward), unet, embedding (V*'s own vector), or several as kv+proj_out",
         high=100,
         offered=TARGETS,
         apart=True,

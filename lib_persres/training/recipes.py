@@ -55,7 +55,7 @@ _ALL = (
     ),
     Recipe(
         "attn-residual",
-        "AttnDreamBooth's stages with residuals: the word, keys and values, proj_out. Small; LAG confines the last.",
+        "AttnDreamBooth's stages with residuals: the word, keys and values, proj_out. Small.",
         (
             Stage("embedding", steps=60, batch=8, map_mean=0.1),
             Stage("kv", steps=50, batch=8, map_mean=2.0, map_variance=5.0),
@@ -108,7 +108,7 @@ _ALL = (
     # Hu et al. 2022 as diffusers' example trains it for a subject: rank 4, 500 steps of 1 at 1e-4
     Recipe(
         "lora",
-        "LoRA of rank 4 on all attentions: small and well known; LAG cannot confine it.",
+        "LoRA of rank 4 on all attentions: small and well known.",
         (Stage(_ATTENTIONS, "4", 500, 1, 1e-4),),
     ),
 )

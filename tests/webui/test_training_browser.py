@@ -10,6 +10,8 @@ from browser import missing
 from PIL import Image
 from training_page import LONG, PANEL, drop, fill, press, show, state, train, views
 
+from lib_persres.lora.adapter import Adapter, load_file
+
 if reason := missing():
     pytestmark = pytest.mark.skip(reason=f"No browser: {reason}")
 
@@ -78,6 +80,15 @@ def test_five_images_become_a_tag_that_draws(host, page, photos):
     (status,) = host.get("/persres/v1/train")
     beside = host.data / "models" / "persres" / "learned.png"
     assert beside.read_bytes() == Path(status["preview"][-1]["lag"]).read_bytes()
+
+    # it is saved as a LoRA, once
+    press(page, "export")
+    page.wait(f"return {said}.startsWith('Written: ')")
+    exported = host.data / "models" / "Lora" / "learned.safetensors"
+    assert isinstance(load_file(exported), Adapter)
+    press(page, "export")
+    page.wait(f"return {PANEL}.querySelector('.persres-part-said').innerText.includes('is there already')")
+    exported.unlink()
 
     press(page, "send")
     prompt = "<persres:learned:1.0> a photo of a V* ball"

@@ -12,12 +12,10 @@ import gradio as gr
 from modules import sysinfo, ui_extra_networks_user_metadata
 
 from ...errors import PersresError
-from ...lora.write import save_lora
-from ...residual import Residual
 from ...training.recipe import Recipe
 from ...writing import write_whole
+from ..exporting import save_as_lora
 from ..fit import learned_elsewhere, name_of
-from ..host import HOST
 from ..json_file import encodable
 from ..recipes import recipe_in_words, targets_in_words
 from .notes import DESCRIPTION, NOTES, PHRASE, STRENGTH, check_phrase, read_json
@@ -123,22 +121,16 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         self.page.read_user_metadata(item)
 
     def export(self, name):
-        item, folder = self.page.items.get(name), HOST.lora_folder()
+        item = self.page.items.get(name)
         if item is None:
             raise gr.Error(f'There is no residual "{name}" any more.')
+        path = Path(item["filename"])
         if item["plain"]:
-            raise gr.Error(f"{Path(item['filename']).name} is a LoRA file already.")
-        if folder is None:
-            raise gr.Error("This WebUI has no folder of LoRA files.")
-        path = folder / Path(item["filename"]).name
+            raise gr.Error(f"{path.name} is a LoRA file already.")
         try:
-            residual = Residual.load(item["filename"])
-            told = save_lora(residual, path)
+            return html.escape(save_as_lora(path))
         except PersresError as error:
             raise gr.Error(str(error)) from error
-        said = " ".join(filter(None, (residual.metadata.identifier, residual.metadata.macro_class)))
-        written = f'Written: {path}. Refresh the Lora tab; in its prompts "{said}" stands for V* and its class.'
-        return html.escape(" ".join([written, *told]))
 
     def write_user_metadata(self, name, metadata):
         # in one step: where the disk is full, the WebUI's own leaves a part of the notes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,20 @@ ACTIONS = {
 
 
 class Desk:
-    """jobs: the queue (`training.jobs.Jobs`). residuals: whose files the trainings write."""
+    """jobs: the queue (`training.jobs.Jobs`). residuals: whose files the trainings write. export: writes a file as a
+    LoRA, and says so; see `exporting`."""
 
-    def __init__(self, jobs, residuals: ResidualFolder):
-        self._jobs, self._residuals = jobs, residuals
+    def __init__(self, jobs, residuals: ResidualFolder, export: Callable[[Path], str]):
+        self._jobs, self._residuals, self._export_file = jobs, residuals, export
 
     def answer(self, question: str) -> str:
-        """{"do", "id"} -> {"jobs": [...], "error": a sentence or ""}; without "do" it only looks. "move" has "places",
-        too, and "picture", which makes a preview the card's picture, "step" and "which"."""
-        answer: dict[str, Any] = {"error": ""}
+        """{"do", "id"} -> {"jobs": [...], "error": a sentence or "", "done": what was done, or ""}; without "do" it
+        only looks. "move" has "places", too, and "picture", which makes a preview the card's picture, "step" and
+        "which".
+        """
+        answer: dict[str, Any] = {"error": "", "done": ""}
         try:
-            self._act(question)
+            answer["done"] = self._act(question)
         except PersresError as error:
             answer["error"] = str(error)
         except Exception as error:
@@ -51,24 +55,33 @@ class Desk:
             answer["error"] = answer["error"] or f"The trainings cannot be listed: {error!r}."
         return json.dumps(answer)
 
-    def _act(self, question: str) -> None:
+    def _act(self, question: str) -> str:
         try:
             asked = json.loads(question or "{}")
             what, job = asked.get("do"), asked.get("id")
         except (ValueError, AttributeError, RecursionError) as error:
             raise PersresError("The page sent what is no question: reload it.") from error
         if what is None:
-            return
+            return ""
         if not isinstance(what, str) or not isinstance(job, str):
             raise PersresError("The page sent what is no question: reload it.")
         if what == "move" and isinstance(asked.get("places"), int):
             self._jobs.move(job, asked["places"])
         elif what == "picture":
             self._choose_picture(job, asked.get("step"), asked.get("which"))
+        elif what == "export":
+            return self._export(job)
         elif what in ACTIONS:
             getattr(self._jobs, ACTIONS[what])(job)
         else:
             raise PersresError(f"The page asked for {what[:40]!r}, which is not known here: reload it.")
+        return ""
+
+    def _export(self, identity: str) -> str:
+        status = self._jobs.get(identity)
+        if not status["file"]:
+            raise PersresError(f'"{status["concept"]}" has no file yet: press Save now.')
+        return self._export_file(Path(status["file"]))
 
     def _choose_picture(self, identity: str, step, which) -> None:
         """Put a preview beside the residual's file, where the WebUI looks for a card's picture first."""

@@ -16,6 +16,7 @@ from modules.ui_common import create_refresh_button
 from ...errors import PersresError
 from ...residual_folder import ResidualFolder
 from ...training.options import Option
+from ..exporting import save_as_lora
 from ..generation.prompt_status import NAME as STATUS
 from ..generation.prompt_status import PromptStatus
 from ..host import HOST
@@ -49,7 +50,7 @@ class TrainingTab:
     def __init__(self, jobs: Jobs, residuals: ResidualFolder, presets: Presets):
         self._jobs, self._residuals, self._presets = jobs, residuals, presets
         self._model = LoadedModel()
-        self._desk = Desk(jobs, residuals)
+        self._desk = Desk(jobs, residuals, save_as_lora)
         self._uploads = Path(gr.File(render=False).DEFAULT_TEMP_DIR)
 
     def tabs(self):

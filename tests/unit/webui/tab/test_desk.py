@@ -39,14 +39,14 @@ class FakeJobs:
 
 
 def test_the_page_gets_every_training_and_the_prompt_of_those_with_a_file():
-    answer = json.loads(Desk(FakeJobs(), FakeShelf()).answer(""))
+    answer = json.loads(Desk(FakeJobs(), FakeShelf(), str).answer(""))
     assert [job["prompt"] for job in answer["jobs"]] == ["<persres:rex:1.0> a photo of a V* dog", None]
     assert answer["error"] == ""
 
 
 def test_the_side_that_it_was_learned_at_comes_with_the_prompt():
     entry = SimpleNamespace(path=Path("rex.safetensors"), metadata=metadata(RECIPES["paper"].changed(resolution=640)))
-    answer = json.loads(Desk(FakeJobs(), FakeShelf(entry)).answer(""))
+    answer = json.loads(Desk(FakeJobs(), FakeShelf(entry), str).answer(""))
     assert [job["side"] for job in answer["jobs"]] == [640, None]
 
 
@@ -56,7 +56,7 @@ def test_a_preview_becomes_the_cards_picture(tmp_path):
     status = {"concept": "rex", "macro_class": "dog", "name": "rex", "file": str(tmp_path / "rex.safetensors")}
     status["preview"] = [{"step": 7, "plain": str(tmp_path / "gone.png"), "lag": str(picture)}]
     jobs = SimpleNamespace(get=lambda identity: status, list=lambda: [])
-    desk = Desk(jobs, FakeShelf())
+    desk = Desk(jobs, FakeShelf(), str)
 
     def ask(**question):
         return json.loads(desk.answer(json.dumps({"do": "picture", "id": "1", "step": 7, "which": "lag", **question})))
@@ -70,9 +70,30 @@ def test_a_preview_becomes_the_cards_picture(tmp_path):
     assert "no file yet" in ask()["error"]
 
 
+def test_a_file_is_saved_as_a_lora_and_what_is_written_is_said(tmp_path):
+    status = {"concept": "rex", "macro_class": "dog", "name": "rex", "file": str(tmp_path / "rex.safetensors")}
+
+    def export(path):
+        if path.name == "there.safetensors":
+            raise PersresError("there is there already.")
+        return f"Written: {path}"
+
+    desk = Desk(SimpleNamespace(get=lambda identity: status, list=lambda: []), FakeShelf(), export)
+
+    def ask():
+        answer = json.loads(desk.answer(json.dumps({"do": "export", "id": "1"})))
+        return answer["done"], answer["error"]
+
+    assert ask() == (f"Written: {status['file']}", "")
+    status["file"] = "there.safetensors"
+    assert ask() == ("", "there is there already.")
+    status["file"] = None
+    assert ask() == ("", '"rex" has no file yet: press Save now.')
+
+
 def test_buttons_reach_the_queue():
     jobs = FakeJobs()
-    desk = Desk(jobs, FakeShelf())
+    desk = Desk(jobs, FakeShelf(), str)
     for action in ACTIONS:
         desk.answer(json.dumps({"do": action, "id": "1"}))
     desk.answer(json.dumps({"do": "move", "id": "2", "places": -1}))
@@ -93,5 +114,5 @@ def test_buttons_reach_the_queue():
     ],
 )
 def test_refusals_come_with_the_trainings(question, said):
-    answer = json.loads(Desk(FakeJobs(), FakeShelf()).answer(question))
+    answer = json.loads(Desk(FakeJobs(), FakeShelf(), str).answer(question))
     assert said in answer["error"] and len(answer["jobs"]) == 2

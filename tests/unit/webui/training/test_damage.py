@@ -56,7 +56,7 @@ def told(jobs) -> list[dict]:
     """What the API and the page are told, as JSON that any reader takes."""
     listed = jobs.list()
     assert json.loads(json.dumps(listed, allow_nan=False, ensure_ascii=False).encode()) == listed
-    answer = json.loads(Desk(jobs, jobs.residuals).answer("{}"), parse_constant=pytest.fail)
+    answer = json.loads(Desk(jobs, jobs.residuals, str).answer("{}"), parse_constant=pytest.fail)
     assert answer["error"] == "" and [job["id"] for job in answer["jobs"]] == [job["id"] for job in listed]
     return listed
 
@@ -200,7 +200,7 @@ def test_odd_files_among_the_previews_are_none(queue):
     ],
 )
 def test_odd_questions_of_a_page_get_one_sentence_and_the_list(queue, question):
-    answer = json.loads(Desk(queue.jobs, queue.jobs.residuals).answer(question))
+    answer = json.loads(Desk(queue.jobs, queue.jobs.residuals, str).answer(question))
     assert len(answer["jobs"]) == 2 and "\n" not in answer["error"] and len(answer["error"]) <= 300
     assert "failed" not in answer["error"]  # which stands for a traceback
 
