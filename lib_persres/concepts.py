@@ -56,6 +56,7 @@ def decide(
     lent: str = "",
     early: bool = True,
     several: bool = False,
+    word: str = "",
 ) -> Use:
     """The use of a concept; its sentences are the same at every time.
 
@@ -63,7 +64,8 @@ def decide(
     they have now, one for each part of the prompt; None: the same. lag: LAG where the tag does not say, see
     `lag_choice`. strength: s_k in this pass; None: the tag's. done: the part of the sampling that lies behind, 0 to 1.
     placeholder: how the prompt writes it. lent: see `lag_choice.lent`. early: whether LAG's mask is, see
-    `mask.Mask`. several: whether other concepts act in the picture.
+    `mask.Mask`. several: whether other concepts act in the picture. word: the
+    prompt's words for a file that has none of its own.
     """
     strength = tag.strength if strength is None else strength
     indices = tuple(found.indices for found in (texts if now is None else now))
@@ -82,10 +84,10 @@ def decide(
         sentences.append(unconfined)
         lag = False
     # a text without the concept is a problem only where no other text of the prompt has it
-    doubts = [doubt(found, facts, tag.text, placeholder) for found in texts if found.indices or not named]
+    doubts = [doubt(found, facts, tag.text, placeholder, word) for found in texts if found.indices or not named]
     if lag and any(doubts):
         sentences.append(next(filter(None, doubts)))
-    elif facts.identifier and not asked:
+    elif facts.identifier and not asked and not word:
         sentences.append(f"{tag.text} acts, but its {placeholder} is not in the prompt: nothing asks for the concept.")
     if lag and named and several and early and tag.end <= ALONE:
         sentences.append(
@@ -116,13 +118,17 @@ def cannot_confine(name: str, facts: Metadata, early: bool = True) -> str | None
     return f"LAG cannot confine {name}, which changes {what}: it acts everywhere."
 
 
-def doubt(found: ConceptTokens, facts: Metadata, name: str, placeholder: str = "V*") -> str | None:
-    """A sentence where LAG does not see a concept as it should be seen; None where it does. name: its tag, or ""."""
+def doubt(found: ConceptTokens, facts: Metadata, name: str, placeholder: str = "V*", word: str = "") -> str | None:
+    """A sentence where LAG does not see a concept as it should be seen; None where it does. name: its tag, or "".
+    word: see `decide`."""
     if not facts.identifier:
         return (
             f"The file of {name or placeholder} names no identifier, so LAG cannot see where it is and it acts "
             "everywhere; write its word in the tag, as word=dog."
         )
+    if word and not found.identifier_found:
+        words = " and ".join(f'"{each}"' for each in word.split("+"))
+        return f"The prompt has no {words}, where LAG looks for {name}, so it is left out; give a word that it has."
     noun = facts.macro_class
     name = f"{placeholder} of {name}" if name else placeholder
     advice = f'write "{placeholder} {noun}"' if noun else f'write "{placeholder}" and its class'

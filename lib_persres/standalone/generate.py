@@ -106,9 +106,10 @@ class Prepared:
                 lent=lent,
                 early=self.mask in EARLY,
                 several=sum(tag.strength != 0 for tag in self.tags) > 1,
+                word=word,
             )
-            for tag, facts, found, placeholder, lent in zip(
-                self.tags, self.words.facts, self.tokens, self.placeholders, self.lent
+            for tag, facts, found, placeholder, lent, word in zip(
+                self.tags, self.words.facts, self.tokens, self.placeholders, self.lent, self.words.said
             )
         ]
 

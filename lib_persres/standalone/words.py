@@ -40,7 +40,7 @@ class Words:
     ):
         self.sd = sd
         self.tags = list(tags)
-        said = list(words or [""] * len(self.tags))
+        self.said = said = list(words or [""] * len(self.tags))
         self.facts = [called(residual, word) for residual, word in zip(residuals, said)]
         self._more = [list(map(sd.encode_text, more_words(word))) for word in said]
         tables = sd.token_tables

@@ -121,3 +121,15 @@ def test_under_an_early_mask_one_that_begins_later_waits():
     assert found.strength == 0 and found.waits and found.gated
     assert not use(FOUND, "start=0.4", done=0.4).waits and not use(FOUND, "start=0.4", done=0.3, early=False).waits
     assert not use(FOUND, "start=0.4", done=0.3, lag=False).waits
+
+
+def test_words_of_a_file_that_the_prompt_has_not_are_named():
+    facts = replace(REX, identifier="cat", macro_class="")
+    found = use(ABSENT, facts=facts, word="cat+sofa")
+    assert found.strength == 0
+    (sentence,) = found.sentences
+    assert sentence == (
+        'The prompt has no "cat" and "sofa", where LAG looks for <persres:rex>, so it is left out; '
+        "give a word that it has."
+    )
+    assert use(ABSENT, facts=facts, word="cat", lag=False) == Use(1.0, False, ((),))

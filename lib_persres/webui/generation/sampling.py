@@ -153,6 +153,7 @@ class Sampling:
                 lent=concept.lent,
                 early=current.settings.mask in EARLY,
                 several=sum(current.strength(other) != 0 for other in concepts) > 1,
+                word=concept.word,
             )
             for sentence in use.sentences:
                 self.problem(sentence)
