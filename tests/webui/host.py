@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import standalone_models as models
 import torch
+from checkout import CPU, EXTENSIONS
 from companions import add_companions, save_checkpoint
 from PIL import Image
 
@@ -26,9 +27,9 @@ from lib_persres.residual import Factors, Metadata, Residual
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
-    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --no-half --use-cpu all --api "
+    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --api "
     "--no-download-sd-model --do-not-download-clip --no-hashing"
-).split()
+).split() + list(CPU)
 PATIENCE = 1800
 """Seconds for the start or one answer; it takes some on a machine that is busy with other things."""
 TITLE = "Personalized Residuals"
@@ -36,16 +37,23 @@ PLAIN = {"steps": 3, "width": 64, "height": 64, "sampler_name": "Euler", "seed":
 
 
 def make_data(folder: Path, extensions: dict[str, Path]) -> None:
-    """A --data-dir with a tiny model, two residuals, their companions, and links to these extensions."""
+    """A --data-dir with a tiny model, two residuals, their companions, and links to these extensions and to what lets
+    the host know that model."""
     checkpoints = folder / "models" / "Stable-diffusion"
-    (folder / "extensions").mkdir(parents=True)
-    for name, path in extensions.items():
-        (folder / "extensions" / name).symlink_to(path, target_is_directory=True)
+    make_extensions(folder, {"known": EXTENSIONS["known"], **extensions})
+    # which want a small model from the network
+    (folder / "config.json").write_text(json.dumps({"live_previews_enable": False}))
     unet = models.tiny_unet()
     save_checkpoint(checkpoints / "tiny.safetensors", unet)
     make_residual(folder, "rex", unet, 1, "olis", "dog")
     make_residual(folder, "mia", unet, 2, "phol", "cat")
     add_companions(folder)
+
+
+def make_extensions(folder: Path, extensions: dict[str, Path]) -> None:
+    (folder / "extensions").mkdir(parents=True)
+    for name, path in extensions.items():
+        (folder / "extensions" / name).symlink_to(path, target_is_directory=True)
 
 
 def make_residual(

@@ -29,16 +29,19 @@ class Rows:
         self.contexts, self.vectors = [*cond, *uncond], vectors
         self._left = list(range(len(self.rows)))
 
-    def identify(self, context: torch.Tensor) -> list[Row | None]:
+    def identify(self, context: torch.Tensor, conditional: Sequence[bool] | None = None) -> list[Row | None]:
         """The rows of a call with this context (b, n, d); None for one that the evaluation did not announce.
 
+        conditional: of each row, where the host says it, which tells a prompt from a negative prompt of the same words.
         This waits for the device, once, and so belongs before the call.
         """
         same = self._same(context).tolist()
         found: list[int | None] = []
-        for matches in same:
-            index = self._take([i for i, match in enumerate(matches) if match])
-            found.append(index)
+        for place, matches in enumerate(same):
+            alike = [i for i, match in enumerate(matches) if match]
+            if conditional is not None:
+                alike = [i for i in alike if (self.rows[i].part is not None) == conditional[place]] or alike
+            found.append(self._take(alike))
         unknown = [place for place, index in enumerate(found) if index is None]
         # changed on the way by another extension: they can still be told by their order
         if len(unknown) <= len(self._left):
@@ -54,6 +57,11 @@ class Rows:
         numbers = [self.rows.index(row) for row in wanted]
 
         def taken(value):
+            # what an extension told the call comes in lists and dicts, from which the UNet may take things out
+            if isinstance(value, dict):
+                return {name: taken(each) for name, each in value.items()}
+            if type(value) in (list, tuple):
+                return type(value)(map(taken, value))
             return value[places] if isinstance(value, torch.Tensor) and len(value) == len(rows) else value
 
         given = context_of(args, kwargs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ...errors import PersresError
 from ...learned_words import check_widths, learned_vectors
@@ -54,7 +54,12 @@ def is_own(word: str) -> bool:
 def is_taken(identifier: str) -> bool:
     """Whether a user's embedding may be read where the identifier stands, alone or with words beside it."""
     tokens = HOST.tokens(HOST.text_encoder(HOST.model()), identifier) if identifier else []
-    return any(_overlap(tokens, list(ids)) for entries in HOST.embeddings().values() for ids, _ in entries)
+    return any(_overlap(tokens, list(ids)) for ids in _names())
+
+
+def _names() -> Iterator[Sequence[int]]:
+    """The tokens of all users' embeddings."""
+    return (ids for lookup in HOST.embeddings() for entries in lookup.values() for ids, _ in entries)
 
 
 def _overlap(word: list[int], other: list[int]) -> bool:
@@ -86,6 +91,8 @@ class LentWords:
         self._depth = 0
         self._model = None
         self._entries: list[tuple] = []
+        """As they stand in each of `_lookups`."""
+        self._lookups: list[dict[int, list]] = []
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
@@ -101,32 +108,37 @@ class LentWords:
 
     def renew(self) -> None:
         """The WebUI may have changed the model, or read the user's embeddings again, which forgets ours."""
-        lookup, model = HOST.embeddings(), HOST.model()
+        lookups, model = HOST.embeddings(), HOST.model()
         if not self._depth or (
             model is self._model
             and [entry[1].name for entry in self._entries] == list(self.known)
-            and all(any(entry is other for other in lookup.get(entry[0][0], ())) for entry in self._entries)
+            and all(
+                any(entry is other for other in lookup.get(entry[0][0], ()))
+                for lookup in lookups
+                for entry in self._entries
+            )
         ):
             return
         self._take_back()
-        self._model = model
+        self._model, self._lookups = model, lookups
         for word, (loaded, identifier) in self.known.items():
             ids = HOST.tokens(HOST.text_encoder(model), word)
             entry = (ids, self._embedding(word, loaded, identifier, model))
-            # the WebUI takes the first that matches, and sorts the longest first
-            lookup[ids[0]] = sorted([entry, *lookup.get(ids[0], ())], key=lambda other: -len(other[0]))
+            for lookup in lookups:
+                # the WebUI takes the first that matches, and sorts the longest first
+                lookup[ids[0]] = sorted([entry, *lookup.get(ids[0], ())], key=lambda other: -len(other[0]))
             self._entries.append(entry)
 
     def _take_back(self) -> None:
-        lookup = HOST.embeddings()
         while self._entries:
             entry = self._entries.pop()
             first = entry[0][0]
-            others = [other for other in lookup.get(first, ()) if other is not entry]
-            if others:
-                lookup[first] = others
-            else:
-                lookup.pop(first, None)
+            for lookup in self._lookups:
+                others = [other for other in lookup.get(first, ()) if other is not entry]
+                if others:
+                    lookup[first] = others
+                else:
+                    lookup.pop(first, None)
         self._model = None
 
     def _embedding(self, word: str, loaded: Loaded, identifier: str, model):

@@ -1,0 +1,19 @@
+"""Which host the WebUI of these tests is, by the folders of its checkout, and what the tests expect of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+WEBUI = Path(os.environ.get("PERSRES_WEBUI") or "/nonexistent")
+if (WEBUI / "ldm_patched").is_dir():
+    HOST = "ldm_patched"
+elif (WEBUI / "backend" / "diffusion_engine").is_dir():
+    HOST = "backend"
+else:
+    HOST = "a1111"
+A1111 = HOST == "a1111"
+CPU = ("--no-half", "--use-cpu", "all") if A1111 else ("--always-cpu", "--all-in-fp32")
+"""How it is told to compute on the CPU in fp32."""
+EXTENSIONS = {"probe": Path(__file__).parent / "probe", "known": Path(__file__).parent / "known"}
+"""Those for the tests alone: what looks inside, and what lets a host know models as small as these."""
