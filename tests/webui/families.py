@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 from checkout import EXTENSIONS
-from host import ROOT, Host, make_extensions
+from host import ROOT, Host, configure, make_extensions
 from safetensors.torch import load_file, save_file
 
 from lib_persres.toybox import CHECKPOINT
@@ -34,8 +33,7 @@ NEGATIVE = "blurry"
 def make_data(data: Path) -> None:
     """A --data-dir with the three checkpoints, this extension and the probe."""
     make_extensions(data, {"persres": ROOT, **EXTENSIONS})
-    # previews while SDXL draws want a small model from the network
-    (data / "config.json").write_text(json.dumps({"live_previews_enable": False}))
+    configure(data)
     folder = data / "models" / "Stable-diffusion"
     install(folder)
     for family in FAMILIES[1:]:

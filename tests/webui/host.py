@@ -41,13 +41,17 @@ def make_data(folder: Path, extensions: dict[str, Path]) -> None:
     the host know that model."""
     checkpoints = folder / "models" / "Stable-diffusion"
     make_extensions(folder, {"known": EXTENSIONS["known"], **extensions})
-    # which want a small model from the network
-    (folder / "config.json").write_text(json.dumps({"live_previews_enable": False}))
+    configure(folder)
     unet = models.tiny_unet()
     save_checkpoint(checkpoints / "tiny.safetensors", unet)
     make_residual(folder, "rex", unet, 1, "olis", "dog")
     make_residual(folder, "mia", unet, 2, "phol", "cat")
     add_companions(folder)
+
+
+def configure(folder: Path, **options) -> None:
+    """The WebUI's settings at its start; previews want a small model from the network."""
+    (folder / "config.json").write_text(json.dumps({"live_previews_enable": False, **options}))
 
 
 def make_extensions(folder: Path, extensions: dict[str, Path]) -> None:
