@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import standalone_models as models
 import torch
-from checkout import CPU, EXTENSIONS
+from checkout import A1111, CPU, EXTENSIONS
 from companions import add_companions, save_checkpoint
 from PIL import Image
 
@@ -151,6 +151,19 @@ class Host:
             yield
         finally:
             self.post("/sdapi/v1/options", {name: before[name] for name in options})
+
+    @contextlib.contextmanager
+    def split(self, split: bool = True):
+        """Conds and unconds in calls of their own: a setting, or what a host does for lack of memory."""
+        if A1111:
+            with self.options(batch_cond_uncond=not split):
+                yield
+            return
+        self.post(f"/probe/split/{int(split)}")
+        try:
+            yield
+        finally:
+            self.post("/probe/split/0")
 
     def restore(self) -> None:
         """No generation, no trainings, and no residuals but the first two."""

@@ -39,14 +39,12 @@ class Rows:
         found: list[int | None] = []
         for place, matches in enumerate(same):
             alike = [i for i, match in enumerate(matches) if match]
-            if conditional is not None:
-                alike = [i for i in alike if (self.rows[i].part is not None) == conditional[place]] or alike
-            found.append(self._take(alike))
+            found.append(self._take(self._of_kind(alike, place, conditional) or alike))
         unknown = [place for place, index in enumerate(found) if index is None]
         # changed on the way by another extension: they can still be told by their order
         if len(unknown) <= len(self._left):
-            for place, index in zip(unknown, self._left[: len(unknown)]):
-                found[place] = self._take([index])
+            for place in unknown:
+                found[place] = self._take((self._of_kind(self._left, place, conditional) or self._left)[:1])
         return [None if index is None else self.rows[index] for index in found]
 
     def instead(self, wanted: Sequence[Row], rows: Sequence[Row | None], args, kwargs) -> tuple[tuple, dict]:
@@ -80,6 +78,12 @@ class Rows:
             known = known[:width].to(context)
             columns.append((context[:, :width] == known).flatten(1).all(1))
         return torch.stack(columns, 1)
+
+    def _of_kind(self, indices: Sequence[int], place: int, conditional: Sequence[bool] | None) -> list[int]:
+        """Those that may be a call's row at this place."""
+        if conditional is None:
+            return list(indices)
+        return [index for index in indices if (self.rows[index].part is not None) == conditional[place]]
 
     def _take(self, matches: list[int]) -> int | None:
         if not matches:

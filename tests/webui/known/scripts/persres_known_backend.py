@@ -1,5 +1,5 @@
-"""The same for hosts with Forge's backend, which guess a model by the sizes of Stable Diffusion's own, and take those of
-its text encoder and its autoencoder from there."""
+"""For the tests alone: Forge guesses a model by the sizes of Stable Diffusion's own, and takes those of the text
+encoder and the autoencoder from there."""
 
 import importlib.util
 
