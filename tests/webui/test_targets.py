@@ -31,7 +31,7 @@ def files(host):
         path = make_residual(host.data, name, unet, seed, "olis", "dog", targets=rule)
         tensors = {}
         for target, factors in Residual.load(path).factors.items():
-            key = "diffusion_model_" + target.replace(".", "_")
+            key = "lora_unet_" + target.replace(".", "_")
             shape = unet.get_submodule(target).weight.shape[2:]  # 1×1, or none for a Linear
             for side, tensor in (("down", factors.down), ("up", factors.up)):
                 tensors[f"{key}.lora_{side}.weight"] = tensor.reshape(*tensor.shape, *shape).contiguous()
@@ -60,10 +60,10 @@ def test_a_residual_draws_what_its_lora_draws_under_every_attention(host, title)
             agree(host, name)
 
 
-@pytest.mark.parametrize("option", [{}, {"batch_cond_uncond": False}, {"pad_cond_uncond": True}])
+@pytest.mark.parametrize("how", ["together", "apart", "padded"])
 @pytest.mark.parametrize("call", CALLS)
-def test_a_residual_of_keys_and_values_draws_what_its_lora_draws(host, call, option):
-    with host.options(**option):
+def test_a_residual_of_keys_and_values_draws_what_its_lora_draws(host, call, how):
+    with host.split(how == "apart"), host.options(**({"pad_cond_uncond": True} if how == "padded" else {})):
         agree(host, "keys", **CALLS[call])
         agree(host, "all", **CALLS[call])
 

@@ -100,9 +100,11 @@ class Job:
         Both passes are read with the first, since under lowvram their conds are made together.
         """
         if not hires:
-            self._passes, self._words.known, self._reasons = {}, {}, Reasons()
+            self._passes, self._words.known = {}, {}
             self._marks.forget()
             self._finite = False
+        if not hires and self._sampling is None:  # else the refiner comes in, before which they may have acted
+            self._reasons = Reasons()
         self._hires = hires
         first: list[str] = []
         for which, given, stripped, negative in self._prompts():

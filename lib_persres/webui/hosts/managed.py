@@ -32,6 +32,9 @@ class Managed:
     def load(self, *patchers) -> None:
         raise NotImplementedError
 
+    def tile(self, model, on: bool) -> None:
+        """Whether its pictures' edges meet."""
+
     def keeps_fp8(self, model) -> bool:
         return any(weight.dtype.itemsize == 1 for weight in self.unet(model).parameters())
 
@@ -63,8 +66,13 @@ class Managed:
         unet = self.unet(model)
         if any(weight.device.type != torch.device(devices.device).type for weight in unet.parameters()):
             raise PersresError("Training needs the whole UNet on the card at once, and it has no room there.")
-        with plain_tensors([unet, objects.clip.cond_stage_model]):
-            yield
+        tiled = model.tiling_enabled
+        try:
+            self.tile(model, False)
+            with plain_tensors([unet, objects.clip.cond_stage_model]):
+                yield
+        finally:
+            self.tile(model, tiled)
 
     # -- the autoencoder, which the host places and gives its type
 

@@ -31,13 +31,14 @@ def ours() -> list[str]:
 
 
 class Breaking:
-    """Raises or interrupts in the middle of a UNet's forward, in its n-th call from now, once."""
+    """Raises or interrupts in the middle of a UNet's forward, in its n-th call from now, once; in a module that every
+    host calls as one."""
 
     handle = None
 
     def arm(self, how: str, calls: int):
         self.how, self.left = how, calls
-        self.handle = unet().middle_block.register_forward_pre_hook(self)
+        self.handle = unet().middle_block[1].proj_in.register_forward_pre_hook(self)
         self.seen = []
 
     def __call__(self, module, args):
