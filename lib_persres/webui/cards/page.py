@@ -31,7 +31,8 @@ from .editor import ResidualEditor
 from .notes import DESCRIPTION, MAX_FILE, PHRASE, STRENGTH, check_phrase, read_notes
 
 VERSIONS = {"fits": "For this model", "all": "All", **{family: family for family in FAMILIES}}
-_CONTROLS = "<small>Sort: </small>"
+_CONTROLS = ("<small>Sort: </small>", '<div id="{tabname}_{extra_networks_tabname}_extra_sort"')
+"""What the WebUIs' bars of controls have, the first of which is there: our choice stands before it."""
 _CARD, _DESCRIPTION = '<div class="card"', '<span class="description">'
 
 
@@ -58,7 +59,9 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             "<select class='persres-version' title='Which residuals to show' "
             f"onchange='persresShowVersion(\"{{tabname}}\", this.value)'>{options}</select> "
         )
-        self.pane_tpl = self.pane_tpl.replace(_CONTROLS, choice + _CONTROLS, 1)
+        for place in filter(self.pane_tpl.__contains__, _CONTROLS):
+            self.pane_tpl = self.pane_tpl.replace(place, choice + place, 1)
+            break
 
     def refresh(self):
         self.residuals.refresh()
@@ -153,6 +156,8 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         """The WebUI shows pictures that are in a file's metadata, under the key that `_shown` gives it."""
         if not metadata.preview:
             return None
+        if not hasattr(ui_extra_networks, "fetch_cover_images"):  # nor has this WebUI a route for them
+            return f"data:image/jpeg;base64,{metadata.preview}"
         name = urllib.parse.quote(entry.name, safe="")
         page = self.extra_networks_tabname
         return f"./sd_extra_networks/cover-images?page={page}&item={name}&mtime={entry.stamp[0]}"
