@@ -157,7 +157,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         if not metadata.preview:
             return None
         if not hasattr(ui_extra_networks, "fetch_cover_images"):  # nor has this WebUI a route for them
-            return f"data:image/jpeg;base64,{metadata.preview}"
+            return f"data:image/png;base64,{metadata.preview}"
         name = urllib.parse.quote(entry.name, safe="")
         page = self.extra_networks_tabname
         return f"./sd_extra_networks/cover-images?page={page}&item={name}&mtime={entry.stamp[0]}"
