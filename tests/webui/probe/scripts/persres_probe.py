@@ -168,7 +168,7 @@ class Split:
             from backend import memory_management as memory
         if on:
             self.own = self.own or memory.get_free_memory
-            memory.get_free_memory = lambda *args, **kwargs: 0
+            memory.get_free_memory = lambda device=None, torch_free_too=False: (0, 0) if torch_free_too else 0
         elif self.own:
             memory.get_free_memory, self.own = self.own, None
 
