@@ -17,7 +17,7 @@ from ...learned_words import check_widths, learned_vectors
 from ...metadata import Metadata
 from ...prompt import NETWORK
 from ...residual_folder import Loaded
-from ..fit import misfit
+from ..fit import FAMILIES, misfit
 from ..host import HOST
 
 LONGEST = 75
@@ -31,7 +31,7 @@ def word_of(facts: Metadata, loaded: Loaded, used: bool, twin: bool = False) -> 
     facts: what is known of it in its prompt. used: whether its learned word, where it has one, is to be there.
     twin: see `learned_words.twins_of`.
     """
-    if HOST.family(HOST.model()) == "SD3":
+    if _reads_more():
         return ""
     copy = _digits(loaded.name)[:6] if twin else ""  # two files may hold the same
     if used and learned_vectors(loaded.residual):
@@ -44,6 +44,11 @@ def word_of(facts: Metadata, loaded: Loaded, used: bool, twin: bool = False) -> 
 
 def _digits(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _reads_more() -> bool:
+    """Whether the loaded model is of a family whose texts CLIP does not read alone."""
+    return HOST.family(HOST.model()) not in ("", *FAMILIES)
 
 
 def is_own(word: str) -> bool:
@@ -76,9 +81,10 @@ def _overlap(word: list[int], other: list[int]) -> bool:
 
 def unreadable(loaded: Loaded) -> str | None:
     """A sentence where the loaded model has no place for learned words at all."""
-    if not learned_vectors(loaded.residual) or HOST.family(HOST.model()) != "SD3":
+    if not learned_vectors(loaded.residual) or not _reads_more():
         return None
-    return f"The embedding of {loaded.name} is for CLIP, and the loaded model, SD3, reads more than that."
+    family = HOST.family(HOST.model())
+    return f"The embedding of {loaded.name} is for CLIP, and the loaded model, {family}, reads more than that."
 
 
 class LentWords:

@@ -38,6 +38,9 @@ class Backend(Managed, Ldm):
         model = self.loaded_model()
         return None if model is None else self.unet(model)
 
+    def family(self, model) -> str:
+        return super().family(model) or type(model).__name__  # Flux, Chroma
+
     def replaced_unet(self) -> bool:
         return False  # its option calls no other
 
@@ -76,7 +79,7 @@ class Backend(Managed, Ldm):
         return {name: getattr(model, own) for name, own in names.items() if hasattr(model, own)}
 
     def text_encoder(self, model):
-        return next(iter(self.readers(model).values()))
+        return next(iter(self.readers(model).values()), None)
 
     def token_tables(self, model) -> dict[str, nn.Embedding]:
         return {

@@ -38,7 +38,7 @@ class Ldm(LdmTexts, Evaluations, Work, Choices):
         return sd_unet.current_unet is not None
 
     def family(self, model) -> str:
-        """One of FAMILIES; "" for none of them."""
+        """One of FAMILIES, or what the WebUI calls another; "" for none that it names."""
         return next((family for family in FAMILIES if getattr(model, f"is_{family.lower()}", False)), "")
 
     def is_refiner(self, model) -> bool:
