@@ -16,6 +16,8 @@ A1111 = HOST == "a1111"
 CPU = ("--no-half", "--use-cpu", "all") if A1111 else ("--always-cpu", "--all-in-fp32")
 """How it is told to compute on the CPU in fp32."""
 ITS_OWN = {} if A1111 else {"hr_cfg": 6}
-"""What a request has to say so that its passes are as A1111's: else a hires pass has no unconditional row."""
+"""What a request has to say so that its passes are as A1111's: else a hires pass has no unconditional row, or fails."""
+if HOST == "backend":
+    ITS_OWN["hr_additional_modules"] = ["Use same choices"]
 EXTENSIONS = {"probe": Path(__file__).parent / "probe", "known": Path(__file__).parent / "known"}
 """Those for the tests alone: what looks inside, and what lets a host know models as small as these."""
