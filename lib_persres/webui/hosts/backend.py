@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from backend import memory_management
@@ -16,6 +16,26 @@ from .ldm import Ldm
 from .managed import Managed
 
 KINDS = {"epsilon": EPS, "v_prediction": V}
+
+
+class Watched:
+    """A reader, which is no module, with hooks on its calls until `remove`."""
+
+    def __init__(self, reader, before: Callable, after: Callable):
+        self._reader, self._own = reader, type(reader)
+
+        class Hooked(self._own):  # type: ignore[name-defined]
+            def __call__(self, *args):
+                try:
+                    given = before(self, args)
+                    return super().__call__(*(args if given is None else given))
+                finally:
+                    after(self, args, None)
+
+        reader.__class__ = Hooked
+
+    def remove(self) -> None:
+        self._reader.__class__ = self._own
 
 
 class Backend(Managed, Ldm):
@@ -77,6 +97,12 @@ class Backend(Managed, Ldm):
             return {"": one}
         names = {"clip_l": "text_processing_engine_l", "clip_g": "text_processing_engine_g"}
         return {name: getattr(model, own) for name, own in names.items() if hasattr(model, own)}
+
+    def encoders(self, model) -> dict[str, nn.Module]:
+        return {name: reader.text_encoder for name, reader in self.readers(model).items()}
+
+    def on_reading(self, reader, before: Callable, after: Callable) -> list:
+        return [Watched(reader, before, after)]
 
     def text_encoder(self, model):
         return next(iter(self.readers(model).values()), None)

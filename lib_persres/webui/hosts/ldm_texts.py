@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from modules import devices, prompt_parser, sd_hijack
@@ -23,6 +23,14 @@ class LdmTexts(Texts):
         encoders = getattr(model.cond_stage_model, "embedders", [model.cond_stage_model])
         encoders = [encoder for encoder in encoders if hasattr(encoder, "encode_embedding_init_text")]
         return {"": encoders[0]} if len(encoders) == 1 else dict(zip(("clip_l", "clip_g"), encoders))
+
+    def encoders(self, model) -> dict[str, nn.Module]:
+        """The networks in them, by the same names."""
+        return self.readers(model)
+
+    def on_reading(self, reader, before: Callable, after: Callable) -> list:
+        """Hooks on a reader's calls, as on a module's: at its begin and at its end, however that comes."""
+        return [reader.register_forward_pre_hook(before), reader.register_forward_hook(after, always_call=True)]
 
     def token_tables(self, model) -> dict[str, nn.Embedding]:
         """The text encoders' tables of tokens, by the same names."""
