@@ -1,6 +1,8 @@
 """A WebUI extension for the tests alone: what hangs on the UNets, which tokens the maps are of, masks of ones, and a
 generation that breaks where it is told to."""
 
+import sys
+
 import torch
 from fastapi import Body
 from modules import script_callbacks, scripts, sd_hijack, sd_models, shared, ui_extra_networks
@@ -157,20 +159,20 @@ WEIGHT = Weight()
 
 
 class Split:
-    """A card without room for two rows' chunks in one call of the UNet, where a host asks for that."""
+    """A card without room for two rows' chunks in one call of the UNet, where a host's sampler asks for that."""
 
     own = None
 
     def set(self, on: int):
-        try:
-            from ldm_patched.modules import model_management as memory
-        except ImportError:
-            from backend import memory_management as memory
-        if on:
-            self.own = self.own or memory.get_free_memory
-            memory.get_free_memory = lambda device=None, torch_free_too=False: (0, 0) if torch_free_too else 0
-        elif self.own:
-            memory.get_free_memory, self.own = self.own, None
+        kind = type(host().model().forge_objects.unet.model)
+        kind = next(each for each in kind.__mro__ if "memory_required" in vars(each))
+        self.own = self.own or kind.memory_required
+
+        def required(model, *args, **kwargs):
+            asks = sys._getframe(1).f_code.co_name in ("calc_cond_uncond_batch", "_calc_cond_batch")
+            return float("inf") if asks else self.own(model, *args, **kwargs)
+
+        kind.memory_required = required if on else self.own
 
 
 SPLIT = Split()
