@@ -33,6 +33,7 @@ from .notes import DESCRIPTION, MAX_FILE, PHRASE, STRENGTH, check_phrase, read_n
 VERSIONS = {"fits": "For this model", "all": "All", **{family: family for family in FAMILIES}}
 _CONTROLS = ("<small>Sort: </small>", '<div id="{tabname}_{extra_networks_tabname}_extra_sort"')
 """What the WebUIs' bars of controls have, the first of which is there: our choice stands before it."""
+_CLICK = "{card_clicked}"
 _CARD, _DESCRIPTION = '<div class="card"', '<span class="description">'
 
 
@@ -260,7 +261,11 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             "problem": item["problem"],
         }
         click = f"persresCardClicked({json.dumps(tabname)}, {json.dumps(card)});"
-        return super().create_item_html(tabname, {**item, "onclick": html.escape(click)}, template)
+        # not the item's "onclick", before which some WebUIs choose the checkpoint's VAE
+        if template:
+            return super().create_item_html(tabname, item, template.replace(_CLICK, _literal(click), 1))
+        made = super().create_item_html(tabname, item)
+        return {**made, "card_clicked": html.escape(click)} if isinstance(made, dict) else made
 
 
 class _Escaping(str):

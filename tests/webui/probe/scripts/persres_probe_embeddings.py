@@ -40,7 +40,14 @@ class Encoding:
 ENCODING = Encoding()
 
 
+def read_again():
+    """A host that reads the users' embeddings with the model alone does it now."""
+    if own := getattr(reader(), "embeddings", None):
+        own.load_textual_inversion_embeddings()
+
+
 def routes(_, app):
+    app.post("/probe/embeddings/read")(lambda: read_again())
     app.get("/probe/embeddings")(lambda: database())
     app.post("/probe/encoding/{how}")(lambda how: ENCODING.watch(how))
     app.get("/probe/encoding")(lambda: ENCODING.seen)
