@@ -13,8 +13,10 @@ elif (WEBUI / "backend" / "diffusion_engine").is_dir():
 else:
     HOST = "a1111"
 A1111 = HOST == "a1111"
-CPU = ("--no-half", "--use-cpu", "all") if A1111 else ("--always-cpu", "--all-in-fp32")
-"""How it is told to compute on the CPU in fp32."""
+FLAGS = ("--no-half", "--use-cpu", "all") if A1111 else ("--always-cpu", "--all-in-fp32")
+"""How it is told to compute on the CPU in fp32; Forge also, where its data are elsewhere, to serve its own scripts."""
+if HOST == "backend":
+    FLAGS += ("--gradio-allowed-path", str(WEBUI))
 ITS_OWN = {} if A1111 else {"hr_cfg": 6}
 """What a request has to say so that its passes are as A1111's: else a hires pass has no unconditional row, or fails."""
 if HOST == "backend":

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import standalone_models as models
 import torch
-from checkout import A1111, CPU, EXTENSIONS, HOST, ITS_OWN
+from checkout import A1111, EXTENSIONS, HOST, ITS_OWN
+from checkout import FLAGS as ITS_FLAGS
 from companions import add_companions, save_checkpoint
 from PIL import Image
 
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --api "
     "--no-download-sd-model --do-not-download-clip --no-hashing"
-).split() + list(CPU)
+).split() + list(ITS_FLAGS)
 PATIENCE = 1800
 """Seconds for the start or one answer; it takes some on a machine that is busy with other things."""
 TITLE = "Personalized Residuals"

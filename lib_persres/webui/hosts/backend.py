@@ -74,6 +74,9 @@ class Backend(Managed, Ldm):
     def alphas(self, model) -> torch.Tensor:
         return 1 / (1 + model.forge_objects.unet.model.predictor.sigmas.float().clone() ** 2)
 
+    def to_train_on(self):
+        return self.chosen_checkpoint()  # which is loaded with the next picture
+
     def choose_model(self):
         return sd_models.forge_model_reload()[0]
 

@@ -72,6 +72,10 @@ class Ldm(LdmTexts, Evaluations, Work, Choices):
         except FileNotFoundError:
             return None
 
+    def to_train_on(self):
+        """The one that a training of now would take; None where that is not known."""
+        return self.checkpoint(self.loaded_model())
+
     def choose_model(self):
         """Load the chosen checkpoint unless it is; the model."""
         return sd_models.reload_model_weights() or shared.sd_model
