@@ -7,6 +7,7 @@ from modules import devices, processing, sd_hijack, sd_models, sd_unet, shared
 from torch import nn
 
 from ...parameterization import EPS, V, with_zero_terminal_snr
+from ...sizes import LATENT
 from .choices import Choices
 from .evaluations import Evaluations
 from .ldm_texts import LdmTexts
@@ -89,6 +90,11 @@ class Ldm(LdmTexts, Evaluations, Work, Choices):
 
     def autoencoder(self, model) -> nn.Module:
         return model.first_stage_model
+
+    def latent_side(self, model) -> int | None:
+        """Of the pictures that it was trained on, where its UNet does not say it; None: it cannot be told."""
+        side = getattr(getattr(self.autoencoder(model), "encoder", None), "resolution", None)
+        return side and side // LATENT
 
     def scale(self, model) -> float:
         """By which its latents are multiplied for the UNet."""

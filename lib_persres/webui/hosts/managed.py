@@ -15,6 +15,8 @@ from modules_forge import main_thread
 from torch import nn
 
 from ...errors import PersresError
+from ...sizes import LATENT
+from ...standalone import architecture
 from .inference import plain_tensors
 
 Result = TypeVar("Result")
@@ -25,6 +27,7 @@ class Managed:
 
     places_parts = True
 
+    checkpoint: Callable[[Any], Any]
     family: Callable[[Any], str]
     unet: Callable[[Any], nn.Module]
     no_generation: Callable[[], Any]
@@ -78,6 +81,14 @@ class Managed:
 
     def autoencoder(self, model) -> nn.Module:
         return model.forge_objects.vae.first_stage_model
+
+    def latent_side(self, model) -> int | None:
+        """As the yaml beside its file has it, since the host's own parts do not keep it."""
+        try:
+            described = architecture.read(self.checkpoint(model).filename, self.family(model))
+        except (AttributeError, PersresError):
+            return None
+        return described.unet.get("image_size") or described.ddconfig["resolution"] // LATENT
 
     def encode(self, model, images: torch.Tensor) -> None:
         model.encode_first_stage(images)

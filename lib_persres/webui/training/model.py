@@ -13,7 +13,7 @@ from ...conditioning import Conditioning
 from ...errors import PersresError
 from ...parameterization import KINDS
 from ...residual import file_hash
-from ...sizes import LATENT, default_resolution, params_of
+from ...sizes import default_resolution, params_of
 from ..fit import FAMILIES
 from ..host import HOST
 
@@ -141,9 +141,8 @@ class LentModel:
 def side_of(model) -> int:
     """Of the pictures that a model was trained on."""
     params = params_of(HOST.unet(model))
-    encoder = getattr(HOST.autoencoder(model), "encoder", None)
-    if params["image_size"] is None and (side := getattr(encoder, "resolution", None)):  # sgm's UNet has no such number
-        params["image_size"] = side // LATENT
+    if params["image_size"] is None:  # sgm's UNet has no such number
+        params["image_size"] = HOST.latent_side(model)
     return default_resolution(params, HOST.family(model), HOST.parameterization(model))
 
 
