@@ -25,7 +25,7 @@ from lib_persres.webui.training.lend import lend, turn
 
 RESIDUALS = Files(folder, lambda: int(chosen(CACHE)), cache("persres-hashes"), lora_folder, shows_loras)
 QUEUE = HOST.data_folder() / "persres-training"
-JOBS = Jobs(QUEUE, RESIDUALS, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit)
+JOBS = Jobs(QUEUE, RESIDUALS, turn, lend, lambda: int(chosen(STATE_EVERY)), refuse_unfit, HOST.on_thread)
 TAB = TrainingTab(JOBS, RESIDUALS, Presets(QUEUE / "presets.json"))
 
 
@@ -48,11 +48,11 @@ def settings_changed():
     RESIDUALS.trim()
 
 
+add_section(settings_changed)  # now: what answers GET /sdapi/v1/options is made by whoever imports it first
 HOST.watch_restarts()  # now: the page's button is made of the method that is there then
 add_axes(RESIDUALS)  # with --nowebui the plot is made before on_before_ui
 script_callbacks.on_before_ui(lambda: add_axes(RESIDUALS))
 script_callbacks.on_before_ui(register)
-script_callbacks.on_ui_settings(lambda: add_section(settings_changed))
 script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(RESIDUALS)))
 script_callbacks.on_ui_tabs(TAB.tabs)
 script_callbacks.on_app_started(register)  # with --nowebui there is no UI

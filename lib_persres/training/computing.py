@@ -8,7 +8,7 @@ import torch
 
 from ..errors import first_line
 from .finite import check_prediction
-from .frozen import checkpointed, frozen, lean, weights_in
+from .frozen import checkpointed, frozen, lean, not_in_place, weights_in
 from .host import Host
 from .texts import Texts
 
@@ -61,6 +61,7 @@ class Computing:
         unet = self._host.unet
         with contextlib.ExitStack() as stack:
             stack.enter_context(frozen(unet))
+            stack.enter_context(not_in_place(unet))
             expected = self._predict()  # before anything is changed, and so that what a host does lazily is done
             check_prediction(unet, expected)
             stack.enter_context(weights_in(unet, self._precision))

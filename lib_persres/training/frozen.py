@@ -6,6 +6,7 @@ All of it is undone at the end, to the bit: flags, modes, forwards and weights.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -63,6 +64,37 @@ def lean(unet: nn.Module) -> Iterator[None]:
             for layer, forward in _lean_forwards(module):
                 stack.enter_context(forward_as(layer, forward))
         yield
+
+
+@contextlib.contextmanager
+def not_in_place(unet: nn.Module) -> Iterator[None]:
+    """Some hosts' transformer blocks add into their input, which a norm keeps for the backward pass. Here they add
+    beside it, the same to the bit."""
+    with contextlib.ExitStack() as stack:
+        for module in unet.modules():
+            if _may_add_in_place(module):
+                stack.enter_context(forward_as(module, _beside(module)))
+        yield
+
+
+def _may_add_in_place(module: nn.Module) -> bool:
+    """Blocks that are told transformer_options, with the three parts of SD1's to SDXL's and no others."""
+    parts = ("norm1", "attn1", "norm2", "attn2", "norm3", "ff")
+    others = ("ff_in", "disable_self_attn", "switch_temporal_ca_to_sa")
+    return (
+        all(isinstance(getattr(module, part, None), nn.Module) for part in parts)
+        and not any(getattr(module, other, None) for other in others)
+        and "transformer_options" in inspect.signature(type(module).forward).parameters
+    )
+
+
+def _beside(module: nn.Module) -> Forward:
+    def run(x: torch.Tensor, context: torch.Tensor | None = None, **ignored: object) -> torch.Tensor:
+        x = x + module.attn1(module.norm1(x))
+        x = x + module.attn2(module.norm2(x), context=context)
+        return x + module.ff(module.norm3(x))
+
+    return run
 
 
 @contextlib.contextmanager

@@ -19,10 +19,15 @@ ENTRIES = (
     "cards/page",
     "generation/network",
     "generation/script",
+    "gradios",
     "options_section",
     "tab/tab",
 )
 """Of lib_persres/webui: what the WebUI calls by classes of its own, and what makes inputs for its page."""
+HOSTS = ("a1111", "backend", "choices", "evaluations", "ldm", "ldm_patched", "ldm_texts", "managed", "texts", "work")
+"""Of lib_persres/webui/hosts: the WebUIs themselves."""
+LONGEST_HOST = 150
+"""Lines of a file of them."""
 OF_CORE = ("lora", "training")
 NOT_CORE = {"__main__.py", "progress.py"}
 MUTABLE = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict", "bytearray"}
@@ -88,7 +93,7 @@ def host_imports(path: Path) -> list[str]:
     return [
         f"{name_of(path)}:{line} imports {name}"
         for name, line in imports(parse(path), path)
-        if name.split(".")[0] in ("modules", "gradio")
+        if name.split(".")[0] in ("modules", "modules_forge", "backend", "ldm_patched", "gradio")
     ]
 
 
@@ -207,7 +212,20 @@ def test_only_scripts_and_webui_import_the_host():
 
 def test_in_the_webuis_part_only_the_host_and_what_registers_with_it_import_it():
     found = {name_of(path) for path in PYTHON if (PACKAGE / "webui") in path.parents and host_imports(path)}
-    assert found == {f"lib_persres/webui/{name}.py" for name in ("host", *ENTRIES)}
+    hosts = (f"hosts/{name}" for name in HOSTS)
+    assert found == {f"lib_persres/webui/{name}.py" for name in (*hosts, *ENTRIES)}
+
+
+def test_a_hosts_class_is_short():
+    long = {name_of(path): len(path.read_text().splitlines()) for path in (PACKAGE / "webui" / "hosts").glob("*.py")}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_HOST} == {}
+
+
+def test_only_the_choice_of_the_host_asks_for_a_host():
+    """Nothing else names a host's class or looks for its modules."""
+    own = re.compile(r"\b(?:A1111|LdmPatched|Backend)\(|find_spec|hosts\.")
+    found = {name_of(path) for path in PYTHON if PACKAGE / "webui" in path.parents and own.search(path.read_text())}
+    assert found - {f"lib_persres/webui/hosts/{name}.py" for name in HOSTS} == {"lib_persres/webui/host.py"}
 
 
 def test_the_core_imports_torch_safetensors_numpy_pillow_and_the_standard_library():

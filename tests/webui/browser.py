@@ -108,8 +108,8 @@ class Browser:
         """Choose the tab with this label in the row of tabs with this id."""
         self.run(
             f"[...gradioApp().querySelectorAll('#{tabs} > .tab-nav > button')]"
-            ".find((button) => button.textContent.trim() == arguments[0]).click()",
-            label,
+            ".find((button) => button.textContent.trim().toLowerCase() == arguments[0]).click()",
+            label.lower(),  # hosts write them differently
         )
 
     def click(self, selector: str) -> None:

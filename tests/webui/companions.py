@@ -47,10 +47,10 @@ def add_companions(folder: Path) -> None:
 
 
 def save_as_lora(residual: Path, path: Path) -> None:
-    """A LoRA with the same ΔW as the residual's, by the names of the model's own modules."""
+    """A LoRA with the same ΔW as the residual's, by the names of the model's own modules that every host reads."""
     tensors = {}
     for target, factors in Residual.load(residual).factors.items():
-        name = "diffusion_model_" + target.replace(".", "_")
+        name = "lora_unet_" + target.replace(".", "_")
         tensors[f"{name}.lora_down.weight"] = factors.down.float()[..., None, None].contiguous()
         tensors[f"{name}.lora_up.weight"] = factors.up.float()[..., None, None].contiguous()
         tensors[f"{name}.alpha"] = torch.tensor(float(factors.down.shape[0]))

@@ -53,10 +53,11 @@ def reference(tmp_path_factory):
 @pytest.fixture(scope="session")
 def host(tmp_path_factory, reference):
     """A WebUI with this extension and the probe. It comes after `reference`, so that one runs at a time."""
+    from checkout import EXTENSIONS
     from host import ROOT, Host, make_data
 
     data = tmp_path_factory.mktemp("with") / "data"
-    make_data(data, {"some-folder-name": ROOT, "probe": Path(__file__).parent / "probe"})
+    make_data(data, {"some-folder-name": ROOT, "probe": EXTENSIONS["probe"]})
     host = Host(Path(WEBUI), data)
     try:
         yield host.wait()

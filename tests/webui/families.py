@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 import yaml
-from host import ROOT, Host
+from checkout import EXTENSIONS
+from host import ROOT, Host, configure, make_extensions
 from safetensors.torch import load_file, save_file
 
 from lib_persres.toybox import CHECKPOINT
@@ -32,11 +32,8 @@ NEGATIVE = "blurry"
 
 def make_data(data: Path) -> None:
     """A --data-dir with the three checkpoints, this extension and the probe."""
-    (data / "extensions").mkdir(parents=True)
-    for name, path in {"persres": ROOT, "probe": Path(__file__).parent / "probe"}.items():
-        (data / "extensions" / name).symlink_to(path, target_is_directory=True)
-    # previews while SDXL draws want a small model from the network
-    (data / "config.json").write_text(json.dumps({"live_previews_enable": False}))
+    make_extensions(data, {"persres": ROOT, **EXTENSIONS})
+    configure(data)
     folder = data / "models" / "Stable-diffusion"
     install(folder)
     for family in FAMILIES[1:]:

@@ -10,8 +10,10 @@ def plot(host, x, y=("Nothing", ""), csv=False) -> dict:
         listed = isinstance(values, list)
         return [labels.index(label), ", ".join(values) if listed else values, values if listed and not csv else []]
 
-    flags = [False, True, False, False, False, False, False, 0, csv]  # no legend, each image by itself
-    return {"script_name": "x/y/z plot", "script_args": [*axis(*x), *axis(*y), *axis("Nothing", ""), *flags]}
+    axes = [*axis(*x), *axis(*y), *axis("Nothing", "")]
+    # hosts have flags of their own between those of A1111
+    flags = [{"Draw legend": False, "Include Sub Images": True}.get(a["label"], a["value"]) for a in script["args"]]
+    return {"script_name": "x/y/z plot", "script_args": [*axes, *flags[len(axes) : -1], csv]}
 
 
 def cells(host, prompt, x, y=("Nothing", ""), args=None, csv=False, **parameters):

@@ -7,7 +7,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from host import ROOT, Host, body_of, make_data
+from host import ROOT, Host, body_of, configure, make_data
 from pictures import LAG, REX, near, same
 from plots import cells
 from routes import ROUTES
@@ -19,7 +19,7 @@ def alone(tmp_path_factory, reference):
     make_data(data, {"persres": ROOT})
     folder = data / "mine"
     shutil.move(data / "models" / "persres", folder)
-    (data / "config.json").write_text(json.dumps({"persres_lag": "perhaps", "persres_dir": str(data)}))
+    configure(data, persres_lag="perhaps", persres_dir=str(data))
     host = Host(Path(os.environ["PERSRES_WEBUI"]), data, "--nowebui", "--persres-dir", str(folder), auth="ann:secret")
     try:
         yield host.wait()

@@ -7,6 +7,7 @@ import pytest
 import standalone_models as models
 from browser import Browser, missing
 from card_files import ODD, change, png
+from checkout import A1111
 from host import copy_of, make_residual
 from pictures import near
 
@@ -208,6 +209,7 @@ def test_what_the_prompt_uses_is_said_while_it_is_typed(host, page, folder):
     host.post("/persres/v1/refresh")
     page.tab("txt2img_extra_tabs", "Generation")
     asked = "return performance.getEntriesByType('resource').filter((each) => /persres_prompt/.test(each.name)).length"
+    page.run("performance.clearResourceTimings()")  # a browser keeps the first 250 alone
     before = page.run(asked)
     page.set("txt2img_prompt", "a photo of a dog, V* and <lora:x:1>")
     page.run("return new Promise((done) => setTimeout(done, 1500))")
@@ -316,6 +318,7 @@ def test_a_residual_of_another_checkpoint_says_so_in_words(host, page, folder):
         host.post("/probe/checkpoint/none")
 
 
+@pytest.mark.skipif(not A1111, reason="this host reads such names by the depth of the model, which the tests' has not")
 def test_a_card_is_saved_as_a_lora_that_draws_the_same(host, page):
     path = host.data / "models" / "Lora" / "rex.safetensors"
     editor = "#txt2img_residuals_edit_user_metadata"

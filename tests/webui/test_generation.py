@@ -79,7 +79,7 @@ CASES = {
 def test_conds_and_unconds_apart_are_the_same_image(host, name):
     prompt, args, count = CASES[name]
     together = host.generate(prompt, args, batch_size=count).images
-    with host.options(batch_cond_uncond=False):
+    with host.split():
         host.post("/probe/watch")
         apart = host.generate(prompt, args, batch_size=count).images
         rows = host.post("/probe/calls")
@@ -103,7 +103,7 @@ PARTS = {
 def test_with_masks_of_ones_lag_is_plain_sampling_for_parts_without_the_concept(host, name, unconditional):
     settings, more = {"unconditional": unconditional}, {"steps": 6} if name == "only later" else {}
     for together in (True, False):
-        with host.options(batch_cond_uncond=together):
+        with host.split(not together):
             plain = host.image(PARTS[name], [{"lag": False, **settings}], **more)
             lag, off = (host.image(PARTS[name], [given], **more) for given in (settings, {"strength": 0}))
             host.post("/probe/ones/1")

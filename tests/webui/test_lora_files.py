@@ -32,7 +32,7 @@ def files(host):
         path = make_residual(host.data, f"made-{name}", unet, seed, "olis", "dog", targets=rule)
         tensors = {}
         for target, factors in Residual.load(path).factors.items():
-            key, kernel = "diffusion_model_" + target.replace(".", "_"), kernels[target]
+            key, kernel = "lora_unet_" + target.replace(".", "_"), kernels[target]
             down = factors.down.unflatten(1, (-1, *kernel)) if kernel else factors.down
             up = factors.up[..., None, None] if kernel else factors.up
             tensors |= {f"{key}.lora_down.weight": 0.5 * down, f"{key}.lora_up.weight": up}

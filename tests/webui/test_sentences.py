@@ -101,6 +101,12 @@ def test_two_residuals_with_the_same_words_are_told_apart_and_a_twin_that_is_not
 # -- a user's embedding
 
 
+def read(host):
+    """The users' embeddings anew."""
+    host.post("/sdapi/v1/refresh-embeddings")
+    host.post("/probe/embeddings/read")
+
+
 @pytest.fixture
 def embedding(host):
     """embedding(name): the user has an embedding of this name."""
@@ -111,12 +117,12 @@ def embedding(host):
         vectors = torch.randn(2, models.TEXT["hidden_size"], generator=torch.Generator().manual_seed(9))
         save_file({"emb_params": vectors}, path)
         written.append(path)
-        host.post("/sdapi/v1/refresh-embeddings")
+        read(host)
 
     yield write
     for path in written:
         path.unlink()
-    host.post("/sdapi/v1/refresh-embeddings")
+    read(host)
 
 
 @pytest.mark.parametrize("name", ["olis", "OLIS", "a olis", "olis dog", "olis dog in"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from host import ROOT, Host, make_data
+from host import ROOT, Host, configure, make_data
 from pictures import near
 from PIL import Image
 from trainings import ROUTE, SETTINGS, assert_as_before, numbers, refused_training, submit, wait
@@ -289,7 +289,7 @@ def mortal(tmp_path_factory, host):
     """With --medvram; its own folder, so that it may be killed and started again."""
     data = tmp_path_factory.mktemp("mortal") / "data"
     make_data(data, {"persres": ROOT, "probe": PROBE})
-    (data / "config.json").write_text(json.dumps({"persres_state_every": 2}))
+    configure(data, persres_state_every=2)
     hosts = []
 
     def start() -> Host:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from host import ROOT, Host, make_data
+from host import ROOT, Host, configure, make_data
 from trainings import ROUTE, numbers, submit, wait
 
 from lib_persres.errors import PersresError
@@ -26,7 +26,7 @@ def start(tmp_path):
     """Starts a WebUI, always with the same folder of its own."""
     data = tmp_path / "data"
     make_data(data, {"persres": ROOT})
-    (data / "config.json").write_text('{"persres_state_every": 1}')
+    configure(data, persres_state_every=1)
     hosts = []
 
     def begin() -> Host:

@@ -16,6 +16,7 @@ from ...training.recipe import Recipe
 from ...writing import write_whole
 from ..exporting import save_as_lora
 from ..fit import learned_elsewhere, name_of
+from ..gradios import script
 from ..json_file import encodable
 from ..recipes import recipe_in_words, targets_in_words
 from .notes import DESCRIPTION, NOTES, PHRASE, STRENGTH, check_phrase, read_json
@@ -63,17 +64,17 @@ class ResidualEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
     def setup_save_handler(self, button, func, components):
         # unlike the WebUI's own, it closes only what was saved, and finds cards of any name
         event = button.click(func, inputs=[self.edit_name_input, *components], outputs=[])
-        event.success(None, _js=self._refresh_card("closePopup();"), inputs=[self.edit_name_input], outputs=[])
+        event.success(None, **script(self._refresh_card("closePopup();")), inputs=[self.edit_name_input], outputs=[])
 
     def setup_ui(self, gallery):
         picked = f"(x, y, z) => [selected_gallery_index_id({json.dumps(f'{self.tabname}_gallery_container')}), y, z]"
         event = self.button_replace_preview.click(
             self.save_preview,
-            _js=picked,
+            **script(picked),
             inputs=[self.edit_name_input, gallery, self.edit_name_input],
             outputs=[self.html_preview, self.html_status],
         )
-        event.success(None, _js=self._refresh_card(), inputs=[self.edit_name_input], outputs=[])
+        event.success(None, **script(self._refresh_card()), inputs=[self.edit_name_input], outputs=[])
 
     def _refresh_card(self, first: str = "") -> str:
         return f"(name) => {{ {first} persresRefreshCard({json.dumps(self.tabname)}, name); }}"

@@ -31,7 +31,9 @@ from .editor import ResidualEditor
 from .notes import DESCRIPTION, MAX_FILE, PHRASE, STRENGTH, check_phrase, read_notes
 
 VERSIONS = {"fits": "For this model", "all": "All", **{family: family for family in FAMILIES}}
-_CONTROLS = "<small>Sort: </small>"
+_CONTROLS = ("<small>Sort: </small>", '<div id="{tabname}_{extra_networks_tabname}_extra_sort"')
+"""What the WebUIs' bars of controls have, the first of which is there: our choice stands before it."""
+_CLICK = "{card_clicked}"
 _CARD, _DESCRIPTION = '<div class="card"', '<span class="description">'
 
 
@@ -58,7 +60,9 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             "<select class='persres-version' title='Which residuals to show' "
             f"onchange='persresShowVersion(\"{{tabname}}\", this.value)'>{options}</select> "
         )
-        self.pane_tpl = self.pane_tpl.replace(_CONTROLS, choice + _CONTROLS, 1)
+        for place in filter(self.pane_tpl.__contains__, _CONTROLS):
+            self.pane_tpl = self.pane_tpl.replace(place, choice + place, 1)
+            break
 
     def refresh(self):
         self.residuals.refresh()
@@ -153,6 +157,8 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         """The WebUI shows pictures that are in a file's metadata, under the key that `_shown` gives it."""
         if not metadata.preview:
             return None
+        if not hasattr(ui_extra_networks, "fetch_cover_images"):  # nor has this WebUI a route for them
+            return f"data:image/png;base64,{metadata.preview}"
         name = urllib.parse.quote(entry.name, safe="")
         page = self.extra_networks_tabname
         return f"./sd_extra_networks/cover-images?page={page}&item={name}&mtime={entry.stamp[0]}"
@@ -163,7 +169,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
 
     def _says(self, name: str, entry: Entry) -> bool:
         """Whether a tag with this name means this file, when the WebUI reads it."""
-        if "#" in name and shared.opts.enable_prompt_comments:
+        if "#" in name and HOST.option("enable_prompt_comments"):
             return False
         rest, found = HOST.parse_tags(f"<{NETWORK}:{name}:1.0>")
         tags = found.get(NETWORK, ())
@@ -255,7 +261,11 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             "problem": item["problem"],
         }
         click = f"persresCardClicked({json.dumps(tabname)}, {json.dumps(card)});"
-        return super().create_item_html(tabname, {**item, "onclick": html.escape(click)}, template)
+        # not the item's "onclick", before which some WebUIs choose the checkpoint's VAE
+        if template:
+            return super().create_item_html(tabname, item, template.replace(_CLICK, _literal(click), 1))
+        made = super().create_item_html(tabname, item)
+        return {**made, "card_clicked": html.escape(click)} if isinstance(made, dict) else made
 
 
 class _Escaping(str):

@@ -100,9 +100,11 @@ class Job:
         Both passes are read with the first, since under lowvram their conds are made together.
         """
         if not hires:
-            self._passes, self._words.known, self._reasons = {}, {}, Reasons()
+            self._passes, self._words.known = {}, {}
             self._marks.forget()
             self._finite = False
+        if not hires and self._sampling is None:  # else the refiner comes in, before which they may have acted
+            self._reasons = Reasons()
         self._hires = hires
         first: list[str] = []
         for which, given, stripped, negative in self._prompts():
@@ -191,8 +193,13 @@ class Job:
             with self._words.lent(), self._marks.lent():
                 return original(*args, **kwargs)
         finally:
-            comments = HOST.comments()  # the old emphasis lists the embeddings that it used
-            comments[:] = map(self._words.named, comments)
+            self._name_words()
+
+    def _name_words(self) -> None:
+        """The WebUI lists the embeddings that it used, in its comments or in the infotext: there with their names."""
+        comments, params = HOST.comments(), self.p.extra_generation_params
+        comments[:] = map(self._words.named, comments)
+        params.update({key: self._words.named(text) for key, text in params.items() if isinstance(text, str)})
 
     def _unreadable(self, sentence: str, loaded: Loaded) -> None:
         """A learned word is not for the model; what else the file has may be."""
@@ -211,6 +218,7 @@ class Job:
             with self._words.lent(), self._marks.lent():
                 result = original(*args, **kwargs)
             self._masks = sampling.take_masks()
+            self._name_words()  # those of the hires pass
             self._check(result, sampling)
             return result
         except HOST.NotFinite as error:  # the hires pass is decoded in here

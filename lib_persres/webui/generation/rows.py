@@ -29,21 +29,22 @@ class Rows:
         self.contexts, self.vectors = [*cond, *uncond], vectors
         self._left = list(range(len(self.rows)))
 
-    def identify(self, context: torch.Tensor) -> list[Row | None]:
+    def identify(self, context: torch.Tensor, conditional: Sequence[bool] | None = None) -> list[Row | None]:
         """The rows of a call with this context (b, n, d); None for one that the evaluation did not announce.
 
+        conditional: of each row, where the host says it, which tells a prompt from a negative prompt of the same words.
         This waits for the device, once, and so belongs before the call.
         """
         same = self._same(context).tolist()
         found: list[int | None] = []
-        for matches in same:
-            index = self._take([i for i, match in enumerate(matches) if match])
-            found.append(index)
+        for place, matches in enumerate(same):
+            alike = [i for i, match in enumerate(matches) if match]
+            found.append(self._take(self._of_kind(alike, place, conditional) or alike))
         unknown = [place for place, index in enumerate(found) if index is None]
         # changed on the way by another extension: they can still be told by their order
         if len(unknown) <= len(self._left):
-            for place, index in zip(unknown, self._left[: len(unknown)]):
-                found[place] = self._take([index])
+            for place in unknown:
+                found[place] = self._take((self._of_kind(self._left, place, conditional) or self._left)[:1])
         return [None if index is None else self.rows[index] for index in found]
 
     def instead(self, wanted: Sequence[Row], rows: Sequence[Row | None], args, kwargs) -> tuple[tuple, dict]:
@@ -54,6 +55,11 @@ class Rows:
         numbers = [self.rows.index(row) for row in wanted]
 
         def taken(value):
+            # what an extension told the call comes in lists and dicts, from which the UNet may take things out
+            if isinstance(value, dict):
+                return {name: taken(each) for name, each in value.items()}
+            if type(value) in (list, tuple):
+                return type(value)(map(taken, value))
             return value[places] if isinstance(value, torch.Tensor) and len(value) == len(rows) else value
 
         given = context_of(args, kwargs)
@@ -72,6 +78,12 @@ class Rows:
             known = known[:width].to(context)
             columns.append((context[:, :width] == known).flatten(1).all(1))
         return torch.stack(columns, 1)
+
+    def _of_kind(self, indices: Sequence[int], place: int, conditional: Sequence[bool] | None) -> list[int]:
+        """Those that may be a call's row at this place."""
+        if conditional is None:
+            return list(indices)
+        return [index for index in indices if (self.rows[index].part is not None) == conditional[place]]
 
     def _take(self, matches: list[int]) -> int | None:
         if not matches:

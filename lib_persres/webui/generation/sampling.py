@@ -190,10 +190,10 @@ class Sampling:
         self._asked = self._asked or (args, kwargs)
         if self._rows is None or plans is None or context is None:
             return
-        rows = self._rows.identify(context)
+        rows = self._rows.identify(context, HOST.conditional(kwargs, len(context)))
         if not self._early and (missing := plans.missing(rows)):
             # for their masks alone: the picture does not hang on how the WebUI cuts an evaluation into calls
-            own_args, own_kwargs = self._rows.instead(missing, rows, args, kwargs)
+            own_args, own_kwargs = self._rows.instead(missing, rows, args, HOST.conditionally(kwargs))
             branches.plan = _plan(plans, missing, own_kwargs["context"])
             module.forward(*own_args, **own_kwargs)
         branches.plan = _plan(plans, rows, context)

@@ -10,8 +10,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-
-import torch
+from typing import Any
 
 from ...lora.text_part import TextFactors, TextPart
 from ...prompt import NETWORK
@@ -45,7 +44,7 @@ class MarkedTexts:
         self._model = None
         self._part: TextPart | None = None
         self._files: list[Loaded] = []
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._handles: list[Any] = []
 
     def forget(self) -> None:
         self._known = {}
@@ -82,17 +81,13 @@ class MarkedTexts:
         self._model, self._files = model, files
         if model is None:
             return
-        readers = HOST.readers(model)
         parts = {loaded: own[0] for acting in self._known.values() for loaded, own in acting.items()}
-        self._part = TextPart(readers, [parts[loaded] for loaded in files]).attach()
+        self._part = TextPart(HOST.encoders(model), [parts[loaded] for loaded in files]).attach()
         for loaded, count in zip(files, self._part.unknown):
             if count:
                 self._unknown(loaded, count)
-        for reader in readers.values():
-            self._handles += [
-                reader.register_forward_pre_hook(self._begin),
-                reader.register_forward_hook(self._end, always_call=True),
-            ]
+        for reader in HOST.readers(model).values():
+            self._handles += HOST.on_reading(reader, self._begin, self._end)
 
     def _take_back(self) -> None:
         while self._handles:
@@ -102,7 +97,7 @@ class MarkedTexts:
         self._part = self._model = None
         self._files = []
 
-    def _begin(self, module: torch.nn.Module, args: tuple) -> tuple | None:
+    def _begin(self, reader: object, args: tuple) -> tuple | None:
         part = self._part
         texts = args[0] if args else None
         if part is None or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
@@ -123,6 +118,6 @@ class MarkedTexts:
     def _acting(self, marks: Sequence[str]) -> Acting | None:
         return self._known.get(marks[0]) if len(marks) == 1 else None
 
-    def _end(self, module: torch.nn.Module, args: tuple, output: object) -> None:
+    def _end(self, reader: object, args: tuple, output: object) -> None:
         if self._part is not None:
             self._part.strengths = None

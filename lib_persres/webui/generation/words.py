@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ...errors import PersresError
 from ...learned_words import check_widths, learned_vectors
 from ...metadata import Metadata
 from ...prompt import NETWORK
 from ...residual_folder import Loaded
-from ..fit import misfit
+from ..fit import FAMILIES, misfit
 from ..host import HOST
 
 LONGEST = 75
@@ -31,7 +31,7 @@ def word_of(facts: Metadata, loaded: Loaded, used: bool, twin: bool = False) -> 
     facts: what is known of it in its prompt. used: whether its learned word, where it has one, is to be there.
     twin: see `learned_words.twins_of`.
     """
-    if HOST.family(HOST.model()) == "SD3":
+    if _reads_more():
         return ""
     copy = _digits(loaded.name)[:6] if twin else ""  # two files may hold the same
     if used and learned_vectors(loaded.residual):
@@ -46,6 +46,11 @@ def _digits(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def _reads_more() -> bool:
+    """Whether the loaded model is of a family whose texts CLIP does not read alone."""
+    return HOST.family(HOST.model()) not in ("", *FAMILIES)
+
+
 def is_own(word: str) -> bool:
     """Whether it is a word for the model's own vectors of an identifier."""
     return word.startswith(OWN)
@@ -54,7 +59,12 @@ def is_own(word: str) -> bool:
 def is_taken(identifier: str) -> bool:
     """Whether a user's embedding may be read where the identifier stands, alone or with words beside it."""
     tokens = HOST.tokens(HOST.text_encoder(HOST.model()), identifier) if identifier else []
-    return any(_overlap(tokens, list(ids)) for entries in HOST.embeddings().values() for ids, _ in entries)
+    return any(_overlap(tokens, list(ids)) for ids in _names())
+
+
+def _names() -> Iterator[Sequence[int]]:
+    """The tokens of all users' embeddings."""
+    return (ids for lookup in HOST.embeddings() for entries in lookup.values() for ids, _ in entries)
 
 
 def _overlap(word: list[int], other: list[int]) -> bool:
@@ -71,9 +81,10 @@ def _overlap(word: list[int], other: list[int]) -> bool:
 
 def unreadable(loaded: Loaded) -> str | None:
     """A sentence where the loaded model has no place for learned words at all."""
-    if not learned_vectors(loaded.residual) or HOST.family(HOST.model()) != "SD3":
+    if not learned_vectors(loaded.residual) or not _reads_more():
         return None
-    return f"The embedding of {loaded.name} is for CLIP, and the loaded model, SD3, reads more than that."
+    family = HOST.family(HOST.model())
+    return f"The embedding of {loaded.name} is for CLIP, and the loaded model, {family}, reads more than that."
 
 
 class LentWords:
@@ -86,6 +97,8 @@ class LentWords:
         self._depth = 0
         self._model = None
         self._entries: list[tuple] = []
+        """As they stand in each of `_lookups`."""
+        self._lookups: list[dict[int, list]] = []
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
@@ -101,32 +114,37 @@ class LentWords:
 
     def renew(self) -> None:
         """The WebUI may have changed the model, or read the user's embeddings again, which forgets ours."""
-        lookup, model = HOST.embeddings(), HOST.model()
+        lookups, model = HOST.embeddings(), HOST.model()
         if not self._depth or (
             model is self._model
             and [entry[1].name for entry in self._entries] == list(self.known)
-            and all(any(entry is other for other in lookup.get(entry[0][0], ())) for entry in self._entries)
+            and all(
+                any(entry is other for other in lookup.get(entry[0][0], ()))
+                for lookup in lookups
+                for entry in self._entries
+            )
         ):
             return
         self._take_back()
-        self._model = model
+        self._model, self._lookups = model, lookups
         for word, (loaded, identifier) in self.known.items():
             ids = HOST.tokens(HOST.text_encoder(model), word)
             entry = (ids, self._embedding(word, loaded, identifier, model))
-            # the WebUI takes the first that matches, and sorts the longest first
-            lookup[ids[0]] = sorted([entry, *lookup.get(ids[0], ())], key=lambda other: -len(other[0]))
+            for lookup in lookups:
+                # the WebUI takes the first that matches, and sorts the longest first
+                lookup[ids[0]] = sorted([entry, *lookup.get(ids[0], ())], key=lambda other: -len(other[0]))
             self._entries.append(entry)
 
     def _take_back(self) -> None:
-        lookup = HOST.embeddings()
         while self._entries:
             entry = self._entries.pop()
             first = entry[0][0]
-            others = [other for other in lookup.get(first, ()) if other is not entry]
-            if others:
-                lookup[first] = others
-            else:
-                lookup.pop(first, None)
+            for lookup in self._lookups:
+                others = [other for other in lookup.get(first, ()) if other is not entry]
+                if others:
+                    lookup[first] = others
+                else:
+                    lookup.pop(first, None)
         self._model = None
 
     def _embedding(self, word: str, loaded: Loaded, identifier: str, model):

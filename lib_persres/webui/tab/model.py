@@ -18,7 +18,7 @@ class LoadedModel:
         self._known: tuple[tuple, bool] | None = None
 
     def is_toybox(self) -> bool:
-        info = HOST.checkpoint(HOST.loaded_model())
+        info = HOST.to_train_on()
         if info is None:
             return False
         with contextlib.suppress(OSError):

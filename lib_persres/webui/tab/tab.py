@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import html
 from collections.abc import Callable
-from pathlib import Path
 
 import gradio as gr
 from modules.ui_common import create_refresh_button
@@ -19,6 +18,7 @@ from ...training.options import Option
 from ..exporting import save_as_lora
 from ..generation.prompt_status import NAME as STATUS
 from ..generation.prompt_status import PromptStatus
+from ..gradios import uploads
 from ..host import HOST
 from ..recipes import choices, name_in, shown_as, weak_rank
 from ..settings import TITLE
@@ -51,7 +51,7 @@ class TrainingTab:
         self._jobs, self._residuals, self._presets = jobs, residuals, presets
         self._model = LoadedModel()
         self._desk = Desk(jobs, residuals, save_as_lora)
-        self._uploads = Path(gr.File(render=False).DEFAULT_TEMP_DIR)
+        self._uploads = uploads()
 
     def tabs(self):
         """For script_callbacks.on_ui_tabs; the tab is made anew whenever the WebUI's page is."""

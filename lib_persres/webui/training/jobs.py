@@ -35,7 +35,8 @@ class Jobs:
     root: the folder that keeps them; of several processes the first has it, and the others only look. turn: within it
     nothing else uses the model; a job is chosen when it is had. lend: the model for one training, called with a title
     and the turn; whatever it changed is back at its end. state_every: a training's state is saved after so many steps.
-    check: raises PersresError for a request that the model could not follow.
+    check: raises PersresError for a request that the model could not follow. on_thread: does a training where the
+    model is worked with.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Jobs:
         lend: Callable[[str, Turn], AbstractContextManager[Loan]],
         state_every: Callable[[], int] = lambda: 50,
         check: Callable[[Request], None] = lambda request: None,
+        on_thread: Callable[[Callable[[], str]], str] = lambda do: do(),
     ):
         self.root, self.residuals = Path(root), residuals
         self.turn, self.lend, self.state_every, self.check = turn, lend, state_every, check
+        self._on_thread = on_thread
         self._changed = threading.Condition(threading.RLock())
         self._lock = FolderLock(self.root)
         self._jobs: dict[str, Job] = {}
@@ -300,8 +303,7 @@ class Jobs:
     def _run(self, job: Job, turn: Turn) -> None:
         state, message = "failed", ""
         try:
-            with self.lend(f"training {job.request.concept}", turn) as loan:
-                state = run(job, loan, self.residuals, self.state_every())
+            state = self._on_thread(lambda: self._train(job, turn))
         except PersresError as error:
             state, message = "failed", str(error)
         except torch.cuda.OutOfMemoryError:
@@ -319,6 +321,11 @@ class Jobs:
             torch.cuda.empty_cache()
         if message:
             print(f'persres: the training of "{job.request.concept}" failed: {message}')
+
+    def _train(self, job: Job, turn: Turn) -> str:
+        """The state that it ends in."""
+        with self.lend(f"training {job.request.concept}", turn) as loan:
+            return run(job, loan, self.residuals, self.state_every())
 
 
 def _unknown(identity: str) -> PersresError:

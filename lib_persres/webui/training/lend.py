@@ -50,10 +50,8 @@ class WebUILoan:
             stack.enter_context(HOST.job(self._title))
             model = _loaded() if self._info is None else _again(self._info)
             refuse_unsupported(model)
-            if HOST.flag("lowvram") and HOST.device().type != "cpu":
-                raise PersresError(
-                    "Training needs the whole UNet on the card at once, which --lowvram forbids: start with --medvram."
-                )
+            if why := HOST.refuse_to_train():
+                raise PersresError(why)
             stack.enter_context(_random_numbers())
             stack.enter_context(HOST.placement(model))
             stack.enter_context(HOST.plain(model))
@@ -85,7 +83,12 @@ class WebUILoan:
         interrupts = _Interrupts()
         self._lent.close()
         assert self._turn is not None  # else nobody is waited for
-        if not self._turn.give_way(leave, interrupts.pass_on):
+
+        def meanwhile() -> None:
+            interrupts.pass_on()
+            HOST.serve()
+
+        if not self._turn.give_way(leave, meanwhile):
             return False
         before = self.host
         self._take()

@@ -13,7 +13,7 @@ from ...conditioning import Conditioning
 from ...errors import PersresError
 from ...parameterization import KINDS
 from ...residual import file_hash
-from ...sizes import LATENT, default_resolution, params_of
+from ...sizes import default_resolution, params_of
 from ..fit import FAMILIES
 from ..host import HOST
 
@@ -40,12 +40,12 @@ class LentModel:
         info = HOST.checkpoint(model)
         self.path = Path(info.filename)
         self.hash = info.sha256 or file_hash(info.filename)  # None under --no-hashing
-        self._visits = self.family == "SDXL" and self.stays and self.device.type != "cpu"
+        self._visits = self.family == "SDXL" and self.stays and self.device.type != "cpu" and not HOST.places_parts
 
     @contextlib.contextmanager
     def rest(self) -> Iterator[None]:
         """Around a training: at its end all parts are where the WebUI has them."""
-        parts = (HOST.text_encoder(self.model), self.model.first_stage_model)
+        parts = (HOST.text_encoder(self.model), HOST.autoencoder(self.model))
         try:
             yield
         finally:
@@ -67,30 +67,32 @@ class LentModel:
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor, batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (b,3,H,W) in [-1,1] -> mean and standard deviation of the scaled latents, in fp32."""
-        means, stds = [], []
-        with HOST.without_autocast(), self._visit(self.model.first_stage_model):
+        means, stds, scale = [], [], HOST.scale(self.model)
+        with HOST.without_autocast(), self._visit(HOST.autoencoder(self.model)):
             for part in images.split(batch):
                 mean, std = self._encode(part, HOST.vae_dtype())
                 if not mean.isfinite().all() and HOST.vae_dtype() != torch.float32:
                     mean, std = self._encode_in_fp32(part)
-                means.append(mean.float() * self.model.scale_factor)
-                stds.append(std.float() * self.model.scale_factor)
+                means.append(mean.float() * scale)
+                stds.append(std.float() * scale)
         return torch.cat(means), torch.cat(stds)
 
     def _encode(self, images: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation, whatever an autoencoder gives: ldm's a distribution, sgm's something drawn."""
-        vae, moments = self.model.first_stage_model, []
+        vae, moments = HOST.autoencoder(self.model), []
         handle = vae.quant_conv.register_forward_hook(lambda module, args, output: moments.append(output))
         try:
-            vae.encode(images.to(self.device, dtype))
+            HOST.encode(self.model, images.to(self.device, dtype))
         finally:
             handle.remove()
-        mean, logvar = moments[-1].chunk(2, dim=1)
+        if len(moments) != 1:
+            raise PersresError("There was no memory to look at a photo as a whole: lower the resolution.")
+        mean, logvar = moments[0].chunk(2, dim=1)
         return mean, torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
 
     def _encode_in_fp32(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Some autoencoders overflow in fp16. To fp32 and back is exact."""
-        vae = self.model.first_stage_model
+        vae = HOST.autoencoder(self.model)
         try:
             vae.to(torch.float32)
             return self._encode(images, torch.float32)
@@ -100,9 +102,8 @@ class LentModel:
     @torch.no_grad()
     def decode_latents(self, z: torch.Tensor) -> torch.Tensor:
         """Scaled latents -> images (b,3,8h,8w) in [0,1]."""
-        with HOST.without_autocast(), self._visit(self.model.first_stage_model):
-            dtype = next(self.model.first_stage_model.parameters()).dtype
-            images = [self.model.decode_first_stage(part.to(self.device, dtype)).float() for part in z.split(1)]
+        with HOST.without_autocast(), self._visit(HOST.autoencoder(self.model)):
+            images = [HOST.decode(self.model, part.to(self.device)).float() for part in z.split(1)]
         return ((torch.cat(images) + 1) / 2).clamp(0, 1)
 
     def encode_prompts(
@@ -116,7 +117,7 @@ class LentModel:
         chunks = [[tokens for tokens, _ in HOST.chunks(encoder, prompt)] for prompt in prompts]
         most = max(len(line) for line in chunks)
         empty = HOST.empty_chunk(encoder)
-        ids = [sum(line + [empty] * (most - len(line)), []) for line in chunks]
+        ids: list[list[int]] = [sum(line + [empty] * (most - len(line)), []) for line in chunks]
         return conditioning, torch.tensor(ids)
 
     @property
@@ -140,9 +141,8 @@ class LentModel:
 def side_of(model) -> int:
     """Of the pictures that a model was trained on."""
     params = params_of(HOST.unet(model))
-    encoder = getattr(model.first_stage_model, "encoder", None)
-    if params["image_size"] is None and (side := getattr(encoder, "resolution", None)):  # sgm's UNet has no such number
-        params["image_size"] = side // LATENT
+    if params["image_size"] is None:  # sgm's UNet has no such number
+        params["image_size"] = HOST.latent_side(model)
     return default_resolution(params, HOST.family(model), HOST.parameterization(model))
 
 
@@ -162,5 +162,5 @@ def refuse_unsupported(model) -> None:
         raise PersresError(f"The loaded checkpoint is for variations of a picture (unCLIP): {SUPPORTED}.")
     if (kind := HOST.parameterization(model)) not in KINDS:
         raise PersresError(f"The loaded checkpoint predicts {kind}, neither the noise nor v: {SUPPORTED}.")
-    if HOST.keeps_fp8():
+    if HOST.keeps_fp8(model):
         raise PersresError("The weights are kept in FP8, which cannot be trained through: switch FP8 off in Settings.")

@@ -12,7 +12,7 @@ from lib_persres.branch import Branches
 from lib_persres.errors import PersresError
 from lib_persres.residual import Factors, Residual
 from lib_persres.training import functions
-from lib_persres.training.frozen import checkpointed, forward_as, frozen, lean, weights_in
+from lib_persres.training.frozen import checkpointed, forward_as, frozen, lean, not_in_place, weights_in
 from lib_persres.training.functions import FrozenConv2d, Geglu, NormSilu
 
 CONVOLUTIONS = [(5, 7, 3, 1, 1), (5, 7, 3, 2, 1), (6, 4, 1, 1, 0), (3, 8, 3, 1, 0)]
@@ -116,6 +116,54 @@ def test_geglu_is_its_first_half_times_the_gelu_of_its_second():
     x = double(2, 3, 8).requires_grad_()
     torch.testing.assert_close(Geglu.apply(x), x[..., :4] * F.gelu(x[..., 4:]))
     assert torch.autograd.gradcheck(Geglu.apply, x)
+
+
+# -- a block that adds in place
+
+
+class Part(nn.Linear):
+    def forward(self, x, context=None, **ignored):
+        return super().forward(x if context is None else x * context.mean(1, keepdim=True))
+
+
+class AddingInPlace(nn.Module):
+    """As the transformer blocks of some of the WebUI's descendants."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.attn1, self.attn2, self.ff = (Part(width, width) for _ in range(3))
+        self.disable_self_attn = self.ff_in = False
+
+    def forward(self, x, context=None, transformer_options={}):  # noqa: B006 theirs
+        x += self.attn1(self.norm1(x))
+        x += self.attn2(self.norm2(x), context=context)
+        x_skip = x
+        x = self.ff(self.norm3(x))
+        x += x_skip
+        return x
+
+
+def test_a_block_that_adds_in_place_is_the_same_to_the_bit_and_can_be_learned_through():
+    block = AddingInPlace()
+    x, context = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
+    expected = block(x.clone(), context, transformer_options={})
+    factor = torch.ones(16, requires_grad=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        block(x * factor, context).sum().backward()
+    with not_in_place(nn.Sequential(block)):
+        assert torch.equal(block(x.clone(), context, transformer_options={}), expected)
+        block(x * factor, context).sum().backward()
+    assert factor.grad.all() and "forward" not in vars(block)
+
+
+def test_only_such_blocks_are_changed(sd):
+    block = AddingInPlace()
+    block.disable_self_attn = True  # its attn1 reads the context
+    for unet in (nn.Sequential(block), sd.unet):
+        with not_in_place(unet):
+            assert not any("forward" in vars(module) for module in unet.modules())
 
 
 # -- the model

@@ -30,6 +30,28 @@ def test_images_with_the_same_prompt_are_told_by_their_order():
     assert rows.identify(uncond[1:]) == [U1]
 
 
+def test_where_the_host_says_which_rows_are_conditional_a_negative_prompt_of_the_same_words_is_told_apart():
+    cond, uncond = contexts(1, 2), contexts(1, 2)
+    call = torch.cat([uncond, cond])
+    kinds = [False, False, True, True]
+    assert Rows(TWO, cond, uncond).identify(call, kinds) == [U0, U1, C0, C1]
+    assert Rows(TWO, cond, uncond).identify(call * 1.1, kinds) == [U0, U1, C0, C1]
+    rows = Rows(TWO, cond, uncond)  # in two calls
+    assert [rows.identify(uncond, kinds[:2]), rows.identify(cond, kinds[2:])] == [[U0, U1], [C0, C1]]
+
+
+def test_a_call_for_some_rows_has_its_share_of_all_that_the_call_was_told():
+    cond, uncond = contexts(1, 2), contexts(9, 9)
+    rows = Rows(TWO, cond, uncond)
+    told = {"control": {"middle": [torch.arange(4), None]}, "transformer_options": {"kinds": [1, 0]}}
+    x, t = torch.arange(4)[:, None], torch.arange(4)
+    args, kwargs = rows.instead([C1], [U0, U1, C0, C1], (x, t), {"context": torch.cat([uncond, cond]), **told})
+    assert torch.equal(kwargs["context"], cond[1:]) and args[0].tolist() == [[1]]
+    assert kwargs["control"]["middle"][0].tolist() == [1]
+    kwargs["control"]["middle"].pop()  # as the UNet does
+    assert len(told["control"]["middle"]) == 2
+
+
 def test_unconds_may_be_left_out_or_come_first_and_parts_are_counted():
     cond, uncond = contexts(1, 2, 3), contexts(8, 9)
     assert Rows(AND, cond, uncond).identify(cond) == [Row(0, 0), Row(0, 1), Row(1, 0)]
@@ -83,5 +105,5 @@ def test_a_call_can_be_made_for_other_rows_of_its_images_whatever_form_its_argum
         assert context_of(args, kwargs) is context
         (own_x, own_t), own = rows.instead(wanted, here, args, kwargs)
         assert torch.equal(own_x, x[[1, 0]]) and own_t.tolist() == [8, 7]
-        assert torch.equal(own["context"], cond[[1, 3]].half()) and own["control"] is control
+        assert torch.equal(own["context"], cond[[1, 3]].half()) and own["control"] == control
         assert torch.equal(own["y"], vectors[[1, 3]].half())

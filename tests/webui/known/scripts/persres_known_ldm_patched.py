@@ -1,4 +1,4 @@
-"""A WebUI extension for the tests alone: hosts with ldm_patched know models by the sizes of Stable Diffusion's own, and
+"""For the tests alone: hosts with ldm_patched know models by the sizes of Stable Diffusion's own, and
 so not the tests' small ones. Here they are told them, as the tensors have them."""
 
 try:

@@ -1,6 +1,8 @@
 """A WebUI extension for the tests alone: what hangs on the UNets, which tokens the maps are of, masks of ones, and a
 generation that breaks where it is told to."""
 
+import sys
+
 import torch
 from fastapi import Body
 from modules import script_callbacks, scripts, sd_hijack, sd_models, shared, ui_extra_networks
@@ -8,11 +10,21 @@ from modules import script_callbacks, scripts, sd_hijack, sd_models, shared, ui_
 # lib_persres is imported late: it is on the path only once its own extension was loaded
 
 
+def host():
+    from lib_persres.webui.host import HOST
+
+    return HOST
+
+
+def unet():
+    return host().unet(host().model())
+
+
 def ours() -> list[str]:
     """The hooks of lib_persres on the UNets of all models in memory and everything in them."""
     found = []
-    for model in sd_models.model_data.loaded_sd_models:
-        for name, module in model.model.diffusion_model.named_modules():
+    for model in getattr(sd_models.model_data, "loaded_sd_models", None) or [host().model()]:
+        for name, module in host().unet(model).named_modules():
             for kind in ("_forward_hooks", "_forward_pre_hooks"):
                 for hook in getattr(module, kind).values():
                     if getattr(hook, "__module__", "").startswith("lib_persres"):
@@ -21,13 +33,14 @@ def ours() -> list[str]:
 
 
 class Breaking:
-    """Raises or interrupts in the middle of a UNet's forward, in its n-th call from now, once."""
+    """Raises or interrupts in the middle of a UNet's forward, in its n-th call from now, once; in a module that every
+    host calls as one."""
 
     handle = None
 
     def arm(self, how: str, calls: int):
         self.how, self.left = how, calls
-        self.handle = shared.sd_model.model.diffusion_model.middle_block.register_forward_pre_hook(self)
+        self.handle = unet().middle_block[1].proj_in.register_forward_pre_hook(self)
         self.seen = []
 
     def __call__(self, module, args):
@@ -54,9 +67,7 @@ class Calls:
         if self.handle:
             self.handle.remove()
         self.rows = []
-        self.handle = shared.sd_model.model.diffusion_model.register_forward_pre_hook(
-            lambda module, args: self.rows.append(len(args[0]))
-        )
+        self.handle = unet().register_forward_pre_hook(lambda module, args: self.rows.append(len(args[0])))
 
     def stop(self):
         self.handle.remove()
@@ -107,7 +118,7 @@ def masks_of_ones(on: int):
 def first_difference(a: str, b: str) -> int:
     """The first vector in which the model's contexts of two texts differ. Its text encoder looks back only."""
     with torch.no_grad():
-        rows = [shared.sd_model.cond_stage_model([text])[0] for text in (a, b)]
+        rows = [host().conditioning(host().model(), [text], 64).context[0] for text in (a, b)]
     return int(((rows[0] - rows[1]).abs().amax(-1) > 1e-4).nonzero()[0])
 
 
@@ -129,18 +140,42 @@ class Weight:
     """A number of the model's that is not finite, until it is put back."""
 
     def spoil(self, part: str):
-        model = shared.sd_model
-        modules = {"unet": model.model.diffusion_model, "text": model.cond_stage_model, "vae": model.first_stage_model}
+        model = host().model()
+        text = host().text_encoder(model)
+        text = getattr(text, "text_encoder", text)  # Forge's reader has it
+        modules = {"unet": unet(), "text": text, "vae": host().autoencoder(model)}
         ends = ("norm_out.weight", "out.0.weight", "final_layer_norm.weight")
         self.weight = [w for name, w in modules[part].named_parameters() if name.endswith(ends)][-1]
         self.before = self.weight.data.clone()
-        self.weight.data.fill_(float("nan"))
+        with torch.inference_mode():  # as some hosts made it
+            self.weight.data.fill_(float("nan"))
 
     def restore(self):
-        self.weight.data.copy_(self.before)
+        with torch.inference_mode():
+            self.weight.data.copy_(self.before)
 
 
 WEIGHT = Weight()
+
+
+class Split:
+    """A card without room for two rows' chunks in one call of the UNet, where a host's sampler asks for that."""
+
+    own = None
+
+    def set(self, on: int):
+        kind = type(host().model().forge_objects.unet.model)
+        kind = next(each for each in kind.__mro__ if "memory_required" in vars(each))
+        self.own = self.own or kind.memory_required
+
+        def required(model, *args, **kwargs):
+            asks = sys._getframe(1).f_code.co_name in ("calc_cond_uncond_batch", "_calc_cond_batch")
+            return float("inf") if asks else self.own(model, *args, **kwargs)
+
+        kind.memory_required = required if on else self.own
+
+
+SPLIT = Split()
 
 
 def nan_check(on: int):
@@ -175,7 +210,8 @@ def routes(_, app):
     app.post("/probe/spoil/{part}")(lambda part: WEIGHT.spoil(part))
     app.post("/probe/restore")(lambda: WEIGHT.restore())
     app.post("/probe/nan-check/{on}")(lambda on: nan_check(int(on)))
-    app.get("/probe/attention")(lambda: sd_hijack.model_hijack.optimization_method)
+    app.get("/probe/attention")(lambda: getattr(sd_hijack.model_hijack, "optimization_method", None))
+    app.post("/probe/split/{on}")(lambda on: SPLIT.set(int(on)))
 
 
 script_callbacks.on_app_started(routes)

@@ -1,11 +1,17 @@
 """For the tests: what the WebUI's prompts look embeddings up in, and a text encoder that breaks where it is told to."""
 
-from modules import script_callbacks, sd_hijack, shared
+from modules import script_callbacks, sd_hijack
+
+
+def reader():
+    from lib_persres.webui.host import HOST
+
+    return HOST.text_encoder(HOST.model())
 
 
 def database() -> dict:
     """Names and ids in their order; the embeddings by their identity."""
-    db = sd_hijack.model_hijack.embedding_db
+    db = getattr(reader(), "embeddings", None) or sd_hijack.model_hijack.embedding_db
     return {
         "names": [[name, id(embedding)] for name, embedding in db.word_embeddings.items()],
         "lookup": [[f, [[ids, e.name, id(e)] for ids, e in found]] for f, found in db.ids_lookup.items()],
@@ -20,7 +26,9 @@ class Encoding:
 
     def watch(self, how: str):
         self.how, self.seen = how, None
-        self.handle = shared.sd_model.cond_stage_model.wrapped.transformer.register_forward_pre_hook(self)
+        encoder = reader()
+        encoder = encoder.wrapped if hasattr(encoder, "wrapped") else encoder.text_encoder
+        self.handle = encoder.transformer.register_forward_pre_hook(self)
 
     def __call__(self, module, args):
         self.seen = database()
@@ -32,7 +40,14 @@ class Encoding:
 ENCODING = Encoding()
 
 
+def read_again():
+    """A host that reads the users' embeddings with the model alone does it now."""
+    if own := getattr(reader(), "embeddings", None):
+        own.load_textual_inversion_embeddings()
+
+
 def routes(_, app):
+    app.post("/probe/embeddings/read")(lambda: read_again())
     app.get("/probe/embeddings")(lambda: database())
     app.post("/probe/encoding/{how}")(lambda how: ENCODING.watch(how))
     app.get("/probe/encoding")(lambda: ENCODING.seen)

@@ -23,7 +23,9 @@ def alpha_at(alphas, t):
 def say_v(model):
     if not model.sd_checkpoint_info.model_name.endswith("-v"):
         return
-    unet, alphas = model.model.diffusion_model, model.alphas_cumprod.clone()
+    from lib_persres.webui.host import HOST
+
+    unet, alphas = HOST.unet(model), HOST.alphas(model).clone()
     eps = unet.forward
 
     def forward(x, timesteps=None, *args, **kwargs):

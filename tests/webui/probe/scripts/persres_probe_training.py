@@ -6,11 +6,27 @@ import random
 
 import numpy as np
 import torch
-from modules import lowvram, script_callbacks, shared
+from modules import script_callbacks, shared
+
+try:
+    from modules import lowvram
+except ImportError:
+    lowvram = None
+
+
+def parts():
+    """The model, as one module."""
+    from lib_persres.webui.host import HOST
+
+    model = HOST.model()
+    if isinstance(model, torch.nn.Module):
+        return model
+    text = torch.nn.ModuleList(reader.text_encoder for reader in HOST.readers(model).values())
+    return torch.nn.ModuleDict({"unet": HOST.unet(model), "text": text, "vae": HOST.autoencoder(model)})
 
 
 def state():
-    model = shared.sd_model
+    model = parts()
     weights = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         weights.update(name.encode() + weight.detach().cpu().numpy().tobytes())
@@ -24,7 +40,8 @@ def state():
             name: len(module._forward_hooks) + len(module._forward_pre_hooks) for name, module in model.named_modules()
         },
         "random": hashlib.sha256(pickle.dumps(numbers)).hexdigest(),
-        "on card": lowvram.module_in_gpu is not None,
+        "inference": sorted(name for name, weight in model.named_parameters() if weight.is_inference()),
+        "on card": lowvram is not None and lowvram.module_in_gpu is not None,
         "job": [shared.state.job, shared.state.job_count, shared.state.interrupted, shared.state.skipped],
     }
 
@@ -40,7 +57,9 @@ class Memory:
             if torch.is_grad_enabled() and len(args[0]) > rows:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-        self.handle = shared.sd_model.model.diffusion_model.register_forward_pre_hook(check)
+        from lib_persres.webui.host import HOST
+
+        self.handle = HOST.unet(HOST.model()).register_forward_pre_hook(check)
 
 
 MEMORY = Memory()

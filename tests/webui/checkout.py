@@ -1,0 +1,25 @@
+"""Which host the WebUI of these tests is, by the folders of its checkout, and what the tests expect of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+WEBUI = Path(os.environ.get("PERSRES_WEBUI") or "/nonexistent")
+if (WEBUI / "ldm_patched").is_dir():
+    HOST = "ldm_patched"
+elif (WEBUI / "backend" / "diffusion_engine").is_dir():
+    HOST = "backend"
+else:
+    HOST = "a1111"
+A1111 = HOST == "a1111"
+FLAGS = ("--no-half", "--use-cpu", "all") if A1111 else ("--always-cpu", "--all-in-fp32")
+"""How it is told to compute on the CPU in fp32; Forge also, where its data are elsewhere, to serve its own scripts."""
+if HOST == "backend":
+    FLAGS += ("--gradio-allowed-path", str(WEBUI))
+ITS_OWN = {} if A1111 else {"hr_cfg": 6}
+"""What a request has to say so that its passes are as A1111's: else a hires pass has no unconditional row, or fails."""
+if HOST == "backend":
+    ITS_OWN["hr_additional_modules"] = ["Use same choices"]
+EXTENSIONS = {"probe": Path(__file__).parent / "probe", "known": Path(__file__).parent / "known"}
+"""Those for the tests alone: what looks inside, and what lets a host know models as small as these."""
