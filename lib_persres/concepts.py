@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .concept_tokens import ConceptTokens
 from .errors import PersresError
-from .lag_choice import ALONE, decided, lag_choice
+from .lag_choice import ALONE, PLACED, decided, lag_choice
 from .metadata import Metadata
 from .prompt import Tag
 from .targets import EVERY, PLACELESS, parts_of
@@ -89,10 +89,11 @@ def decide(
         sentences.append(next(filter(None, doubts)))
     elif facts.identifier and not asked and not word:
         sentences.append(f"{tag.text} acts, but its {placeholder} is not in the prompt: nothing asks for the concept.")
-    if lag and named and several and early and tag.end <= ALONE:
+    begins = ALONE if several else PLACED
+    if lag and named and early and tag.end <= begins:
+        what = "several concepts begin" if several else "a concept begins"
         sentences.append(
-            f"{tag.text} does nothing: of several concepts LAG lets none act before {ALONE:g} of the sampling, and it "
-            f"ends at {tag.end:g}."
+            f"{tag.text} does nothing: under LAG {what} at {begins:g} of the sampling, and it ends at {tag.end:g}."
         )
     # under LAG a concept that nothing in the prompt asks for has no place in the picture
     absent = lag and bool(facts.identifier) and not asked

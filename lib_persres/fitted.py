@@ -14,7 +14,7 @@ from itertools import count
 import torch
 import torch.nn.functional as F
 
-from .lag_choice import ALONE
+from .lag_choice import ALONE, PLACED
 from .mask import Mask, View
 from .plan import Row
 from .unet import Block
@@ -23,8 +23,6 @@ COARSEST, VOTING = 8, 16
 """Pixels along the shorter side that the maps have at least, and those that vote: each of the coarsest such level."""
 MEMORY = 0.5
 """What of a claim stays in the next step."""
-EARLY = 0.1
-"""The part of a sampling in which the noise still hides the things and a mask is wide (docs/decisions.md)."""
 VOTERS = 1536
 """Pixels that vote, at most: their votes are a matrix of so many squared. Of more, neighbours vote together."""
 LEAST, MOST = 0.02, 0.8
@@ -48,8 +46,7 @@ class Level:
 
 
 class Fitted(Mask):
-    """Before anything is known, a single concept's proj_out acts everywhere, and nothing else does: what attentions
-    change then moves all of the picture."""
+    """Nothing acts before something is known: what acts while there is only noise moves all of the picture."""
 
     early = True
 
@@ -59,7 +56,6 @@ class Fitted(Mask):
         self._forget()
 
     def _forget(self) -> None:
-        self._step = 0
         self._done: float | None = None
         self._look()
         self._claims: dict[Row, torch.Tensor] = {}
@@ -84,7 +80,7 @@ class Fitted(Mask):
     def begin(self, step: int, done: float | None) -> None:
         if step == 0:
             self._forget()
-        self._step, self._done = step, done
+        self._done = done
         for row, maps in self._maps.items():
             self._claims[row] = self._claim(row, maps)
         self._look()
@@ -140,15 +136,12 @@ class Fitted(Mask):
 
     def _gate(self, row: Row, active: tuple[bool, ...], view: View) -> torch.Tensor:
         """(K, hw)"""
-        claims, several = self._claims.get(row), sum(active) > 1
-        early = self._done is not None and self._done < EARLY
-        placing = self._done is not None and (self._done < ALONE if several else early and not view.output)
+        claims = self._claims.get(row)
+        placing = self._done is not None and self._done < (ALONE if sum(active) > 1 else PLACED)
         if placing or claims is None or len(claims) != len(active):
-            # a concept that comes later, when things have their places, waits for its own
-            everywhere = self._done is None or (not placing and not several and (early or self._step == 0))
-            return torch.full((len(active), view.shape[2]), float(everywhere), device=view.device)
+            return torch.full((len(active), view.shape[2]), float(self._done is None), device=view.device)
         if row not in self._cuts:
-            self._cuts[row] = claims.flatten(1).mean(-1, keepdim=True) if early else otsu(claims.flatten(1))
+            self._cuts[row] = otsu(claims.flatten(1))
         here = _resized(claims, view.size).flatten(1)
         return ((here > self._cuts[row]) & (here >= here.amax(0))).to(here.dtype)
 

@@ -142,7 +142,7 @@ class Lag:
         if size not in found:
             step, done = self._at
             device = plan.strength.device
-            view = View(f"{size[0]}x{size[1]}", size, plan.makers, plan.active, device, step, done, False)
+            view = View(f"{size[0]}x{size[1]}", size, plan.makers, plan.active, device, step, done)
             masks = self._taken_masks(view, plan, None)
             found[size] = masks, masks * plan.strength[..., None]
         return found[size]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from .errors import PersresError
 
 LAG = ("on", "off", "auto")
-ALONE = 0.2
-"""The part of a sampling in which, of several concepts under an early mask, the model gives each thing its place
-alone (docs/decisions.md)."""
+PLACED, ALONE = 0.1, 0.2
+"""The part of a sampling in which the model gives a thing its place alone, before a concept acts under an early mask;
+and of several concepts (docs/decisions.md)."""
 
 _LOOK = r"(?:styles?|looks?|manner|spirit|aesthetics?|colou?rs|palette|patterns?|textures?|materials?)(?: and \w+)?"
 _DONE = r"(?:painted|drawn|rendered|styled|decorated|colou?red|patterned|textured|looking|shaped|dressed)"

@@ -20,8 +20,7 @@ class View:
 
     block: its name. size: (h, w) of its pixels, in rows. rows: the S rows of the call whose texts name a concept; what
     is remembered of one is remembered by it, since an evaluation's rows may come in several calls. active: (S, K),
-    whether the concept acts in the row now and its text names it. step, done: see `Mask.begin`. output: whether it is
-    the block's output, proj_out, that is gated.
+    whether the concept acts in the row now and its text names it. step, done: see `Mask.begin`.
     """
 
     block: str
@@ -31,7 +30,6 @@ class View:
     device: torch.device
     step: int = 0
     done: float | None = None
-    output: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -109,11 +109,15 @@ def test_an_evaluation_past_the_announced_end_is_still_of_the_sampling():
     assert use(FOUND, "end=0.9", done=1.7).strength == 0
 
 
-def test_of_several_one_that_ends_before_any_acts_is_told():
-    (sentence,) = use(FOUND, "end=0.2", several=True).sentences
-    assert sentence.startswith("<persres:rex:end=0.2> does nothing: of several concepts LAG lets none act before 0.2")
-    for quiet in ({}, {"several": True, "early": False}, {"several": True, "lag": False}):
-        assert use(FOUND, "end=0.2", **quiet).sentences == ()
+@pytest.mark.parametrize(
+    "end, several, what", [("0.2", True, "several concepts begin"), ("0.1", False, "a concept be")]
+)
+def test_one_that_ends_before_it_begins_is_told(end, several, what):
+    (sentence,) = use(FOUND, f"end={end}", several=several).sentences
+    assert sentence.startswith(f"<persres:rex:end={end}> does nothing: under LAG {what}")
+    for quiet in ({"early": False}, {"lag": False}):
+        assert use(FOUND, f"end={end}", several=several, **quiet).sentences == ()
+    assert use(FOUND, "end=0.25", several=several).sentences == ()
 
 
 def test_under_an_early_mask_one_that_begins_later_waits():

@@ -115,11 +115,27 @@ def test_only_output_blocks_are_asked_and_of_the_finer_ones_no_map_is_made():
 # -- what comes of it
 
 
-def test_before_anything_is_known_one_concept_acts_everywhere_and_several_nowhere():
-    assert fresh().gate(view(concepts=1)).eq(1).all()
-    assert fresh().gate(view(concepts=2)).eq(0).all()
-    alone = View("output_blocks.3.1", (4, 4), (ROW,), ((True, False),), torch.device("cpu"))
-    assert fresh().gate(alone).eq(1).all()
+@pytest.mark.parametrize("concepts", [1, 2])
+def test_before_anything_is_known_nothing_acts(concepts):
+    assert fresh().gate(view(concepts=concepts)).eq(0).all()
+    late = Fitted()
+    late.begin(3, 0.5)  # one that comes later waits for its first map
+    assert late.gate(view(concepts=concepts)).eq(0).all()
+
+
+@pytest.mark.parametrize("concepts", [1, 2])
+def test_of_a_sampling_of_one_evaluation_nothing_can_be_seen_before(concepts):
+    mask = Fitted()
+    mask.begin(0, None)
+    assert mask.gate(view(concepts=concepts)).eq(1).all()
+
+
+def test_one_concept_acts_where_the_model_has_placed_its_thing():
+    mask, thing = fresh(), blob(2, 2, 6, 6)
+    for step, (done, acts) in enumerate([(0.05, False), (0.09, False), (0.1, True), (0.5, True)], 1):
+        mask.see(view(), thing.flatten()[None, None])
+        mask.begin(step, done)
+        assert torch.equal(mask.gate(view())[0, 0], thing.flatten() * float(acts))
 
 
 def test_of_several_concepts_none_acts_until_the_model_has_placed_its_things():
@@ -179,15 +195,14 @@ def test_of_a_deep_block_the_last_layer_votes():
         assert torch.equal(shown(mask, blob(4, 4, 3, 3))[0], thing) == (layers[1] is right)
 
 
-def test_it_is_wide_early_and_remembers():
+def test_it_remembers():
     claims = 0.2 * blob(2, 2, 12, 12) + blob(6, 6, 4, 4)
-    assert torch.equal(shown(fresh(), claims, done=0.05)[0], blob(2, 2, 12, 12))
     mask = fresh()
     assert torch.equal(shown(mask, claims)[0], blob(6, 6, 4, 4))
     gone = shown(mask, torch.full((SIDE, SIDE), 0.1), step=2)[0]
     assert torch.equal(gone, blob(6, 6, 4, 4))  # by half of what it was
     mask.begin(0, 0.0)
-    assert mask.gate(view()).eq(1).all()
+    assert mask.gate(view()).eq(0).all()
 
 
 def test_rows_have_their_own_and_a_new_one_begins_anew():
@@ -270,32 +285,6 @@ def test_lag_by_it_draws_and_differs_from_plain_sampling(toybox):
     assert (plain - lag).abs().mean() > 0.01
     assert torch.equal(lag, generate(toybox, *asked, lag=True, mask="fitted", **given).images)
     assert not torch.equal(lag, generate(toybox, *asked, lag=True, mask="median", **given).images)
-
-
-# -- before anything is known
-
-
-@pytest.mark.parametrize("concepts", [1, 2])
-def test_first_the_output_of_blocks_alone_is_a_single_concepts(concepts):
-    def share(mask, output, step, done):
-        mask.begin(step, done)
-        seen = View("x", (SIDE, SIDE), (ROW,), ((True,) * concepts,), torch.device("cpu"), step, done, output)
-        return mask.gate(seen).mean().item()
-
-    assert share(Fitted(), True, 0, 0.0) == (concepts == 1) and share(Fitted(), False, 0, 0.0) == 0
-    for output in (True, False):
-        assert share(Fitted(), output, 3, 0.15) == 0  # one that comes later waits for its first map
-        assert share(Fitted(), output, 0, None) == 1  # of a sampling of one step nothing can be seen before
-
-
-def test_the_rest_begins_where_things_have_their_places():
-    mask, thing = fresh(), blob(2, 2, 6, 6)
-    for done, rest in ((0.05, False), (0.1, True), (0.5, True)):
-        mask.see(view(), thing.flatten()[None, None])
-        mask.begin(2, done)
-        for output in (True, False):
-            seen = View("x", (SIDE, SIDE), (ROW,), ((True,),), torch.device("cpu"), 2, done, output)
-            assert torch.equal(mask.gate(seen)[0, 0], thing.flatten() * float(output or rest))
 
 
 # -- what must not end it
