@@ -51,7 +51,7 @@ class Words:
             vectors = learned_vectors(residual) if use else {}
             if vectors:
                 check_widths(vectors, {encoder: table.embedding_dim for encoder, table in tables.items()}, tag.name)
-            elif index in twins:
+            elif index in twins and not said[index]:
                 own = torch.tensor(sd.encode_text(self.facts[index].identifier), device=sd.device)
                 vectors = {encoder: table.weight.detach()[own] for encoder, table in tables.items()}
             if vectors:
@@ -87,7 +87,13 @@ class Words:
     def find(self, ids: list[int], index: int) -> ConceptTokens:
         """The tokens of the index-th concept in the ids of a prompt's context."""
         classes = [self.sd.encode_text(facts.macro_class) for facts in self.facts]
-        others = [(self.spelled(other), noun) for other, noun in enumerate(classes) if other != index]
+        # files that are about the same words of the prompt do not compete for them
+        others = [
+            (self.spelled(other), noun)
+            for other, noun in enumerate(classes)
+            if other != index
+            and not (self.said[other] and self.said[index] and self.spelled(other) == self.spelled(index))
+        ]
         spelled = [self.spelled(index), *self._more[index]]
         return together([find_concept_tokens(ids, own, classes[index], others=others) for own in spelled])
 

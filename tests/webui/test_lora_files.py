@@ -204,3 +204,17 @@ def test_the_users_own_words_are_looked_for_before_the_files(host):
         notes.unlink()
     by_file = host.image(f"{text}<persres:places>", LAG, steps=8)
     assert same(own, host.image(f"{text}<persres:places:word=beach>", LAG, steps=8)) and not same(own, by_file)
+
+
+def test_two_of_one_word_act_together_where_it_is(host):
+    """As one of a thing's look and one of its coat."""
+    both = host.generate(f"{DOG}<persres:looks:2:word=dog><persres:places:2:word=dog>", LAG, steps=8)
+    assert told(both) == []
+    for one in ("looks", "places"):
+        assert not near(both.images[0], host.image(f"{DOG}<persres:{one}:2:word=dog>", LAG, steps=8))
+
+
+def test_a_text_of_nothing_but_its_tag_is_an_empty_one(host):
+    for text in ("", "a dog AND "):
+        mine = host.image(f"{text}<persres:reader:0.7>", negative_prompt="a cat")
+        assert near(mine, host.image(f"{text}<lora:reader:0.7>", negative_prompt="a cat"))

@@ -179,7 +179,13 @@ class Tokens:
                 (numbers.of(word) if word else self._ids(c.identifier, numbers), self._ids(c.macro_class, numbers))
                 for c, word in zip(concepts, words, strict=True)
             ]
-            others = [pair for i, pair in enumerate(spelled) if i != index]
+            # files that are about the same words of the prompt do not compete for them
+            shared = [bool(each.word and concepts[index].word) for each in concepts]
+            others = [
+                pair
+                for i, pair in enumerate(spelled)
+                if i != index and not (shared[i] and pair[0] == spelled[index][0])
+            ]
             own, noun = spelled[index]
             more = [self._ids(word, numbers) for word in more_words(concepts[index].word)]
             self._found[key] = together([find_concept_tokens(ids, each, noun, others=others) for each in (own, *more)])

@@ -17,7 +17,7 @@ from ...prompt import NETWORK
 from ...residual_folder import Loaded
 from ..host import HOST
 
-_MARK = re.compile(rf"{NETWORK}text([0-9a-f]{{12}}) ")
+_MARK = re.compile(rf"{NETWORK}text([0-9a-f]{{12}}) ?")  # the WebUI strips a part that has nothing else
 _AND = re.compile(r"(?<!\w)AND(?!\w)")
 
 Acting = Mapping[Loaded, tuple[TextFactors, float]]

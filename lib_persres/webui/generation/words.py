@@ -33,13 +33,14 @@ def word_of(facts: Metadata, loaded: Loaded, used: bool, twin: bool = False) -> 
     """
     if _reads_more():
         return ""
+    if not loaded.residual.metadata.identifier:
+        return ""  # the prompt's own words, which several files may be about
     copy = _digits(loaded.name)[:6] if twin else ""  # two files may hold the same
     if used and learned_vectors(loaded.residual):
         return f"{NETWORK}{loaded.short_hash}{copy}"
     if not (twin or is_taken(facts.identifier)):
         return ""
-    said = "" if loaded.residual.metadata.identifier else _digits(facts.identifier)
-    return f"{OWN}{loaded.short_hash}{said}{copy}"
+    return f"{OWN}{loaded.short_hash}{copy}"
 
 
 def _digits(text: str) -> str:

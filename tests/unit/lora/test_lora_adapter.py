@@ -276,3 +276,14 @@ def test_any_header_gives_words_or_none(text):
 def test_kohyas_names_for_a_path():
     assert kohya_name("input_blocks.1.1.proj_in", "SD1") == "lora_unet_down_blocks_0_attentions_0_proj_in"
     assert kohya_name("input_blocks.4.1.proj_in", "SDXL") == "lora_unet_input_blocks_4_1_proj_in"
+
+
+def test_two_files_about_the_same_word_act_together_where_it_is(sd, tmp_path):
+    for seed, name in enumerate("xy"):
+        lora(sd, tmp_path / f"{name}.safetensors", seed=seed)
+    shelf = {name: load_file(tmp_path / f"{name}.safetensors") for name in "xy"}
+    both = draw(sd, "<persres:x:word=dog><persres:y:word=dog> a photo of a dog", shelf, lag=True)
+    assert not both.problems and [use.gated for use in both.uses] == [True, True]
+    assert both.uses[0].indices == both.uses[1].indices != ()
+    for masks in both.masks.masks.values():
+        assert torch.equal(masks[:, 0], masks[:, 1])
