@@ -99,8 +99,13 @@ function persresAdd(text, card, strength) {
     return pieces.length ? `${tag} ${persresJoin(pieces)}` : tag;
 }
 
+/** Whether these words stand in the text, outside of tags and of other words. */
+function persresSays(text, words) {
+    return persresPieces(text).some((piece) => !piece.network && persresFindNoun(piece.text, words) >= 0);
+}
+
 function persresAddPhrase(text, card, number) {
-    if (card.plain ? !card.phrase || text.includes(card.phrase) : persresHas(text, number)) return text;
+    if (card.plain ? !card.phrase || persresSays(text, card.phrase) : persresHas(text, number)) return text;
     if (card.noun && !card.phrase) {
         // the class is in the prompt already: it becomes the concept
         const pieces = persresPieces(text);
@@ -171,7 +176,9 @@ function persresRemove(text, card) {
     text = persresJoin(kept);
     const [body, end] = persresSplitEnd(text);
     const phrase = `, ${persresPhrase(card, number)}`;
-    if ((!card.plain || card.phrase) && body.endsWith(phrase)) {
+    if (card.plain && card.phrase && body == card.phrase) {
+        text = end;
+    } else if ((!card.plain || card.phrase) && body.endsWith(phrase)) {
         text = body.slice(0, -phrase.length) + end;
     } else if (!card.plain) {
         text = persresOutsideTags(text, (part) => persresWithout(part, number));

@@ -58,7 +58,9 @@ def find_concept_tokens(
     rivals = [list(theirs_noun) for theirs, theirs_noun in others if list(theirs) == own]
     if noun in rivals:
         return ConceptTokens((), identifier_found=bool(starts), class_found=False, adjacent=False, shared=True)
-    borders = sorted({*starts, *(at for theirs, _ in others for at in _occurrences(tokens, list(theirs)))})
+    # another's word that is this one's class is no border before it
+    words = (list(theirs) for theirs, _ in others if list(theirs) != noun)
+    borders = sorted({*starts, *(at for word in words for at in _occurrences(tokens, word))})
     found: set[int] = set()
     identifiers: set[int] = set()
     identifier_found = class_found = False

@@ -128,7 +128,7 @@ def doubt(found: ConceptTokens, facts: Metadata, name: str, placeholder: str = "
             "everywhere; write its word in the tag, as word=dog."
         )
     if word and not found.identifier_found:
-        words = " and ".join(f'"{each}"' for each in word.split("+"))
+        words = " and ".join(f'"{each}"' for each in word.splitlines())
         return f"The prompt has no {words}, where LAG looks for {name}, so it is left out; give a word that it has."
     noun = facts.macro_class
     name = f"{placeholder} of {name}" if name else placeholder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from ..tensor_file import TensorFile
 from .read import NOTHING, Lora, is_lora, outline_lora, read_lora
 from .text_part import TextFactors
 
-LONGEST_WORD = 60
-"""Characters of a trigger word that is looked for in prompts."""
+LONGEST_WORD, MOST_WORDS = 60, 100
+"""Characters of a trigger word that is looked for in prompts, and how many such words."""
+JOINT = "\n"
+"""Between the words of a file, none of which has it."""
 
 MOST_OF_A_TAG = 1e15
 """Training pictures that a header may count; what is no number of pictures says nothing."""
@@ -40,12 +43,11 @@ class Adapter(Residual):
 
     @classmethod
     def of(cls, lora: Lora, name: str) -> Adapter:
-        rank = max((factors.rank for factors in lora.unet.values()), default=0)
         facts = Metadata(
             concept=one_form(name)[:100],
             base_family=lora.family,
             targets=rule_of(lora.unet),
-            rank=str(rank),
+            rank=str(lora.rank),
             created="",
             library_version="",
         )
@@ -82,34 +84,34 @@ def _is_lora(path: Path) -> bool:
 
 
 def word_in(residual: Residual, prompt: str, tag: Tag, kept: Sequence[str] = ()) -> str:
-    """The words of a prompt that the mask of a file without an identifier of its own is of, several joined by "+"; ""
+    """The words of a prompt that the mask of a file without an identifier of its own is of, joined by JOINT; ""
     where nobody knows: the tag's own, else the first in the prompt of the user's (`kept`), the triggers, and the
     file's name as the tag has it.
     """
     if residual.metadata.identifier:
         return ""
     if tag.word:
-        return tag.word
+        return JOINT.join(map(_read, tag.word.split("+")))
     words = residual.words if isinstance(residual, Adapter) else ()
-    return next(
-        (
-            word
-            for word in (*kept, *words, tag.name.rpartition("/")[2], residual.metadata.concept)
-            if has_word(prompt, word)
-        ),
-        "",
-    )
+    known = map(_read, (*kept, *words, tag.name.rpartition("/")[2], residual.metadata.concept))
+    prompt = _read(prompt)
+    return next((word for word in known if has_word(prompt, word)), "")
+
+
+def _read(text: str) -> str:
+    """As a text encoder reads it: the brackets of "cat \\(animal\\)" are no emphasis."""
+    return re.sub(r"\\([()\[\]\\])", r"\1", text)
 
 
 def called(residual: Residual, word: str) -> Metadata:
     """What is known of it where these are its words."""
     facts = residual.metadata
-    return facts if facts.identifier or not word else replace(facts, identifier=word.partition("+")[0])
+    return facts if facts.identifier or not word else replace(facts, identifier=word.partition(JOINT)[0])
 
 
 def more_words(word: str) -> list[str]:
     """Those behind the first."""
-    return word.split("+")[1:]
+    return word.split(JOINT)[1:]
 
 
 def word_problems(residual: Residual, tag: Tag) -> list[str]:
@@ -176,4 +178,5 @@ def trigger_words(strings: Mapping[str, str]) -> tuple[str, ...]:
                 tags[str(tag)] = tags.get(str(tag), 0) + count
     found += sorted(tags, key=lambda tag: -tags[tag])[:1]
     said = (" ".join(words.split()) for words in found)
-    return tuple(dict.fromkeys(word for word in said if 0 < len(word) <= LONGEST_WORD and word.isprintable()))
+    fit = dict.fromkeys(word for word in said if 0 < len(word) <= LONGEST_WORD and word.isprintable())
+    return tuple(fit)[:MOST_WORDS]

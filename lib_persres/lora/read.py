@@ -25,6 +25,8 @@ MAX_MADE = 2 * MAX_FILE
 
 NOTHING = Factors(torch.empty(0, 0), torch.empty(0, 0))
 """In the place of factors that are not read."""
+RANKED = ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
+"""Whose first side is the rank."""
 INTEGERS = {"I64": ("F64", torch.int64), "I32": ("F32", torch.int32)}
 """What some programs write an alpha as: floats of its size, by which its bytes are read, and its own kind."""
 
@@ -32,13 +34,15 @@ INTEGERS = {"I64": ("F64", torch.int64), "I32": ("F32", torch.int32)}
 @dataclass(frozen=True)
 class Lora:
     """family: "SD1", "SD2" or "SDXL", "" where the file does not tell. unet, text: module path -> factors in fp32, of
-    each text encoder of `residual.ENCODERS`. strings: the header's. notes: sentences on what was passed over."""
+    each text encoder of `residual.ENCODERS`. strings: the header's. notes: sentences on what was passed over. rank: the
+    largest."""
 
     family: str
     unet: dict[str, Factors]
     text: dict[str, dict[str, Factors]] = field(default_factory=dict)
     strings: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rank: int = 0
 
 
 def read_lora(path: str | os.PathLike[str]) -> Lora:
@@ -66,7 +70,9 @@ def outline_lora(path: str | os.PathLike[str]) -> Lora:
                         raise PersresError(_REFUSED[found.part])
             family = _family(shapes)
             paths = (unet_path(module, family) for where, _, module in shapes if where == UNET)
-            return Lora(family, {path: NOTHING for path in paths if path}, {}, dict(file.strings))
+            ranks = [own[part][0] for own in shapes.values() for part in RANKED if own.get(part)]
+            nothing = {path: NOTHING for path in paths if path}
+            return Lora(family, nothing, {}, dict(file.strings), rank=max(ranks, default=0))
     except (PersresError, OSError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise PersresError(f"{path} cannot be used as a LoRA: {reason}.") from error
@@ -163,7 +169,8 @@ def _made(parts: dict[Key, dict[str, torch.Tensor]], strings: dict[str, str], pa
             raise PersresError(f"as factors it would take more than {MAX_MADE >> 20} MiB: use it as <lora:...>")
     if not unet and not text:
         raise PersresError("none of its tensors is for a module of SD1, SD2 or SDXL: take a LoRA that is for them")
-    return Lora(family, unet, dict(text), strings, tuple(_notes(passed)))
+    rank = max((factors.rank for factors in unet.values()), default=0)
+    return Lora(family, unet, dict(text), strings, tuple(_notes(passed)), rank)
 
 
 def _notes(passed: list[str]) -> list[str]:

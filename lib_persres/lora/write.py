@@ -100,13 +100,21 @@ def _modules(residual: Residual, form: str, family: str) -> tuple[dict[str, torc
         except RuntimeError as error:
             raise PersresError(f"{target} is a convolution of 3×3, whose width its factors do not have.") from error
         if form == "diffusers":
-            name = f"unet.{diffusers_path(target, family)}"
+            name = f"unet.{_in_diffusers(target, family)}"
             tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
         else:
             name = _kohya(target, family)
             tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
             alphas[f"{name}.alpha"] = torch.tensor(float(factors.rank))  # fp32: bf16 has no number between 256 and 258
     return tensors, alphas
+
+
+def _in_diffusers(target: str, family: str) -> str:
+    path = diffusers_path(target, family)
+    found = read_name(f"unet.{path}.lora_A.weight")
+    if not found or unet_path(found.module, family) != target:
+        raise PersresError(f"diffusers has no name for {target}: it counts blocks as SD's depth has them.")
+    return path
 
 
 def _filled(factors: Factors, rank: int) -> Factors:

@@ -9,7 +9,7 @@ import torch
 
 from ..branch import Branches
 from ..concept_tokens import ConceptTokens
-from ..concepts import Use, check_unconditional, decide
+from ..concepts import Use, cannot_confine, check_unconditional, decide
 from ..conditioning import Conditioning, joined
 from ..errors import PersresError
 from ..finite import BASE, TEXT, USUAL_GUIDANCE, VAE, is_finite, too_strong
@@ -141,7 +141,9 @@ def prepare(
     placeholders = [placeholder_of(given, number) for number in range(1, len(tags) + 1)]
     lent = [written.lent(i, words.facts[i].macro_class, placeholders[i]) for i in range(len(tags))]
     confined = [
-        bool(facts.identifier) and decided(lag_choice(tag.lag or lag), own)[0]
+        bool(facts.identifier)
+        and decided(lag_choice(tag.lag or lag), own)[0]
+        and cannot_confine(tag.text, facts, mask in EARLY) is None
         for tag, facts, own in zip(tags, words.facts, lent)
     ]
     files = list(zip(residuals, tags, confined))

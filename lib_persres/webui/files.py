@@ -38,15 +38,17 @@ class Files(ResidualFolder):
             return self._others.find(name.removeprefix(LORA))
         try:
             return super().find(name)
-        except PersresError:
+        except PersresError as error:
+            missing = error
             if self.matches(name):  # several have it
                 raise
             try:
                 return self._others.find(name)
-            except PersresError:
+            except PersresError as error:
                 if self._others.matches(name):
                     raise
-            raise
+                other = error
+            raise PersresError(f"{missing} Nor among the WebUI's LoRA files: {other}") from missing
 
     def listed(self) -> list[Entry]:
         """Those that have cards, by the best of their names; the folders are read again."""

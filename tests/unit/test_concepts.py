@@ -129,7 +129,7 @@ def test_under_an_early_mask_one_that_begins_later_waits():
 
 def test_words_of_a_file_that_the_prompt_has_not_are_named():
     facts = replace(REX, identifier="cat", macro_class="")
-    found = use(ABSENT, facts=facts, word="cat+sofa")
+    found = use(ABSENT, facts=facts, word="cat\nsofa")
     assert found.strength == 0
     (sentence,) = found.sentences
     assert sentence == (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ... import strict_json
 from ...errors import PersresError, readable
+from ...lora.adapter import MOST_WORDS
 from ...prompt import MAX_STRENGTH
 from ...regular_files import read_whole
 from ...residual_listing import shown
@@ -73,7 +74,8 @@ def _read(path: Path) -> tuple[dict, list[str]]:
 def kept_words(path: Path) -> tuple[str, ...]:
     """The user's own words for a LoRA file: its activation text, cut at commas. path: of the file."""
     said = read_notes(path.with_suffix(".json"), plain=True)[0].get(PHRASE, "")
-    return tuple(dict.fromkeys(word for part in said.split(",") if (word := " ".join(part.split()))))
+    words = dict.fromkeys(word for part in said.split(",") if (word := " ".join(part.split())))
+    return tuple(words)[:MOST_WORDS]
 
 
 def check_phrase(phrase: str, plain: bool = False) -> str:

@@ -20,9 +20,9 @@ from ...errors import PersresError, readable
 from ...lora.adapter import Adapter
 from ...prompt import NETWORK, read_tag
 from ...regular_files import read_whole
-from ...residual import Metadata
+from ...residual import Metadata, Residual
 from ...residual_folder import Entry
-from ...residual_listing import shown
+from ...residual_listing import Stamp, shown
 from ...unet import target_widths
 from ..files import Files
 from ..fit import FAMILIES, learned_elsewhere, misfit
@@ -52,6 +52,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
     def __init__(self, residuals: Files):
         super().__init__("Residuals")
         self.residuals = residuals
+        self._outlines: dict[Path, tuple[Stamp, Residual]] = {}
         # the WebUI writes names and paths into these as they are
         self.btn_copy_path_tpl = _Escaping(self.btn_copy_path_tpl)
         self.btn_tree_tpl = _Escaping(self.btn_tree_tpl)
@@ -112,7 +113,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
             # many files are not all read for this: who uses one or lists them computes it, and it is kept
             digest = self.residuals.known_hash(entry) or ""
             item["shorthash"] = digest[:10]
-            outline = self.residuals.reader.outline(path)
+            outline = self._outline(entry)
             metadata = outline.metadata
             if isinstance(outline, Adapter):
                 item["plain"], item["words"] = True, outline.words
@@ -139,6 +140,15 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         tag = json.dumps(f"<{NETWORK}:{next(iter(item['tag_names']), entry.name)}:")
         item["prompt"] = f"{tag} + {_strength(item)} + {json.dumps(f'> {phrase}')}"
         return item
+
+    def _outline(self, entry: Entry) -> Residual:
+        """That of a LoRA file is read once for each version of it: headers may be large, and files thousands."""
+        stamp, known = self._outlines.get(entry.path, (None, None))
+        if known is None or stamp != entry.stamp:
+            known = self.residuals.reader.outline(entry.path)
+            if isinstance(known, Adapter):  # a residual's has its picture
+                self._outlines[entry.path] = entry.stamp, known
+        return known
 
     def read_user_metadata(self, item, use_cache=True):
         path = Path(item["filename"]).with_suffix(".json")

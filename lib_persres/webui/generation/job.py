@@ -129,8 +129,8 @@ class Job:
                 for texts in (stripped, negative):
                     if index < len(texts):
                         written = write_identifiers(texts[index], concepts, self.tell, words)
-                        # an empty text says nothing to SDXL, whatever the encoders are
-                        says = written or HOST.family(HOST.model()) != "SDXL"
+                        # an empty negative one says nothing to SDXL, whatever the encoders are
+                        says = written or texts is stripped or HOST.family(HOST.model()) != "SDXL"
                         texts[index] = marked(written, mark) if says else written
             for loaded in current.loaded:
                 if why := unreadable(loaded):
@@ -149,7 +149,7 @@ class Job:
         for concept in concepts:
             if concept.loaded is None:
                 continue
-            own = concept.loaded.residual, concept.tag, bool(concept.identifier) and current.decided(concept)[0]
+            own = concept.loaded.residual, concept.tag, current.confines(concept)
             for sentence in text_problems(*own):
                 self.tell(sentence)
             acting[concept.loaded] = text_of(*own), current.strength(concept)
@@ -157,6 +157,8 @@ class Job:
 
     def _unknown(self, loaded: Loaded, count: int) -> None:
         """The model has no such layers of the text encoder."""
+        if HOST.is_refiner(HOST.model()):
+            return  # it goes on without the file, which is said
         for current in self._passes.values():
             for concept in (c for concepts in current.images for c in concepts if c.loaded is loaded):
                 for sentence in text_problems(loaded.residual, concept.tag, False, count):

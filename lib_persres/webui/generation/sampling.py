@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...branch import Branches
-from ...concepts import Use, decide
+from ...concepts import Use, cannot_confine, decide
 from ...finite import BASE, TEXT
 from ...lag_choice import decided, lag_choice
 from ...learned_words import twins_of
@@ -56,6 +56,11 @@ class Pass:
     def decided(self, concept: Concept) -> tuple[bool, str]:
         """Whether LAG is to confine a concept, and what auto made of it; "" where it was not asked."""
         return decided(lag_choice(concept.tag.lag or self.settings.lag), concept.lent)
+
+    def confines(self, concept: Concept) -> bool:
+        """Whether LAG confines what a concept changes of the UNet, as far as its tag and file say."""
+        wanted = bool(concept.identifier) and self.decided(concept)[0]
+        return wanted and cannot_confine(concept.tag.text, concept.facts, self.settings.mask in EARLY) is None
 
 
 class Sampling:

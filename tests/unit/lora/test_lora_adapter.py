@@ -97,8 +97,18 @@ def test_its_word_is_the_tags_else_a_trigger_else_its_name(sd, tmp_path):
         ("an olis dog", ["rex", "word=cat"], "cat"),
         ("a rexdog", ["rex"], ""),
         ("<persres:rex> a cat", ["rex"], ""),
+        (r"a cat \(animal\)", ["rex", r"word=cat \(animal\)"], "cat (animal)"),
     ):
         assert word_in(loaded, prompt, read_tag(tag)) == word
+
+
+def test_brackets_of_a_word_are_read_as_the_prompts(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors")
+    loaded = load_file(tmp_path / "x.safetensors")
+    for kept in (r"cat \(animal\)", "cat (animal)"):
+        assert word_in(loaded, r"a cat \(animal\) on a sofa", read_tag(["x"]), [kept]) == "cat (animal)"
+    made = draw(sd, r"<persres:x:word=cat \(animal\)> a cat \(animal\)", {"x": loaded}, lag=True)
+    assert made.uses[0].gated and len(made.uses[0].indices[0]) == 4 and not made.problems
 
 
 def test_without_a_word_it_acts_everywhere_and_that_is_told(sd, tmp_path):
