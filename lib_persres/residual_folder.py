@@ -165,8 +165,12 @@ class ResidualFolder:
             raise PersresError(f"There is no residual {path}, neither here nor in {self.folder()}.")
         return Entry(path, path.stem, path.with_suffix("").as_posix(), stamp, reader=self.reader)
 
+    def near(self, name: str) -> str | None:
+        """The name that this one may be meant for."""
+        return self._index.near(name)
+
     def _missing(self, name: str) -> str:
-        near = self._index.near(name)
+        near = self.near(name)
         guess = f' (did you mean "{near}"?)' if near else ""
         return f'There is no residual "{readable(name, 60)}"{guess} in {self.folder()}: {self._contents()}.'
 

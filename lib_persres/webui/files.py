@@ -6,7 +6,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import PersresError
+from ..errors import PersresError, readable
 from ..lora.adapter import reader
 from ..residual_folder import Entry, ResidualFolder
 
@@ -38,17 +38,20 @@ class Files(ResidualFolder):
             return self._others.find(name.removeprefix(LORA))
         try:
             return super().find(name)
-        except PersresError as error:
-            missing = error
+        except PersresError:
             if self.matches(name):  # several have it
                 raise
             try:
                 return self._others.find(name)
-            except PersresError as error:
+            except PersresError:
                 if self._others.matches(name):
                     raise
-                other = error
-            raise PersresError(f"{missing} Nor among the WebUI's LoRA files: {other}") from missing
+            near = self.near(name) or self._others.near(name)
+            guess = f' (did you mean "{near}"?)' if near else ""
+            raise PersresError(
+                f'There is no residual "{readable(name, 60)}"{guess} in {self.folder()}, nor a LoRA file of that name '
+                f"in {self._loras()}."
+            ) from None
 
     def listed(self) -> list[Entry]:
         """Those that have cards, by the best of their names; the folders are read again."""

@@ -88,21 +88,26 @@ def test_a_lora_files_words_are_added_as_they_are_and_taken_out_again():
             ["persresAdd", ["a house", lora("grey cat"), "0.8"]],
             ["persresAdd", ["a grey cat, a house", lora("grey cat"), "0.8"]],
             ["persresAdd", ["a V* dog <persres:tom:1>", lora(""), "0.8"]],
+            ["persresAdd", ["concatenation <lora:mycat:1>", lora("cat"), "0.8"]],
+            ["persresAdd", ["", lora("cat"), "0.8"]],
         ]
     )
     assert added == [
         "<persres:lora/rex:0.8> a house, grey cat",
         "<persres:lora/rex:0.8> a grey cat, a house",
         "a V* dog <persres:tom:1> <persres:lora/rex:0.8>",
+        "<persres:lora/rex:0.8> concatenation, cat <lora:mycat:1>",
+        "<persres:lora/rex:0.8> cat",
     ]
     removed = answers(
         [
             ["persresRemove", [added[0], lora("grey cat")]],
             ["persresRemove", ["a V2* dog <persres:lora/rex:0.8> <persres:tom:1>", lora("")]],
             ["persresRemove", ["a V* dog <persres:lora/rex:0.8>", lora("")]],
+            ["persresRemove", [added[4], lora("cat")]],
         ]
     )
-    assert removed == ["a house", "a V* dog <persres:tom:1>", "a V* dog"]
+    assert removed == ["a house", "a V* dog <persres:tom:1>", "a V* dog", ""]
 
 
 def test_a_class_within_another_word_is_none():

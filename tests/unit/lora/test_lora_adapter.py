@@ -1,6 +1,7 @@
 """A LoRA file acts as a residual does, and its word is found in prompts."""
 
 import contextlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,17 @@ from standalone_models import TEXT, tiny_text, tiny_vae
 from targets_bench import random_residual
 
 from lib_persres.errors import PersresError
-from lib_persres.lora.adapter import Adapter, load_file, outline_file, rule_of, trigger_words, word_in
+from lib_persres.lora.adapter import (
+    MOST_WORDS,
+    Adapter,
+    called,
+    load_file,
+    more_words,
+    outline_file,
+    rule_of,
+    trigger_words,
+    word_in,
+)
 from lib_persres.lora.names import kohya_name
 from lib_persres.prompt import read_tag
 from lib_persres.residual import Factors, Metadata, Residual
@@ -297,3 +308,26 @@ def test_two_files_about_the_same_word_act_together_where_it_is(sd, tmp_path):
     assert both.uses[0].indices == both.uses[1].indices != ()
     for masks in both.masks.masks.values():
         assert torch.equal(masks[:, 0], masks[:, 1])
+
+
+def test_a_trigger_with_a_plus_is_one_word(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors", metadata={"modelspec.trigger_phrase": "+_+"})
+    loaded = load_file(tmp_path / "x.safetensors")
+    word = word_in(loaded, "a dog, +_+", read_tag(["x"]))
+    assert word == "+_+" and called(loaded, word).identifier == "+_+" and more_words(word) == []
+    both = word_in(loaded, "a dog", read_tag(["x", "word=dog+cat"]))
+    assert called(loaded, both).identifier == "dog" and more_words(both) == ["cat"]
+
+
+def test_a_header_of_many_words_gives_some(sd):
+    folders = {f"1_word{number}": {} for number in range(5000)}
+    assert len(trigger_words({"ss_tag_frequency": json.dumps(folders)})) == MOST_WORDS
+
+
+def test_an_outline_says_the_rank(sd, tmp_path):
+    lora(sd, tmp_path / "x.safetensors")
+    assert (
+        outline_file(tmp_path / "x.safetensors").metadata.rank
+        == load_file(tmp_path / "x.safetensors").metadata.rank
+        == "4"
+    )

@@ -39,11 +39,16 @@ def test_a_name_is_a_residuals_first_and_else_a_lora_files(files):
     assert files.load("there").hash != files.load("rex").hash
 
 
-def test_a_name_that_nothing_has_is_told_as_before(files):
+def test_a_name_that_nothing_has_is_told_with_the_nearest(files, tmp_path):
     with pytest.raises(PersresError, match="There is no residual"):
         files.load("nothing")
     with pytest.raises(PersresError, match="Lora"):
         files.load("lora/nothing")
+    lora(tmp_path / "Lora" / "moonlight.safetensors")
+    for wrong, right in (("rexx", "rex"), ("moonlihgt", "moonlight")):
+        with pytest.raises(PersresError) as caught:
+            files.load(wrong)
+        assert f'"{wrong}" (did you mean "{right}"?)' in str(caught.value) and "nor a LoRA file" in str(caught.value)
 
 
 def test_two_lora_files_of_one_name_are_told(files, tmp_path):
