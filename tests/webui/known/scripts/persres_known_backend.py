@@ -2,9 +2,12 @@
 encoder and the autoencoder from there."""
 
 import importlib.util
+import re
+from pathlib import Path
 
 HEADS = 4
-SCALES = {64: 1.3285870552062988}
+TOYBOX = Path(__file__).resolve().parents[4] / "lib_persres" / "toybox" / "checkpoint" / "toybox.yaml"
+SCALES = {64: float(re.search(r"scale_factor: (\S+)", TOYBOX.read_text())[1])}
 """Of the latents, by the width of the Toybox's UNet, which no tensor says."""
 
 
@@ -35,8 +38,9 @@ def tell() -> None:
         return config
 
     def of_vae(state, width, *args, **kwargs):
-        levels = [name for name in state if name.startswith("encoder.down.") and name.endswith("block.0.conv1.weight")]
-        blocks = sum(name.startswith("encoder.down.0.block.") and name.endswith("conv1.weight") for name in state)
+        levels = [name for name in state if name.startswith("decoder.up.") and name.endswith("block.0.conv1.weight")]
+        # the decoder has one more than the encoder, which may have none
+        blocks = sum(name.startswith("decoder.up.0.block.") and name.endswith("conv1.weight") for name in state) - 1
         widths = [state[name].shape[0] for name in sorted(levels)]
         sizes = {"block_out_channels": widths, "layers_per_block": blocks, "scaling_factor": SCALES.get(width, 0.18215)}
         return {**describe(*args, **kwargs), **sizes}

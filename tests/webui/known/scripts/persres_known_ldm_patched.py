@@ -1,13 +1,17 @@
 """For the tests alone: hosts with ldm_patched know models by the sizes of Stable Diffusion's own, and
 so not the tests' small ones. Here they are told them, as the tensors have them."""
 
+import re
+from pathlib import Path
+
 try:
     from ldm_patched.modules import latent_formats, sd, sd1_clip, supported_models, supported_models_base
 except ImportError:  # another host
     latent_formats = None
 
 HEADS = 4
-SCALES = {64: 1.3285870552062988}
+TOYBOX = Path(__file__).resolve().parents[4] / "lib_persres" / "toybox" / "checkpoint" / "toybox.yaml"
+SCALES = {64: float(re.search(r"scale_factor: (\S+)", TOYBOX.read_text())[1])}
 """Of the latents, by the width of the Toybox's UNet, which no tensor says."""
 TEXT = dict(
     architectures=["CLIPTextModel"],
@@ -35,9 +39,10 @@ def text_config(state: dict) -> dict:
 def vae_config(state: dict) -> dict:
     """Of a checkpoint's autoencoder, whose names begin with those of its parts."""
     first = state["encoder.conv_in.weight"].shape[0]
-    levels = [name for name in state if name.startswith("encoder.down.") and name.endswith("block.0.conv1.weight")]
+    levels = [name for name in state if name.startswith("decoder.up.") and name.endswith("block.0.conv1.weight")]
     widths = [state[name].shape[0] // first for name in sorted(levels)]
-    blocks = sum(name.startswith("encoder.down.0.block.") and name.endswith("conv1.weight") for name in state)
+    # the decoder has one more than the encoder, which may have none
+    blocks = sum(name.startswith("decoder.up.0.block.") and name.endswith("conv1.weight") for name in state) - 1
     sizes = dict(double_z=True, z_channels=4, resolution=128, in_channels=3, out_ch=3, attn_resolutions=[], dropout=0.0)
     return {**sizes, "ch": first, "ch_mult": widths, "num_res_blocks": blocks}
 
