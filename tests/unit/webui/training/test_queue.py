@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from training_bench import Bench, direct, same, saved
@@ -31,6 +32,21 @@ def test_a_failed_training_does_not_stop_the_rest(bench):
     assert b.wait(third)["state"] == "finished"
     b.jobs.resume(first)
     assert b.wait(first, "finished")["done"] == 8
+
+
+def test_a_training_is_done_where_the_model_is_worked_with_and_what_goes_wrong_there_is_told(bench):
+    b = bench()
+    threads = []
+
+    def elsewhere(do):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: (threads.append(threading.current_thread()), do())[1]).result()
+
+    b.jobs._on_thread = elsewhere
+    assert b.wait(b.submit("one"))["state"] == "finished"
+    b.fail_at = 2
+    assert "broken by the test" in b.wait(b.submit("two"))["message"]
+    assert len(set(threads)) == 2 and not any(thread.name == "persres training" for thread in threads)
 
 
 def test_the_queue_is_in_the_order_that_was_asked_for_and_a_new_process_keeps_it(bench, sd, tmp_path):
