@@ -179,7 +179,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
 
     def _says(self, name: str, entry: Entry) -> bool:
         """Whether a tag with this name means this file, when the WebUI reads it."""
-        if "#" in name and HOST.option("enable_prompt_comments"):
+        if "#" in name and HOST.takes_comments():
             return False
         rest, found = HOST.parse_tags(f"<{NETWORK}:{name}:1.0>")
         tags = found.get(NETWORK, ())

@@ -14,6 +14,10 @@ class Choices:
         """A value of the WebUI's settings."""
         return getattr(shared.opts, name, default)
 
+    def takes_comments(self) -> bool:
+        """Whether what follows a # in a prompt is left out; the setting has two names."""
+        return bool(self.option("enable_prompt_comments") or self.option("enable_prompt_comments_def"))
+
     def flag(self, name: str):
         """A value of the command line; None where there is none."""
         return getattr(shared.cmd_opts, name, None)
