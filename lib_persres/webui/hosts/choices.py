@@ -15,8 +15,8 @@ class Choices:
         return getattr(shared.opts, name, default)
 
     def takes_comments(self) -> bool:
-        """Whether what follows a # in a prompt is left out; the setting has two names."""
-        return bool(self.option("enable_prompt_comments") or self.option("enable_prompt_comments_def"))
+        """Whether what follows a # in a prompt is left out, as it is where no setting says otherwise."""
+        return bool(self.option("enable_prompt_comments", True))
 
     def flag(self, name: str):
         """A value of the command line; None where there is none."""
