@@ -43,7 +43,8 @@ def make_data(folder: Path, extensions: dict[str, Path]) -> None:
     the host know that model."""
     checkpoints = folder / "models" / "Stable-diffusion"
     make_extensions(folder, {"known": EXTENSIONS["known"], **extensions})
-    configure(folder)
+    # said, since reForge keeps what a request overrides where nothing was
+    configure(folder, sd_model_checkpoint="tiny.safetensors")
     unet = models.tiny_unet()
     save_checkpoint(checkpoints / "tiny.safetensors", unet)
     make_residual(folder, "rex", unet, 1, "olis", "dog")
@@ -53,7 +54,9 @@ def make_data(folder: Path, extensions: dict[str, Path]) -> None:
 
 def configure(folder: Path, **options) -> None:
     """The WebUI's settings at its start; previews want a small model from the network."""
-    (folder / "config.json").write_text(json.dumps({"live_previews_enable": False, **options}))
+    path = folder / "config.json"
+    before = json.loads(path.read_text()) if path.exists() else {"live_previews_enable": False}
+    path.write_text(json.dumps({**before, **options}))
 
 
 def make_extensions(folder: Path, extensions: dict[str, Path]) -> None:
