@@ -198,10 +198,10 @@ class Job:
             self._name_words()
 
     def _name_words(self) -> None:
-        """The WebUI lists the embeddings that it used, in its comments or in the infotext: there with their names."""
-        comments, params = HOST.comments(), self.p.extra_generation_params
+        """The WebUI lists the embeddings that it used: ours with their files' names, or not at all."""
+        comments = HOST.comments()
         comments[:] = map(self._words.named, comments)
-        params.update({key: self._words.named(text) for key, text in params.items() if isinstance(text, str)})
+        HOST.hide_embeddings(self._words.known)
 
     def _unreadable(self, sentence: str, loaded: Loaded) -> None:
         """A learned word is not for the model; what else the file has may be."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import torch
 from backend import memory_management
@@ -109,6 +109,11 @@ class Backend(Managed, Ldm):
         embedding = Embedding(vectors.get("", vectors), name)
         embedding.vectors, embedding.shape = next(iter(vectors.values())).shape
         return embedding
+
+    def hide_embeddings(self, names: Container[str]) -> None:
+        params = getattr(self.loaded_model(), "extra_generation_params", {})
+        left = [name for name in str(params.pop("TI", "")).split(", ") if name and name not in names]
+        params.update({"TI": ", ".join(left)} if left else {})
 
     def comments(self) -> list[str]:
         return getattr(self.loaded_model(), "comments", [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import torch
 from modules import devices, prompt_parser, sd_hijack
@@ -96,6 +96,9 @@ class LdmTexts(Texts):
         embedding = Embedding(vectors.get("", vectors), name)
         embedding.vectors, embedding.shape = some.shape
         return embedding
+
+    def hide_embeddings(self, names: Container[str]) -> None:
+        """Take those of these names out of what the text encoder gives to infotexts; here it names only users' own."""
 
     def comments(self) -> list[str]:
         """What the text encoder tells of a generation; may be changed."""
