@@ -138,7 +138,8 @@ class Job:
         self._words.renew()
         self._marks.renew()
         write_infotext(self)
-        if any(current.loaded for current in self._passes.values()):
+        # a word stands in the text at strength 0, too
+        if self._words.known or any(current.loaded for current in self._passes.values()):
             wrap(self.p)
         else:
             unwrap(self.p)
