@@ -69,6 +69,7 @@ TOYBOX = "benchmarks.toybox_figures"
 SPEED = "benchmarks.training_speed"
 TABLES = "benchmarks.tables"
 MASKS = "benchmarks.masks"
+LORA = "benchmarks.lora"
 
 
 FIGURES = (
@@ -224,13 +225,13 @@ FIGURES = (
     ),
     Figure(
         "lag.background_ratio",
-        "<= 0.7",
+        "<= 0.45",
         "distance to the base image outside the object, LAG over plain sampling",
         f"{TOYBOX}:concepts",
     ),
     Figure(
         "lag.identity_drop",
-        "<= 0.05",
+        "<= 0.02",
         "how much lower the identity is with LAG than with plain sampling",
         f"{TOYBOX}:concepts",
     ),
@@ -275,6 +276,30 @@ FIGURES = (
         "<= 0",
         "how much LAG auto is surely below LAG on or off in a category of prompts (lower end of the 95% interval)",
         "benchmarks.lag_auto:figures",
+    ),
+    Figure(
+        "lora.background_ratio",
+        "<= 0.6",
+        "of a LoRA on attentions and feed-forward: distance to the base picture outside of things, LAG over plain",
+        f"{LORA}:figures",
+    ),
+    Figure(
+        "lora.identity_drop",
+        "<= 0.05",
+        "its concept recognised plainly minus under LAG",
+        f"{LORA}:figures",
+    ),
+    Figure(
+        "lora.multi",
+        ">= 0.6",
+        "pictures of two LoRAs under LAG in which each is its own",
+        f"{LORA}:figures",
+    ),
+    Figure(
+        "export.max_difference",
+        "<= 0.01",
+        "WebUI: an exported LoRA's pictures by the built-in Lora, its residual's, and the file's by our tag; 0 to 1",
+        f"{LORA}:export",
     ),
     Figure(
         "multi.cost",

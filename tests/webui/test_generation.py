@@ -175,7 +175,7 @@ def test_padding_changes_lag_only_where_it_changes_the_webui(host, option, negat
 
 
 def test_hires_has_its_own_strength(host):
-    hires = {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+    hires = {"enable_hr": True, "hr_upscaler": "Latent", "denoising_strength": 0.6, "steps": 8}
     base = host.image("a olis dog", **hires)
     first_only = host.image("a V* dog <persres:rex:hr=0>", LAG, **hires)
     both = host.image("a V* dog <persres:rex>", LAG, **hires)
