@@ -56,9 +56,9 @@ def files(data: Path) -> None:
     save_lora(made, data / "models" / "Lora" / f"{NAME}.safetensors")
 
 
-def seconds(url: str, kind: str, steps: int, pid: int | None) -> float:
+def seconds(url: str, kind: str, steps: int, side: int, pid: int | None) -> float:
     tag, settings = KINDS[kind]
-    body = {"prompt": PROMPT + tag, "steps": steps, "width": SD1.side, "height": SD1.side, "seed": 1, "cfg_scale": 6}
+    body = {"prompt": PROMPT + tag, "steps": steps, "width": side, "height": side, "seed": 1, "cfg_scale": 6}
     body |= {"sampler_name": "Euler", "override_settings": settings}
     call = urllib.request.Request(
         f"{url}/sdapi/v1/txt2img", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -79,14 +79,14 @@ def _clock(pid: int | None) -> float:
     return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(url: str, rounds: int, steps: int, pid: int | None) -> None:
+def measure(url: str, rounds: int, steps: int, side: int, pid: int | None) -> None:
     for kind in KINDS:  # caches are filled
-        seconds(url, kind, 1, pid)
+        seconds(url, kind, 1, side, pid)
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(rounds):
         for kind in KINDS:
             # what a step takes: without the text, the autoencoder and the LoRA's merging
-            found[kind].append((seconds(url, kind, steps, pid) - seconds(url, kind, 1, pid)) / (steps - 1))
+            found[kind].append((seconds(url, kind, steps, side, pid) - seconds(url, kind, 1, side, pid)) / (steps - 1))
         print("  ".join(f"{kind} {times[-1]:.2f} s" for kind, times in found.items()), flush=True)
     medians = {kind: statistics.median(times) for kind, times in found.items()}
     for other in ("base", "built-in", "merged"):
@@ -101,12 +101,13 @@ def main() -> None:
     options.add_argument("url")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--steps", type=int, default=3)
+    options.add_argument("--side", type=int, default=SD1.side, help="of the pictures")
     options.add_argument("--pid", type=int)
     args = parser.parse_args()
     if args.command == "files":
         files(args.data)
     else:
-        measure(args.url.rstrip("/"), args.rounds, args.steps, args.pid)
+        measure(args.url.rstrip("/"), args.rounds, args.steps, args.side, args.pid)
 
 
 if __name__ == "__main__":
