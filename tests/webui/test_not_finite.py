@@ -8,6 +8,7 @@ from pictures import HIRES, LAG, REX, refused, script, told
 
 @contextlib.contextmanager
 def spoiled(host, part):
+    host.image(f"{REX} before {part}")  # else what a LoRA of before changed is put back over it
     host.post(f"/probe/spoil/{part}")
     try:
         yield
