@@ -85,10 +85,13 @@ def test_lag_confines_proj_out_of_a_residual_with_more_targets(host):
     check_lag(host, draw)
 
 
-def test_lag_on_keys_and_values_alone_is_told_and_changes_nothing(host, reference):
-    prompt = REX.replace("persres:rex", "persres:keys")
-    lag = host.generate(prompt, LAG)
-    assert same(lag.images[0], host.image(prompt, [{"lag": False}]))
+def test_keys_and_values_alone_are_confined_by_the_fitted_mask_and_by_the_median_not(host, reference):
+    prompt, plain = REX.replace("persres:rex", "persres:keys"), [{"lag": False}]
+    confined = host.generate(prompt, LAG, steps=8)
+    assert "Persres problems" not in confined.info["extra_generation_params"]
+    assert not same(confined.images[0], host.image(prompt, plain, steps=8))
+    lag = host.generate(prompt, [{"lag": True, "mask": "median"}])
+    assert same(lag.images[0], host.image(prompt, plain))
     told = lag.info["extra_generation_params"]["Persres problems"]
     assert "LAG cannot confine <persres:keys>, which changes kv, not proj_out" in str(told)
     # the concept beside it is confined as ever
