@@ -104,7 +104,8 @@ def test_methods_start_from_the_same_noise_and_lag_records_its_masks(toybox, jud
     assert_near(drawn["lag"].images, drawn["base"].images, PICTURE)
     recorder = drawn["lag"].masks
     assert set(recorder.masks) == {block.name for block in find_blocks(toybox.unet)}
-    assert all(0.4 < masks.mean() / recorder.calls[name] <= 0.5 for name, masks in recorder.masks.items())
+    shares = [(masks.mean() / recorder.calls[name]).item() for name, masks in recorder.masks.items()]
+    assert all(0.02 < share < 0.5 for share in shares), shares  # nowhere in the first step
     rows = score(judge, concept, prompt, {method: got.images for method, got in drawn.items()})
     assert {row["method"] for row in rows} == set(METHODS)
     assert next(row for row in rows if row["method"] == "plain")["outside"] in (0.0, None)
