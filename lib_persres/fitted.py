@@ -23,6 +23,8 @@ COARSEST, VOTING = 8, 16
 """Pixels along the shorter side that the maps have at least, and those that vote: each of the coarsest such level."""
 MEMORY = 0.5
 """What of a claim stays in the next step."""
+TIE = 1e-4
+"""Claims so near one another are equal: those of files about one word are, but for rounding."""
 VOTERS = 1536
 """Pixels that vote, at most: their votes are a matrix of so many squared. Of more, neighbours vote together."""
 LEAST, MOST = 0.02, 0.8
@@ -143,7 +145,7 @@ class Fitted(Mask):
         if row not in self._cuts:
             self._cuts[row] = otsu(claims.flatten(1))
         here = _resized(claims, view.size).flatten(1)
-        return ((here > self._cuts[row]) & (here >= here.amax(0))).to(here.dtype)
+        return ((here > self._cuts[row]) & (here >= (1 - TIE) * here.amax(0))).to(here.dtype)
 
 
 def _resized(maps: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:

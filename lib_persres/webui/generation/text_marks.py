@@ -6,16 +6,16 @@ file's conds from another's in the WebUI's cache.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...lora.text_part import TextFactors, TextPart
 from ...prompt import NETWORK
 from ...residual_folder import Loaded
 from ..host import HOST
+from .lent import Lent
 
 _MARK = re.compile(rf"{NETWORK}text([0-9a-f]{{12}}) ?")  # the WebUI strips a part that has nothing else
 _AND = re.compile(r"(?<!\w)AND(?!\w)")
@@ -33,14 +33,14 @@ def unmarked(text: str) -> str:
     return _MARK.sub("", text)
 
 
-class MarkedTexts:
+class MarkedTexts(Lent):
     """The marks of one job. unknown: told of how many layers of a file the model's text encoders have none."""
 
     def __init__(self, unknown: Callable[[Loaded, int], None], problem: Callable[[str], None]):
+        super().__init__()
         self._unknown = unknown
         self._problem = problem
         self._known: dict[str, Acting] = {}
-        self._depth = 0
         self._model = None
         self._part: TextPart | None = None
         self._files: list[Loaded] = []
@@ -58,18 +58,6 @@ class MarkedTexts:
         digits = hashlib.sha256(said.encode()).hexdigest()[:12]
         self._known[digits] = acting
         return f"{NETWORK}text{digits} "
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """The text encoders read marks; when the outermost of these ends, nothing of it is left."""
-        self._depth += 1
-        try:
-            self.renew()
-            yield
-        finally:
-            self._depth -= 1
-            if not self._depth:
-                self._take_back()
 
     def renew(self) -> None:
         """The WebUI may have changed the model."""

@@ -8,7 +8,6 @@ words.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,6 +18,7 @@ from ...prompt import NETWORK
 from ...residual_folder import Loaded
 from ..fit import FAMILIES, misfit
 from ..host import HOST
+from .lent import Lent
 
 LONGEST = 75
 """Tokens that a chunk of a prompt has room for."""
@@ -88,30 +88,18 @@ def unreadable(loaded: Loaded) -> str | None:
     return f"The embedding of {loaded.name} is for CLIP, and the loaded model, {family}, reads more than that."
 
 
-class LentWords:
+class LentWords(Lent):
     """The words of one job. problem: told a sentence of a word that the model cannot read, and whose it is."""
 
     def __init__(self, problem: Callable[[str, Loaded], None]):
+        super().__init__()
         self.problem = problem
         self.known: dict[str, tuple[Loaded, str]] = {}
         """Word -> whose it is, and in whose place it stands."""
-        self._depth = 0
         self._model = None
         self._entries: list[tuple] = []
         """As they stand in each of `_lookups`."""
         self._lookups: list[dict[int, list]] = []
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """The WebUI knows the words; when the outermost of these ends, its database is as it was."""
-        self._depth += 1
-        try:
-            self.renew()
-            yield
-        finally:
-            self._depth -= 1
-            if not self._depth:
-                self._take_back()
 
     def renew(self) -> None:
         """The WebUI may have changed the model, or read the user's embeddings again, which forgets ours."""
