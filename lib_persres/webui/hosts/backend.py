@@ -71,7 +71,10 @@ class Backend(Managed, Ldm):
             data.forge_loading_parameters = chosen
 
     def scale(self, model) -> float:
-        return self.autoencoder(model).scaling_factor
+        autoencoder = self.autoencoder(model)
+        # Forge Neo's has a whole format
+        kept = getattr(autoencoder, "latent_format", None)
+        return autoencoder.scaling_factor if kept is None else kept.scale_factor
 
     # -- texts
 
