@@ -1,4 +1,4 @@
-"""What a WebUI keeps in `modules.sd_hijack`, which Forge Neo has not: the users' embeddings and the text encoder's words."""
+"""What a WebUI keeps in `modules.sd_hijack`, which Forge Neo has not: embeddings, and what a text encoder tells."""
 
 from __future__ import annotations
 
