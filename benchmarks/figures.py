@@ -70,6 +70,7 @@ SPEED = "benchmarks.training_speed"
 TABLES = "benchmarks.tables"
 MASKS = "benchmarks.masks"
 LORA = "benchmarks.lora"
+HOSTS = "benchmarks.hosts"
 
 
 FIGURES = (
@@ -348,6 +349,24 @@ FIGURES = (
         ">= 8",
         "orderings of the papers' tables that the Toybox shows, too, clear of their intervals",
         f"{TABLES}:figures",
+    ),
+    Figure(
+        "hosts.passed",
+        "== 1",
+        "share of tests/webui that passes, of those that a WebUI can run: the least of A1111, reForge and Forge",
+        f"{HOSTS}:passed",
+    ),
+    Figure(
+        "hosts.picture",
+        "<= 0.2",
+        "grey levels on average between two WebUIs' pictures of the Toybox, with and without a residual",
+        f"{HOSTS}:same",
+    ),
+    Figure(
+        "hosts.lines",
+        "<= 150",
+        "lines of the longest class of a WebUI",
+        f"{HOSTS}:lines",
     ),
     Figure(
         "folder.refresh_10000",

@@ -27,14 +27,15 @@ known = arguments.read_text() if arguments.exists() else ""
 FLAGS += tuple(flag for flag in ("--no-download-sd-model", "--do-not-download-clip") if flag in known)
 if HOST == "backend":
     FLAGS += ("--gradio-allowed-path", str(WEBUI))
+# Forge Classic has no guidance in the first step where this is 0
+SETTINGS = {"live_previews_enable": False, "skip_early_cond": -1}
+"""Previews want a small model from the network."""
 ITS_OWN = {} if A1111 else {"hr_cfg": 6}
 """What a request has to say so that its passes are as A1111's: else a hires pass has no unconditional row, or fails."""
 if HOST == "backend":
     ITS_OWN["hr_additional_modules"] = ["Use same choices"]
 INSTEAD = {"hr_upscaler": {"Latent": "None", "Lanczos": "None"}} if NEO else {}
 """What requests ask for that it has not, and what it is asked for."""
-SETTINGS = {"live_previews_enable": False}
-"""At its start; previews want a small model from the network."""
 if NEO:
     # else it asks at the console whether its data are of an older version
     version = re.search(r'VERSION_UID.*= "(\w+)"', (WEBUI / "modules" / "launch_utils.py").read_text())

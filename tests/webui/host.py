@@ -97,12 +97,17 @@ class Host:
         quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [str(python), "launch.py", "--data-dir", str(data), "--port", str(self.port), *FLAGS, *flags],
+                [str(python), "launch.py", *self._place(), *FLAGS, *flags],
                 cwd=webui,
                 env={**os.environ, **quiet},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def _place(self) -> list[str]:
+        """Where it is; its embeddings are in the same place on every host."""
+        embeddings = str(self.data / "embeddings")
+        return ["--data-dir", str(self.data), "--port", str(self.port), "--embeddings-dir", embeddings]
 
     def wait(self, seconds: float = PATIENCE) -> Host:
         deadline = time.monotonic() + seconds
