@@ -19,7 +19,7 @@ NEO = (WEBUI / "modules_forge" / "packages" / "huggingface_guess").is_dir()
 if A1111:
     FLAGS = ("--no-half", "--use-cpu", "all")
 else:
-    FLAGS = ("--cpu", "--force-fp32", "--fp32-vae") if NEO else ("--always-cpu", "--all-in-fp32")
+    FLAGS = ("--cpu", "--force-fp32", "--fp32-vae", "--fp32-text-enc") if NEO else ("--always-cpu", "--all-in-fp32")
 """How it is told to compute on the CPU in fp32; Forge also, where its data are elsewhere, to serve its own scripts."""
 arguments = WEBUI / "modules" / "cmd_args.py"
 known = arguments.read_text() if arguments.exists() else ""
