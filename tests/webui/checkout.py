@@ -37,6 +37,7 @@ if HOST == "backend":
 INSTEAD = {"hr_upscaler": {"Latent": "None", "Lanczos": "None"}} if NEO else {}
 """What requests ask for that it has not, and what it is asked for."""
 if NEO:
+    SETTINGS["CLIP_stop_at_last_layers"] = 1  # as elsewhere
     # else it asks at the console whether its data are of an older version
     version = re.search(r'VERSION_UID.*= "(\w+)"', (WEBUI / "modules" / "launch_utils.py").read_text())
     SETTINGS |= {"VERSION_UID": version[1]} if version else {}

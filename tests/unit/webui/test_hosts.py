@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 
 HOSTS = "lib_persres.webui.hosts"
 OF_NEO = (
@@ -61,6 +62,19 @@ def test_schedules_are_read_the_old_way_only_where_there_is_one(backend, old):
     parser.get_learned_conditioning_prompt_schedules = read
     assert backend.host.schedules(["a dog"], 3, None) == [[[[3, "a dog"]]]]
     assert asked == [{"use_old_scheduling": True} if old else {}]
+
+
+def test_texts_are_read_with_the_clip_skip_of_the_settings_and_outside_of_inference_mode(backend):
+    class Model:
+        def set_clip_skip(self, layers):
+            self.layers = layers
+
+        @torch.inference_mode()
+        def get_learned_conditioning(self, texts):
+            return [(text, self.layers, torch.is_inference_mode_enabled()) for text in texts]
+
+    backend.modules.shared.opts = SimpleNamespace(CLIP_stop_at_last_layers=2.0)
+    assert backend.host.read(Model(), ["a dog"]) == [("a dog", 2, False)]
 
 
 class Task:
