@@ -241,4 +241,4 @@ def test_overlays_of_masks_are_saved_like_other_extras(host):
     assert "Persres show masks: True" in Image.open(overlays[0]).info["parameters"]
     before |= set(new)
     host.generate(REX, [{"show_masks": True}])
-    assert set(folder.rglob("*.*")) == before  # the WebUI was not asked to save
+    assert set(host.data.glob(pattern)) == before  # the WebUI was not asked to save
