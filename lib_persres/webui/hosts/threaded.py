@@ -44,14 +44,16 @@ class Threaded:
 
 
 def _waiting():
-    """The tasks in a row; Forge Neo has another name for them."""
-    return main_thread.waiting_queue if hasattr(main_thread, "waiting_queue") else main_thread.waiting_list
+    """The tasks in a row, for which Forge Neo had two names more; none where there is another still."""
+    found = (getattr(main_thread, name, None) for name in ("waiting_list", "waiting_queue", "wait_queue"))
+    tasks = next((each for each in found if each is not None), ())
+    return getattr(tasks, "queue", tasks)
 
 
 def _finish(task) -> None:
-    """Let who waits for a task know; with the host's lock."""
+    """Let who waits for a task know, with the host's lock; some tasks do it themselves."""
     if hasattr(main_thread, "finished_tasks"):
         main_thread.finished_tasks[task.task_id] = task
         main_thread.condition.notify_all()
-    else:
+    elif hasattr(main_thread, "finished_list"):
         main_thread.finished_list.append(task)

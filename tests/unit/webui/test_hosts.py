@@ -4,6 +4,7 @@ import importlib
 import sys
 import threading
 from collections import deque
+from queue import Queue
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -98,23 +99,36 @@ def of_neo(tasks):
     )
 
 
-@pytest.mark.parametrize("kind", [of_forge, of_neo])
+def of_another_neo(tasks):
+    waiting = Queue()
+    for task in tasks:
+        waiting.put(task)
+    return SimpleNamespace(lock=threading.Lock(), wait_queue=waiting)
+
+
+@pytest.mark.parametrize("kind", [of_forge, of_neo, of_another_neo])
 def test_a_training_lets_those_that_wait_for_the_thread_go_first(backend, kind, monkeypatch, capsys):
     heard = []
     thread = kind([Task(1, heard), Task(2, heard), Task(3, heard)])
     monkeypatch.setattr(sys.modules[f"{HOSTS}.threaded"], "main_thread", thread)
-    waits = threading.Thread(target=_wait, args=(thread, heard)) if kind is of_neo else None
-    if waits:
+    waits = threading.Thread(target=_wait, args=(thread, heard))
+    if kind is of_neo:
         waits.start()
     backend.host.serve()
-    if waits:
-        waits.join(10)
-        assert not waits.is_alive() and thread.finished_tasks.keys() == {1, 2, 3}
-    else:
-        assert [task.task_id for task in thread.finished_list] == [1, 2, 3]
     assert heard[:3] == [1, 2, 3] and "ArithmeticError" in capsys.readouterr().err
+    if kind is of_neo:
+        waits.join(10)
+        assert heard[3:] == ["told"] and thread.finished_tasks.keys() == {1, 2, 3}
+    if kind is of_forge:
+        assert [task.task_id for task in thread.finished_list] == [1, 2, 3]
+
+
+def test_where_nobody_can_be_asked_who_waits_for_the_thread_nobody_is_served(backend, monkeypatch):
+    monkeypatch.setattr(sys.modules[f"{HOSTS}.threaded"], "main_thread", SimpleNamespace(lock=threading.Lock()))
+    backend.host.serve()
 
 
 def _wait(thread, heard):
     with thread.condition:
-        thread.condition.wait_for(lambda: 3 in thread.finished_tasks, 10)
+        if thread.condition.wait_for(lambda: 3 in thread.finished_tasks, 10):
+            heard.append("told")
