@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import standalone_models as models
+from checkout import NEO
 from host import PLAIN, Result, body_of, copy_of, make_residual
 from pictures import HIRES, LAG, REX, near, same
 from PIL import Image
@@ -190,6 +191,8 @@ def test_hires_has_its_own_strength(host):
 @pytest.mark.parametrize("size", [(64, 128), (72, 64)])
 def test_other_sizes(host, size):
     width, height = size
+    if NEO and width % 64:
+        pytest.skip("This host rounds a picture's sides to 64.")
     image = host.image(REX, LAG, width=width, height=height)
     assert image.shape == (height, width, 3)
     assert not near(image, host.image("a photo of a olis dog", width=width, height=height))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkout import NEO
 from host import ROOT, Host, configure, make_data
 from pictures import near
 from PIL import Image
@@ -286,14 +287,14 @@ def test_photos_of_every_kind_are_learned_from(host, kind):
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory, host):
-    """With --medvram; its own folder, so that it may be killed and started again."""
+    """With --medvram, where there is one; its own folder, so that it may be killed and started again."""
     data = tmp_path_factory.mktemp("mortal") / "data"
     make_data(data, {"persres": ROOT, "probe": PROBE})
     configure(data, persres_state_every=2)
     hosts = []
 
     def start() -> Host:
-        hosts.append(Host(Path(os.environ["PERSRES_WEBUI"]), data, "--medvram"))
+        hosts.append(Host(Path(os.environ["PERSRES_WEBUI"]), data, *(() if NEO else ("--medvram",))))
         return hosts[-1].wait()
 
     try:

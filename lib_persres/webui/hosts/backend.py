@@ -71,7 +71,10 @@ class Backend(Managed, Ldm):
             data.forge_loading_parameters = chosen
 
     def scale(self, model) -> float:
-        return self.autoencoder(model).scaling_factor
+        autoencoder = self.autoencoder(model)
+        # Forge Neo's has a whole format
+        kept = getattr(autoencoder, "latent_format", None)
+        return autoencoder.scaling_factor if kept is None else kept.scale_factor
 
     # -- texts
 
@@ -98,6 +101,8 @@ class Backend(Managed, Ldm):
         }
 
     def read(self, model, texts: Sequence[str] | prompt_parser.SdConditioning):
+        # as a generation does before it reads any: a model that was loaded since the last one has it not
+        model.set_clip_skip(int(self.option("CLIP_stop_at_last_layers", 1)))
         # its own calls are under torch.inference_mode, from which no graph comes
         return inspect.unwrap(type(model).get_learned_conditioning)(model, texts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from modules import devices, processing, sd_hijack, sd_models, sd_unet, shared
+from modules import devices, processing, sd_models, sd_unet, shared
 from torch import nn
 
 from ...parameterization import EPS, V, with_zero_terminal_snr
@@ -123,10 +123,6 @@ class Ldm(LdmTexts, Evaluations, Work, Choices):
         return devices.without_autocast()
 
     # -- what an earlier generation left
-
-    def hijack(self):
-        """What the text encoder tells of a generation, `comments` and `extra_generation_params`."""
-        return sd_hijack.model_hijack
 
     def no_generation(self):
         """One that asks for nothing."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ldm_patched.modules import model_management
 from modules_forge.forge_util import apply_circular_forge
 
+from .hijacked import Hijacked
 from .ldm import Ldm
 from .managed import Managed
 
 
-class LdmPatched(Managed, Ldm):
+class LdmPatched(Hijacked, Managed, Ldm):
     def load(self, *patchers) -> None:
         model_management.load_models_gpu(list(patchers))
 
