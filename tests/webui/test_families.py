@@ -302,9 +302,10 @@ def test_a_training_stops_goes_on_and_yields_to_an_image_of_another_family(zoo, 
         identity = submit(zoo, photos, f"goes on {family}", **{**SHORT, "steps": 100_000})
         wait(zoo, identity, done=2)
         zoo.post(f"{ROUTE}/{identity}/stop")
-        assert wait(zoo, identity)["state"] == "stopped"
+        stopped = wait(zoo, identity)
+        assert stopped["state"] == "stopped"
         zoo.post(f"{ROUTE}/{identity}/resume")
-        before = wait(zoo, identity, done=3)["done"]
+        before = wait(zoo, identity, done=stopped["done"] + 1)["done"]  # it has its checkpoint
     other = "SD1"
     image = draw(zoo, other, "a photo of a red ball on grass")  # which loads the other checkpoint in its middle
     assert image.images[0].std() > 20
