@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 WEBUI = Path(os.environ.get("PERSRES_WEBUI") or "/nonexistent")
 if (WEBUI / "ldm_patched").is_dir():
     HOST = "ldm_patched"
@@ -43,3 +45,9 @@ if NEO:
     SETTINGS |= {"VERSION_UID": version[1]} if version else {}
 EXTENSIONS = {"probe": Path(__file__).parent / "probe", "known": Path(__file__).parent / "known"}
 """Those for the tests alone: what looks inside, and what lets a host know models as small as these."""
+
+
+def needs_flags_for_little_memory() -> None:
+    """Of AUTOMATIC1111's."""
+    if not A1111:
+        pytest.skip("This host ignores --medvram and --lowvram; its own flags for little memory exclude the CPU.")

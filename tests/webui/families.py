@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from checkout import EXTENSIONS
+from checkout import A1111, EXTENSIONS
 from host import ROOT, Host, configure, make_extensions
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lib_persres.lora.names import UNET, read_name, unet_path
 from lib_persres.toybox import CHECKPOINT
 from lib_persres.toybox.formats import SECOND_WIDTH
 from lib_persres.toybox.install import install
@@ -30,10 +32,14 @@ NEGATIVE = "blurry"
 """For an empty one the WebUI gives SDXL zeros, which say something else."""
 
 
+KEPT = {"sd_checkpoints_limit": 8}
+"""reForge takes ten seconds to let go of a checkpoint, which these tests change hundreds of times."""
+
+
 def make_data(data: Path) -> None:
     """A --data-dir with the three checkpoints, this extension and the probe."""
     make_extensions(data, {"persres": ROOT, **EXTENSIONS})
-    configure(data)
+    configure(data, **({} if A1111 else KEPT))
     folder = data / "models" / "Stable-diffusion"
     install(folder)
     for family in FAMILIES[1:]:
@@ -49,9 +55,8 @@ def make_data(data: Path) -> None:
         if family == "SDXL":
             make_refiner(file, description)
             make_inpainting(file, description)
-        of_v = folder / f"{OF_V[family + ' v']}.safetensors"
-        of_v.symlink_to(file)
-        of_v.with_suffix(".yaml").write_text(yaml.safe_dump(_of_v(description), sort_keys=False))
+        # by this name the file itself says it, to hosts that heed no yaml
+        _written(file, OF_V[family + " v"], {**load_file(file), "v_pred": torch.zeros(0)}, _of_v(description))
 
 
 def _written(file: Path, name: str, state: dict, description: dict) -> None:
@@ -125,3 +130,20 @@ def draw(host: Host, family: str, prompt: str, args=None, **parameters):
     with loaded(host, family):
         given = {**SMALL, "negative_prompt": NEGATIVE, **parameters}
         return host.generate(prompt, args, **given)
+
+
+def name_for_the_host(lora: Path, family: str) -> None:
+    """A LoRA's names count two blocks in each level, which is true of the families' own models. AUTOMATIC1111 counts
+    them so in the Toybox, too, which has one; the others count what is there, and know the modules' own names."""
+    if A1111:
+        return
+    with safe_open(lora, "pt") as file:
+        metadata = file.metadata()
+    made = {}
+    for name, tensor in load_file(lora).items():
+        module, _, end = name.partition(".")
+        read = read_name(name)
+        if read is not None and read.where == UNET:
+            module = "lora_unet_" + unet_path(read.module, family).replace(".", "_")
+        made[f"{module}.{end}"] = tensor
+    save_file(made, lora, metadata)

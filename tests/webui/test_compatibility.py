@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkout import A1111
+from checkout import A1111, EXTENSIONS, needs_flags_for_little_memory
 from companions import EMBEDDING, OTHER, VECTORS
 from host import ROOT, Host, Result, body_of, make_data
 from lag_checks import BASE, OPTIMIZATIONS, check_lag
@@ -225,8 +225,9 @@ def test_styles_may_hold_the_tag_and_the_placeholder(host, style, prompt, same_a
 @pytest.fixture(params=["--medvram", "--lowvram"])
 def small(request, host, tmp_path):
     """A WebUI that moves the parts of its model about; on a CPU it goes all the same ways."""
+    needs_flags_for_little_memory()
     data = tmp_path / "data"
-    make_data(data, {"persres": ROOT, "probe": Path(__file__).parent / "probe"})
+    make_data(data, {"persres": ROOT, "probe": EXTENSIONS["probe"]})
     small = Host(Path(os.environ["PERSRES_WEBUI"]), data, request.param)
     try:
         yield small.wait()

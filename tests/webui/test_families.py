@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, INPAINTING, NAMES, NEGATIVE, REFINER, SMALL, draw, loaded, make_data
+from checkout import needs_flags_for_little_memory
+from families import FAMILIES, INPAINTING, NAMES, NEGATIVE, REFINER, SMALL, draw, loaded, make_data, name_for_the_host
 from host import Host, Result, body_of
 from pictures import LAG, told
 from PIL import Image
@@ -121,6 +122,7 @@ def test_an_exported_lora_draws_in_the_webui_what_the_residual_draws(zoo, family
     path = zoo.data / "models" / "Lora" / f"{name}.safetensors"
     made = Residual.load(zoo.data / "models" / "persres" / f"rex-{family}.safetensors")
     save_lora(made, path)
+    name_for_the_host(path, family)
     zoo.post("/sdapi/v1/refresh-loras")
     said = BALL.replace("V*", "olis")
     base, ours = (draw(zoo, family, text).images[0] for text in (said, BALL + tag(family, ":0.8")))
@@ -151,6 +153,7 @@ def test_a_lora_for_the_text_encoders_draws_what_the_webui_draws_with_it(zoo, fa
     path = zoo.data / "models" / "Lora" / f"{name}.safetensors"
     save_lora(made, path)
     save_file(load_file(path) | tensors, path)
+    name_for_the_host(path, family)
     zoo.post("/sdapi/v1/refresh-loras")
     said = BALL.replace("V*", "olis")
     theirs = draw(zoo, family, f"{said}<lora:{name}:0.8>").images[0]
@@ -299,9 +302,10 @@ def test_a_training_stops_goes_on_and_yields_to_an_image_of_another_family(zoo, 
         identity = submit(zoo, photos, f"goes on {family}", **{**SHORT, "steps": 100_000})
         wait(zoo, identity, done=2)
         zoo.post(f"{ROUTE}/{identity}/stop")
-        assert wait(zoo, identity)["state"] == "stopped"
+        stopped = wait(zoo, identity)
+        assert stopped["state"] == "stopped"
         zoo.post(f"{ROUTE}/{identity}/resume")
-        before = wait(zoo, identity, done=3)["done"]
+        before = wait(zoo, identity, done=stopped["done"] + 1)["done"]  # it has its checkpoint
     other = "SD1"
     image = draw(zoo, other, "a photo of a red ball on grass")  # which loads the other checkpoint in its middle
     assert image.images[0].std() > 20
@@ -319,6 +323,7 @@ def test_an_empty_text_is_sdxls_zeros_in_a_training_too(zoo, photos):
 
 def test_under_medvram_sdxl_it_draws_and_learns_the_same(zoo, sd1, photos, by_sd1):
     """Last, since it takes the place of the WebUI of these tests."""
+    needs_flags_for_little_memory()
     expected = sd1("LAG")[0]
     zoo.stop()
     sparing = Host(WEBUI, zoo.data, "--medvram-sdxl")

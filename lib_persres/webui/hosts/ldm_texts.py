@@ -35,8 +35,8 @@ class LdmTexts(Texts):
         """The text encoders' tables of tokens, by the same names."""
         tables = {}
         for name, encoder in self.readers(model).items():
-            own = encoder.wrapped  # open_clip's model, or transformers'
-            own = own.model if hasattr(own, "model") else own.transformer.text_model.embeddings
+            own = encoder.wrapped  # with transformers' model, or open_clip's
+            own = own.transformer.text_model.embeddings if hasattr(own, "transformer") else own.model
             # the WebUI's layer for the users' embeddings is around the table
             tables[name] = getattr(own.token_embedding, "wrapped", own.token_embedding)
         return tables

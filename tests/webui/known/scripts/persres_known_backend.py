@@ -2,12 +2,10 @@
 encoder and the autoencoder from there."""
 
 import importlib.util
-import re
-from pathlib import Path
 
-HEADS = 4
-TOYBOX = Path(__file__).resolve().parents[4] / "lib_persres" / "toybox" / "checkpoint" / "toybox.yaml"
-SCALES = {64: float(re.search(r"scale_factor: (\S+)", TOYBOX.read_text())[1])}
+from persres_toybox_sizes import HEADS, SCALE, text_heads
+
+SCALES = {64: SCALE}
 """Of the latents, by the width of the Toybox's UNet, which no tensor says."""
 
 
@@ -19,6 +17,7 @@ def tell() -> None:
     from transformers import CLIPTextConfig
 
     class Small(model_list.SD15):
+        small = True
         unet_extra_config = {"num_heads": HEADS, "num_head_channels": -1}
 
         @classmethod
@@ -38,8 +37,8 @@ def tell() -> None:
         config = read(*args, **kwargs)
         layers = [name for name in state if name.endswith("mlp.fc1.weight")]
         wide, width = state[layers[0]].shape
-        sizes = {"hidden_size": width, "projection_dim": width, "intermediate_size": wide}
-        config.update({**sizes, "num_hidden_layers": len(layers), "num_attention_heads": HEADS})
+        sizes = {"hidden_size": width, "projection_dim": width, "intermediate_size": wide, "hidden_act": "quick_gelu"}
+        config.update({**sizes, "num_hidden_layers": len(layers), "num_attention_heads": text_heads(width)})
         return config
 
     def of_vae(state, width, *args, **kwargs):
@@ -51,7 +50,7 @@ def tell() -> None:
         return {**describe(*args, **kwargs), **sizes}
 
     def known(guess, name, library, kind, path, state):
-        if isinstance(guess, Small):
+        if getattr(guess, "small", False):
             width = guess.unet_config["model_channels"]
             guess.latent_format.scale_factor = SCALES.get(width, 0.18215)  # where Forge Neo has it
             CLIPTextConfig.from_pretrained = lambda *a, **k: of_text(state, *a, **k)
