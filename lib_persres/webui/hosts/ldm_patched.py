@@ -11,7 +11,10 @@ from .hijacked import Hijacked
 from .ldm import Ldm
 from .managed import Managed
 
-KINDS = {("ModelSamplingDiscrete", "EPS"): EPS, ("ModelSamplingDiscrete", "V_PREDICTION"): V}
+KINDS: dict[tuple[str, ...], str] = {
+    ("ModelSamplingDiscrete", "EPS"): EPS,
+    ("ModelSamplingDiscrete", "V_PREDICTION"): V,
+}
 
 
 class LdmPatched(Hijacked, Managed, Ldm):
