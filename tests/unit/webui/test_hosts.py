@@ -78,6 +78,12 @@ def test_texts_are_read_with_the_clip_skip_of_the_settings_and_outside_of_infere
     assert backend.host.read(Model(), ["a dog"]) == [("a dog", 2, False)]
 
 
+def test_tiles_are_the_hosts_own_matter(backend):
+    model = object()
+    backend.host.tile(model, False)
+    sys.modules["modules_forge"].utils.apply_circular_forge.assert_called_once_with(model, False)
+
+
 class Task:
     def __init__(self, task_id, heard):
         self.task_id, self.heard = task_id, heard
