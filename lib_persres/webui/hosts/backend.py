@@ -46,9 +46,6 @@ class Backend(Managed, Ldm):
     def family(self, model) -> str:
         return super().family(model) or type(model).__name__  # Flux, Chroma
 
-    def replaced_unet(self) -> bool:
-        return False  # its option calls no other
-
     def is_refiner(self, model) -> bool:
         return type(model).__name__ == "StableDiffusionXLRefiner"
 
