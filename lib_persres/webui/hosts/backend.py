@@ -9,6 +9,7 @@ import torch
 from backend import memory_management
 from backend.text_processing.textual_inversion import Embedding
 from modules import devices, prompt_parser, sd_models
+from modules_forge import utils
 from torch import nn
 
 from ...parameterization import EPS, V
@@ -22,6 +23,9 @@ KINDS = {"epsilon": EPS, "v_prediction": V}
 class Backend(Managed, Ldm):
     def load(self, *patchers) -> None:
         memory_management.load_models_gpu(list(patchers))
+
+    def tile(self, model, on: bool) -> None:
+        utils.apply_circular_forge(model, on)
 
     # -- the model
 
@@ -41,9 +45,6 @@ class Backend(Managed, Ldm):
 
     def family(self, model) -> str:
         return super().family(model) or type(model).__name__  # Flux, Chroma
-
-    def replaced_unet(self) -> bool:
-        return False  # its option calls no other
 
     def is_refiner(self, model) -> bool:
         return type(model).__name__ == "StableDiffusionXLRefiner"

@@ -1,13 +1,17 @@
-"""What a WebUI keeps in `modules.sd_hijack`, which Forge Neo has not: embeddings, and what a text encoder tells."""
+"""What a WebUI keeps in `modules.sd_hijack`, which Forge Neo has not: embeddings, and what a text encoder tells; and
+its choice of a UNet."""
 
 from __future__ import annotations
 
 import torch
-from modules import sd_hijack
+from modules import sd_hijack, sd_unet
 from modules.textual_inversion.textual_inversion import Embedding
 
 
 class Hijacked:
+    def replaced_unet(self) -> bool:
+        return sd_unet.current_unet is not None
+
     def hijack(self):
         """What the text encoder tells of a generation, `comments` and `extra_generation_params`."""
         return sd_hijack.model_hijack

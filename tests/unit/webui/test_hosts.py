@@ -13,10 +13,10 @@ import torch
 
 HOSTS = "lib_persres.webui.hosts"
 OF_NEO = (
-    "call_queue devices extra_networks initialize_util paths processing progress prompt_parser scripts sd_models "
-    "sd_samplers sd_unet shared"
+    "call_queue extra_networks initialize_util paths processing progress prompt_parser scripts sd_models sd_samplers "
+    "shared"
 ).split()
-"""Of `modules`, what Forge Neo has; it has no sd_hijack and no lowvram."""
+"""Of `modules`, what Forge Neo has beside its devices; it has no sd_hijack and no lowvram."""
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def backend(monkeypatch):
     """The class of Forge and Forge Neo among no modules but those of Neo."""
     for name in [name for name in sys.modules if name.startswith(HOSTS)]:
         monkeypatch.delitem(sys.modules, name)
-    modules = SimpleNamespace(**{name: MagicMock() for name in OF_NEO})
+    modules = SimpleNamespace(**{name: MagicMock() for name in OF_NEO}, devices=SimpleNamespace(device="cpu"))
     for name, module in {
         "gradio": MagicMock(),
         "modules": modules,
@@ -38,6 +38,10 @@ def backend(monkeypatch):
     yield SimpleNamespace(host=found, modules=modules)
     for name in [name for name in sys.modules if name.startswith(HOSTS)]:
         del sys.modules[name]
+
+
+def test_what_is_raised_is_an_exception_where_the_host_has_none_for_it(backend):
+    assert issubclass(backend.host.NotFinite, Exception) and not backend.host.replaced_unet()
 
 
 def model_with(autoencoder):
@@ -76,6 +80,12 @@ def test_texts_are_read_with_the_clip_skip_of_the_settings_and_outside_of_infere
 
     backend.modules.shared.opts = SimpleNamespace(CLIP_stop_at_last_layers=2.0)
     assert backend.host.read(Model(), ["a dog"]) == [("a dog", 2, False)]
+
+
+def test_tiles_are_the_hosts_own_matter(backend):
+    model = object()
+    backend.host.tile(model, False)
+    sys.modules["modules_forge"].utils.apply_circular_forge.assert_called_once_with(model, False)
 
 
 class Task:
