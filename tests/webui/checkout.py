@@ -43,6 +43,7 @@ if NEO:
     # else it asks at the console whether its data are of an older version
     version = re.search(r'VERSION_UID.*= "(\w+)"', (WEBUI / "modules" / "launch_utils.py").read_text())
     SETTINGS |= {"VERSION_UID": version[1]} if version else {}
+SPARING = ("--medvram",) if '"--medvram"' in known else ()
 EXTENSIONS = {"probe": Path(__file__).parent / "probe", "known": Path(__file__).parent / "known"}
 """Those for the tests alone: what looks inside, and what lets a host know models as small as these."""
 

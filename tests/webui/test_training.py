@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkout import NEO
+from checkout import SPARING
 from host import ROOT, Host, configure, make_data
 from pictures import near
 from PIL import Image
@@ -294,7 +294,7 @@ def mortal(tmp_path_factory, host):
     hosts = []
 
     def start() -> Host:
-        hosts.append(Host(Path(os.environ["PERSRES_WEBUI"]), data, *(() if NEO else ("--medvram",))))
+        hosts.append(Host(Path(os.environ["PERSRES_WEBUI"]), data, *SPARING))
         return hosts[-1].wait()
 
     try:
