@@ -15,6 +15,12 @@ else:
 A1111 = HOST == "a1111"
 FLAGS = ("--no-half", "--use-cpu", "all") if A1111 else ("--always-cpu", "--all-in-fp32")
 """How it is told to compute on the CPU in fp32; Forge also, where its data are elsewhere, to serve its own scripts."""
+OTHERWISE = os.environ.get("PERSRES_WEBUI_FLAGS")
+"""What is said instead, such as nothing: then on a card, in the types that the host chooses."""
+if OTHERWISE is not None:
+    FLAGS = tuple(OTHERWISE.split())
+ROUNDING = int(os.environ.get("PERSRES_WEBUI_ROUNDING") or 2)
+"""Grey levels that pictures may differ by where nothing but the order of a sum does."""
 arguments = WEBUI / "modules" / "cmd_args.py"
 if arguments.exists() and "do-not-download-clip" in arguments.read_text():
     FLAGS += ("--do-not-download-clip",)  # which Forge Classic neither does nor knows
