@@ -23,6 +23,12 @@ if A1111:
 else:
     FLAGS = ("--cpu", "--force-fp32", "--fp32-vae", "--fp32-text-enc") if NEO else ("--always-cpu", "--all-in-fp32")
 """How it is told to compute on the CPU in fp32; Forge also, where its data are elsewhere, to serve its own scripts."""
+OTHERWISE = os.environ.get("PERSRES_WEBUI_FLAGS")
+"""What is said instead, such as nothing: then on a card, in the types that the host chooses."""
+if OTHERWISE is not None:
+    FLAGS = tuple(OTHERWISE.split())
+ROUNDING = int(os.environ.get("PERSRES_WEBUI_ROUNDING") or 2)
+"""Grey levels that pictures may differ by where nothing but the order of a sum does."""
 arguments = WEBUI / "modules" / "cmd_args.py"
 known = arguments.read_text() if arguments.exists() else ""
 # which not all of them do, nor know

@@ -100,9 +100,9 @@ def test_where_memory_is_short_it_trains_in_parts_or_says_what_to_lower(host, ph
 
 
 def test_ways_to_run_are_kept_and_the_memory_is_named(host, photos):
-    identity = submit(host, photos, "ways", steps=40, targets="proj_out", precision="float32", checkpointing=True)
+    identity = submit(host, photos, "ways", steps=100_000, targets="proj_out", precision="float32", checkpointing=True)
     status = wait(host, identity, done=2)
-    assert status["memory"]["kind"] == "RAM" and status["memory"]["bytes"] > 100e6
+    assert status["memory"]["kind"] in ("RAM", "VRAM") and status["memory"]["bytes"] > 10e6
     request = status["request"]
     assert (request["targets"], request["precision"], request["checkpointing"]) == ("proj_out", "float32", True)
     host.post(f"{ROUTE}/{identity}/stop")
