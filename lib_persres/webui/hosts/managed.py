@@ -61,7 +61,9 @@ class Managed(Threaded):
         # as the host itself begins a generation: what LoRA files and other extensions patched goes with these
         model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
         objects = model.forge_objects
-        self.load(objects.unet, objects.clip.patcher)
+        with torch.inference_mode():
+            # as the host moves them: else theirs, made in that mode, are neither kind of tensor on the card, and raise
+            self.load(objects.unet, objects.clip.patcher)
         unet = self.unet(model)
         if any(weight.device.type != torch.device(devices.device).type for weight in unet.parameters()):
             raise PersresError("Training needs the whole UNet on the card at once, and it has no room there.")

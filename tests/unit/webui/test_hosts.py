@@ -142,3 +142,23 @@ def _wait(thread, heard):
     with thread.condition:
         if thread.condition.wait_for(lambda: 3 in thread.finished_tasks, 10):
             heard.append("told")
+
+
+def test_weights_made_in_inference_mode_that_a_training_moves_stay_usable(backend):
+    """A move outside of that mode leaves tensors that raise in whatever reads them, pictures included."""
+    with torch.inference_mode():
+        part = torch.nn.Linear(4, 4)
+    moved = sys.modules["backend"].memory_management.load_models_gpu
+    moved.side_effect = lambda patchers: part.to(torch.float64)  # a move that any processor can make
+    objects = SimpleNamespace(
+        unet=SimpleNamespace(model=SimpleNamespace(diffusion_model=part)),
+        clip=SimpleNamespace(patcher=None, cond_stage_model=torch.nn.Identity()),
+    )
+    objects.shallow_copy = lambda: objects
+    model = SimpleNamespace(forge_objects_after_applying_lora=objects, tiling_enabled=False)
+    x = torch.ones(2, 4, dtype=torch.float64, requires_grad=True)
+    with backend.host.plain(model):
+        part(x).sum().backward()
+    with torch.inference_mode():
+        assert part(torch.ones(2, 4, dtype=torch.float64)).isfinite().all()
+    assert x.grad is not None and moved.called

@@ -117,7 +117,7 @@ def masks_of_ones(on: int):
 
 def first_difference(a: str, b: str) -> int:
     """The first vector in which the model's contexts of two texts differ. Its text encoder looks back only."""
-    with torch.no_grad():
+    with torch.inference_mode():  # as the host moves what it reads with
         rows = [host().conditioning(host().model(), [text], 64).context[0] for text in (a, b)]
     return int(((rows[0] - rows[1]).abs().amax(-1) > 1e-4).nonzero()[0])
 
