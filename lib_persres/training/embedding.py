@@ -87,7 +87,7 @@ class Embedding(Learned):
         for vector in vectors:
             vector.grad = None
         pairs = [
-            (own, (there.grad * scale).to(own.dtype))
+            (own, (there.grad * scale).to(own))  # some hosts keep their text encoders on the CPU
             for own, there in zip(encoded.tensors(), passed.tensors())
             if there.grad is not None
         ]

@@ -22,9 +22,11 @@ class Graph:
         self, compute: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
     ):
         self._inputs = [tensor.clone() for tensor in inputs]
+        # ldm makes the frequencies of its time embedding on the CPU, from where nothing can come into a graph
+        there = torch.device(inputs[0].device)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), there:
             for _ in range(WARM_UP):
                 _clear(weights)
                 compute(*self._inputs)
@@ -32,7 +34,7 @@ class Graph:
         _clear(weights)  # so that the recorded pass allocates them where its replays write
         self._graph = torch.cuda.CUDAGraph()
         # other threads of a host may use the card meanwhile
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"), there:
             self._loss = compute(*self._inputs)
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:

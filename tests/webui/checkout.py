@@ -27,6 +27,7 @@ OTHERWISE = os.environ.get("PERSRES_WEBUI_FLAGS")
 """What is said instead, such as nothing: then on a card, in the types that the host chooses."""
 if OTHERWISE is not None:
     FLAGS = tuple(OTHERWISE.split())
+ON_CPU = OTHERWISE is None
 ROUNDING = int(os.environ.get("PERSRES_WEBUI_ROUNDING") or 2)
 """Grey levels that pictures may differ by where nothing but the order of a sum does."""
 arguments = WEBUI / "modules" / "cmd_args.py"

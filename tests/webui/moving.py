@@ -12,7 +12,7 @@ from lib_persres.residual import Residual
 SWAPPED = "--always-no-vram" in FLAGS
 """Whether the host keeps no whole model on the card, so that no training is possible."""
 EXACT = "--always-cpu" in FLAGS or "--pytorch-deterministic" in FLAGS
-LONG = 60 if "--always-cpu" in FLAGS else 1000
+LONG = 60 if "--always-cpu" in FLAGS else 400
 """Steps, so many that a training is still at work when it is looked at."""
 trains = pytest.mark.skipif(SWAPPED, reason="This host's flags leave no training.")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkout import SPARING
+from checkout import ON_CPU, SPARING
 from host import ROOT, Host, configure, make_data
 from pictures import near
 from PIL import Image
@@ -59,7 +59,8 @@ def test_it_learns_what_the_command_line_learns_and_the_tag_draws_it(host, photo
     assert learned.metadata.base_hash == hand.metadata.base_hash
     assert learned.metadata.image_hashes == hand.metadata.image_hashes
     assert alike(learned, hand) > 0.999
-    torch.testing.assert_close(numbers(learned), numbers(hand), rtol=0, atol=0.02 * float(ups(hand).abs().max()))
+    if ON_CPU:
+        torch.testing.assert_close(numbers(learned), numbers(hand), rtol=0, atol=0.02 * float(ups(hand).abs().max()))
     assert [entry["step"] for entry in status["preview"]] == [10, 20]
     assert "mine" in {entry["name"] for entry in host.get("/persres/v1/residuals")}
     assert not near(host.image("a V* dog <persres:mine>"), host.image(f"a {identifier} dog"))
@@ -71,8 +72,8 @@ def test_it_learns_what_the_command_line_learns_and_the_tag_draws_it(host, photo
 def test_generation_and_the_model_are_after_it_as_they_were_before(host, photos, how):
     image, before = host.image("a dog"), host.get("/probe/state")
     if how == "failed":
-        host.post("/probe/break/raise/5")
-    identity = submit(host, photos, f"left {how}", steps=6 if how in ("finished", "failed") else 100_000)
+        host.post("/probe/break/raise/15")  # beyond the passes that try whether a graph can be recorded
+    identity = submit(host, photos, f"left {how}", steps=20 if how in ("finished", "failed") else 100_000)
     if how in ("stopped", "interrupted", "cancelled"):
         wait(host, identity, done=2)
         path = {"stopped": f"{ROUTE}/{identity}/stop", "cancelled": f"{ROUTE}/{identity}/cancel"}

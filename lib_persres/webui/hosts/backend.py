@@ -104,6 +104,8 @@ class Backend(Managed, Ldm):
     def read(self, model, texts: Sequence[str] | prompt_parser.SdConditioning):
         # as a generation does before it reads any: a model that was loaded since the last one has it not
         model.set_clip_skip(int(self.option("CLIP_stop_at_last_layers", 1)))
+        if not torch.is_inference_mode_enabled():  # in a training, which its reading would move it in
+            self._bring(model.forge_objects.clip.patcher, model.forge_objects.clip.cond_stage_model)
         # its own calls are under torch.inference_mode, from which no graph comes
         return inspect.unwrap(type(model).get_learned_conditioning)(model, texts)
 

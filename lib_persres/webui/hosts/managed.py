@@ -14,7 +14,7 @@ from torch import nn
 from ...errors import PersresError
 from ...sizes import LATENT
 from ...standalone import architecture
-from .inference import plain_tensors
+from .inference import plain_again, plain_tensors
 from .threaded import Threaded
 
 
@@ -46,7 +46,14 @@ class Managed(Threaded):
     def bring_unet(self, model) -> None:
         """A picture that was decoded may have sent it away; whose device it has, that is there."""
         if next(self.unet(model).parameters()).device.type != torch.device(devices.device).type:
-            self.load(model.forge_objects.unet)
+            self._bring(model.forge_objects.unet, self.unet(model))
+
+    def _bring(self, patcher, module: nn.Module) -> None:
+        """In a training. The host moves in inference mode what it made there, these and what has to go for them:
+        outside of it tensors would come of it that are of neither kind, and raise in whatever reads them."""
+        with torch.inference_mode():
+            self.load(patcher)
+        plain_again([module])
 
     @contextlib.contextmanager
     def placement(self, model) -> Iterator[None]:
@@ -61,8 +68,7 @@ class Managed(Threaded):
         # as the host itself begins a generation: what LoRA files and other extensions patched goes with these
         model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
         objects = model.forge_objects
-        with torch.inference_mode():
-            # as the host moves them: else theirs, made in that mode, are neither kind of tensor on the card, and raise
+        with torch.inference_mode():  # as in `_bring`
             self.load(objects.unet, objects.clip.patcher)
         unet = self.unet(model)
         if any(weight.device.type != torch.device(devices.device).type for weight in unet.parameters()):

@@ -71,6 +71,8 @@ def test_schedules_are_read_the_old_way_only_where_there_is_one(backend, old):
 
 def test_texts_are_read_with_the_clip_skip_of_the_settings_and_outside_of_inference_mode(backend):
     class Model:
+        forge_objects = SimpleNamespace(clip=SimpleNamespace(patcher="its", cond_stage_model=torch.nn.Identity()))
+
         def set_clip_skip(self, layers):
             self.layers = layers
 
@@ -80,6 +82,7 @@ def test_texts_are_read_with_the_clip_skip_of_the_settings_and_outside_of_infere
 
     backend.modules.shared.opts = SimpleNamespace(CLIP_stop_at_last_layers=2.0)
     assert backend.host.read(Model(), ["a dog"]) == [("a dog", 2, False)]
+    sys.modules["backend"].memory_management.load_models_gpu.assert_called_once_with(["its"])
 
 
 def test_tiles_are_the_hosts_own_matter(backend):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_persres.webui.hosts.inference import plain_tensors
+from lib_persres.webui.hosts.inference import plain_again, plain_tensors
 
 
 @pytest.fixture
@@ -42,7 +42,38 @@ def test_they_are_back_after_an_error_and_nothing_was_copied(module):
     assert module[0].weight is own
 
 
-def test_what_the_host_moved_meanwhile_stays_where_it_is(module):
+def test_what_the_host_put_in_its_place_meanwhile_stays(module):
     with plain_tensors([module]):
-        moved = module[2].weight = nn.Parameter(module[2].weight.clone(), requires_grad=False)
-    assert module[2].weight is moved and module[0].weight.is_inference()
+        put = module[2].weight = nn.Parameter(module[2].weight.clone(), requires_grad=False)
+    assert module[2].weight is put and module[0].weight.is_inference()
+
+
+def move(module, dtype):
+    """Another type is a move that any processor can make."""
+    with torch.inference_mode():
+        module.to(dtype)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_what_the_host_moves_meanwhile_learns_and_comes_back_as_its_own_kind(module, times):
+    before = kept(module)
+    x = torch.randn(1, 4, 2, 2, requires_grad=True)
+    with plain_tensors([module]):
+        for count in range(times):
+            move(module, torch.float32 if count % 2 else torch.float64)
+            assert module[0].weight.is_inference()
+            plain_again([module])
+        (module(x.to(module[0].weight.dtype)) * module.scale).sum().backward()
+    assert x.grad is not None and x.grad.any()
+    after = kept(module)
+    of_parameters = len(list(module.parameters()))
+    assert [tag for tag, _ in before][:of_parameters] == [tag for tag, _ in after][:of_parameters]
+    assert all(torch.equal(a.double(), b.double()) for (_, a), (_, b) in zip(before, after, strict=True))
+    move(module, torch.float32)
+    with torch.inference_mode():
+        assert module(x).isfinite().all() and all(tensor.is_inference() for tensor in module.parameters())
+
+
+def test_what_was_made_in_inference_mode_is_not_changed_outside_of_a_training(module):
+    plain_again([module])
+    assert all(tensor.is_inference() for tensor in module.parameters())
