@@ -17,8 +17,14 @@ else:
 A1111 = HOST == "a1111"
 FLAGS = ("--no-half", "--use-cpu", "all") if A1111 else ("--always-cpu", "--all-in-fp32")
 """How it is told to compute on the CPU in fp32; Forge also, where its data are elsewhere, to serve its own scripts."""
+arguments = WEBUI / "modules" / "cmd_args.py"
+if arguments.exists() and "do-not-download-clip" in arguments.read_text():
+    FLAGS += ("--do-not-download-clip",)  # which Forge Classic neither does nor knows
 if HOST == "backend":
     FLAGS += ("--gradio-allowed-path", str(WEBUI))
+# Forge Classic has no guidance in the first step where this is 0
+SETTINGS = {"live_previews_enable": False, "skip_early_cond": -1}
+"""Previews want a small model from the network."""
 ITS_OWN = {} if A1111 else {"hr_cfg": 6}
 """What a request has to say so that its passes are as A1111's: else a hires pass has no unconditional row, or fails."""
 if HOST == "backend":

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import standalone_models as models
 import torch
-from checkout import A1111, EXTENSIONS, HOST, ITS_OWN
+from checkout import A1111, EXTENSIONS, HOST, ITS_OWN, SETTINGS
 from checkout import FLAGS as ITS_FLAGS
 from companions import add_companions, save_checkpoint
 from PIL import Image
@@ -29,8 +29,7 @@ from lib_persres.residual import Factors, Metadata, Residual
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
-    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --api "
-    "--no-download-sd-model --do-not-download-clip --no-hashing"
+    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --api --no-download-sd-model --no-hashing"
 ).split() + list(ITS_FLAGS)
 PATIENCE = 1800
 """Seconds for the start or one answer; it takes some on a machine that is busy with other things."""
@@ -53,9 +52,9 @@ def make_data(folder: Path, extensions: dict[str, Path]) -> None:
 
 
 def configure(folder: Path, **options) -> None:
-    """The WebUI's settings at its start; previews want a small model from the network."""
+    """The WebUI's settings at its start."""
     path = folder / "config.json"
-    before = json.loads(path.read_text()) if path.exists() else {"live_previews_enable": False}
+    before = json.loads(path.read_text()) if path.exists() else SETTINGS
     path.write_text(json.dumps({**before, **options}))
 
 

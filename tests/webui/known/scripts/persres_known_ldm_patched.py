@@ -1,11 +1,21 @@
 """For the tests alone: hosts with ldm_patched know models by the sizes of Stable Diffusion's own, and
 so not the tests' small ones. Here they are told them, as the tensors have them."""
 
+import inspect
+import json
 import re
+import tempfile
 from pathlib import Path
 
 try:
-    from ldm_patched.modules import latent_formats, sd, sd1_clip, supported_models, supported_models_base
+    from ldm_patched.modules import (
+        latent_formats,
+        model_detection,
+        sd,
+        sd1_clip,
+        supported_models,
+        supported_models_base,
+    )
 except ImportError:  # another host
     latent_formats = None
 
@@ -48,6 +58,16 @@ def vae_config(state: dict) -> dict:
 
 
 def tell() -> None:
+    texts: list[dict] = []
+    detect = model_detection.model_config_from_unet
+
+    def detected(state, *args, **kwargs):
+        if any("text_model.encoder.layers." in name for name in state):
+            texts[:] = [text_config(state)]
+        return detect(state, *args, **kwargs)
+
+    model_detection.model_config_from_unet = detected
+
     class Small(supported_models.SD15):
         unet_extra_config = {"num_heads": HEADS, "num_head_channels": -1}
 
@@ -60,12 +80,16 @@ def tell() -> None:
             super().__init__(unet_config)
             self.latent_format.scale_factor = SCALES.get(unet_config["model_channels"], 0.18215)
 
-        def clip_target(self, state_dict):
-            config = text_config(state_dict)
+        def clip_target(self, state_dict=None):
+            # Forge Classic does not say the state, and both read the sizes from a file
+            with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+                json.dump(texts[-1], file)
+            pooled = {"return_projected_pooled": False}
+            pooled = pooled if pooled.keys() <= inspect.signature(sd1_clip.SDClipModel).parameters.keys() else {}
 
             class One(sd1_clip.SDClipModel):
                 def __init__(self, **kwargs):
-                    super().__init__(textmodel_json_config=config, return_projected_pooled=False, **kwargs)
+                    super().__init__(textmodel_json_config=file.name, **pooled, **kwargs)
 
             class Text(sd1_clip.SD1ClipModel):
                 def __init__(self, *args, **kwargs):
