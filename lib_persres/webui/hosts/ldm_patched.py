@@ -10,7 +10,10 @@ from ...parameterization import EPS, V
 from .ldm import Ldm
 from .managed import Managed
 
-KINDS = {("ModelSamplingDiscrete", "EPS"): EPS, ("ModelSamplingDiscrete", "V_PREDICTION"): V}
+KINDS: dict[tuple[str, ...], str] = {
+    ("ModelSamplingDiscrete", "EPS"): EPS,
+    ("ModelSamplingDiscrete", "V_PREDICTION"): V,
+}
 
 
 class LdmPatched(Managed, Ldm):
