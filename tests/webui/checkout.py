@@ -53,6 +53,8 @@ if NEO:
 SPARING = ("--medvram",) if '"--medvram"' in known else ()
 EXTENSIONS = {"probe": Path(__file__).parent / "probe", "known": Path(__file__).parent / "known"}
 """Those for the tests alone: what looks inside, and what lets a host know models as small as these."""
+BACKTRACKS = HOST != "backend"
+"""Whether it heeds the setting of how far a comma is looked for at a chunk's end; Forge looks 20 tokens back."""
 
 
 def needs_flags_for_little_memory() -> None:

@@ -29,7 +29,8 @@ class LdmPatched(Hijacked, Managed, Ldm):
 
     def family(self, model) -> str:
         # reForge's own is_sd2 looks for what its reader does not have
-        return "SD2" if isinstance(model.cond_stage_model, CLIP_SD_21_H) else super().family(model)
+        reader = getattr(model, "cond_stage_model", None)
+        return "SD2" if isinstance(reader, CLIP_SD_21_H) else super().family(model)
 
     def parameterization(self, model) -> str:
         """As it samples: of SDXL it heeds what is in the file, and no yaml."""
