@@ -13,7 +13,6 @@ from lib_persres.webui.generation import script
 from lib_persres.webui.generation.infotext import renamed
 from lib_persres.webui.generation.job import Job
 from lib_persres.webui.generation.network import PersresNetwork
-from lib_persres.webui.generation.xyz import add_axes
 from lib_persres.webui.host import HOST
 from lib_persres.webui.options import CACHE, STATE_EVERY
 from lib_persres.webui.options_section import add_section
@@ -50,8 +49,6 @@ def settings_changed():
 
 add_section(settings_changed)  # now: what answers GET /sdapi/v1/options is made by whoever imports it first
 HOST.watch_restarts()  # now: the page's button is made of the method that is there then
-add_axes(RESIDUALS)  # with --nowebui the plot is made before on_before_ui
-script_callbacks.on_before_ui(lambda: add_axes(RESIDUALS))
 script_callbacks.on_before_ui(register)
 script_callbacks.on_before_ui(lambda: ui_extra_networks.register_page(ResidualsPage(RESIDUALS)))
 script_callbacks.on_ui_tabs(TAB.tabs)

@@ -59,13 +59,15 @@ class Computing:
 
     def __enter__(self) -> Computing:
         unet = self._host.unet
+        own = next(unet.parameters()).dtype  # what is expected is rounded by it
         with contextlib.ExitStack() as stack:
             stack.enter_context(frozen(unet))
             stack.enter_context(not_in_place(unet))
             expected = self._predict()  # before anything is changed, and so that what a host does lazily is done
             check_prediction(unet, expected)
             stack.enter_context(weights_in(unet, self._precision))
-            self._lean = not self._told and self._enter_lean(stack, expected)
+            bound = max(tolerance(each, expected.device) for each in (own, self.dtype))
+            self._lean = not self._told and self._enter_lean(stack, expected, bound)
             if self._checkpointing:
                 stack.enter_context(checkpointed(unet))
             self._exit = stack.pop_all()
@@ -89,7 +91,7 @@ class Computing:
         z_t, t = self._sample
         return self._host.unet(z_t, timesteps=t, **self._texts.conditioning[:1].arguments()).float()
 
-    def _enter_lean(self, stack: contextlib.ExitStack, expected: torch.Tensor) -> bool:
+    def _enter_lean(self, stack: contextlib.ExitStack, expected: torch.Tensor, bound: float) -> bool:
         """Whether the lean layers predict what the model's own do; only then are they left in place."""
         with contextlib.ExitStack() as own:
             self._texts.rows = torch.zeros(1, dtype=torch.long, device=expected.device)
@@ -103,7 +105,7 @@ class Computing:
             except Exception as failure:  # of whatever another extension put into the model
                 reason = first_line(failure)
             else:
-                if error <= tolerance(self.dtype, expected.device):
+                if error <= bound:
                     stack.push(own.pop_all())
                     return True
                 reason = f"the lean ones are off by {error:.1%}"

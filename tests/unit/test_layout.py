@@ -24,7 +24,20 @@ ENTRIES = (
     "tab/tab",
 )
 """Of lib_persres/webui: what the WebUI calls by classes of its own, and what makes inputs for its page."""
-HOSTS = ("a1111", "backend", "choices", "evaluations", "ldm", "ldm_patched", "ldm_texts", "managed", "texts", "work")
+HOSTS = (
+    "a1111",
+    "backend",
+    "choices",
+    "evaluations",
+    "hijacked",
+    "ldm",
+    "ldm_patched",
+    "ldm_texts",
+    "managed",
+    "texts",
+    "threaded",
+    "work",
+)
 """Of lib_persres/webui/hosts: the WebUIs themselves."""
 LONGEST_HOST = 150
 """Lines of a file of them."""

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import standalone_models as models
 import torch
-from checkout import A1111, EXTENSIONS, HOST, ITS_OWN, SETTINGS
+from checkout import A1111, EXTENSIONS, HOST, INSTEAD, ITS_OWN, SETTINGS
 from checkout import FLAGS as ITS_FLAGS
 from companions import add_companions, save_checkpoint
 from PIL import Image
@@ -28,9 +28,9 @@ from PIL import Image
 from lib_persres.residual import Factors, Metadata, Residual
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = (
-    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --api --no-download-sd-model --no-hashing"
-).split() + list(ITS_FLAGS)
+FLAGS = ("--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --api --no-hashing").split() + list(
+    ITS_FLAGS
+)
 PATIENCE = 1800
 """Seconds for the start or one answer; it takes some on a machine that is busy with other things."""
 TITLE = "Personalized Residuals"
@@ -97,12 +97,17 @@ class Host:
         quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [str(python), "launch.py", "--data-dir", str(data), "--port", str(self.port), *FLAGS, *flags],
+                [str(python), "launch.py", *self._place(), *FLAGS, *flags],
                 cwd=webui,
                 env={**os.environ, **quiet},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def _place(self) -> list[str]:
+        """Where it is; its embeddings are in the same place on every host."""
+        embeddings = str(self.data / "embeddings")
+        return ["--data-dir", str(self.data), "--port", str(self.port), "--embeddings-dir", embeddings]
 
     def wait(self, seconds: float = PATIENCE) -> Host:
         deadline = time.monotonic() + seconds
@@ -133,6 +138,8 @@ class Host:
     def request(self, path: str, body=None, method: str = "GET"):
         if HOST == "backend" and body and "infotext" in body:
             pytest.skip("This host's API fails at any infotext.")
+        for name in INSTEAD.keys() & (body or {}):
+            body = {**body, name: INSTEAD[name].get(body[name], body[name])}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"}, method=method

@@ -16,9 +16,9 @@ def same(a, b) -> bool:
     return np.array_equal(a, b)
 
 
-def near(a, b) -> bool:
-    """Equal but for rounding: two grey levels at most."""
-    return a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 2
+def near(a, b, levels: int = 2) -> bool:
+    """Equal but for rounding: so many grey levels at most."""
+    return a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= levels
 
 
 def told(result) -> list[str]:

@@ -229,10 +229,10 @@ def test_png_info_finds_a_renamed_file_by_its_hash(host):
 
 
 def test_overlays_of_masks_are_saved_like_other_extras(host):
-    folder = host.data / "outputs" / "txt2img-images"
-    before = set(folder.rglob("*.*"))
+    pattern = "output*/txt2img-images/**/*.*"
+    before = set(host.data.glob(pattern))
     result = host.generate(REX, [{"show_masks": True}], batch_size=2, save_images=True)
-    new = sorted(set(folder.rglob("*.*")) - before)
+    new = sorted(set(host.data.glob(pattern)) - before)
     overlays = [path for path in new if path.stem.endswith("-persres-masks")]
     assert len(new) == 4 and len(overlays) == 2
     saved = [np.asarray(Image.open(path).convert("RGB")) for path in overlays]
@@ -241,4 +241,4 @@ def test_overlays_of_masks_are_saved_like_other_extras(host):
     assert "Persres show masks: True" in Image.open(overlays[0]).info["parameters"]
     before |= set(new)
     host.generate(REX, [{"show_masks": True}])
-    assert set(folder.rglob("*.*")) == before  # the WebUI was not asked to save
+    assert set(host.data.glob(pattern)) == before  # the WebUI was not asked to save

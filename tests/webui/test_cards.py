@@ -46,7 +46,9 @@ def card(host, name) -> Card:
 def picture(host, card) -> tuple:
     """The colour of the picture on a card."""
     source = next(attributes["src"] for tag, attributes in card.tags if tag == "img")
-    with urllib.request.urlopen(f"http://127.0.0.1:{host.port}/{source.removeprefix('./')}") as answer:
+    if not source.startswith("data:"):
+        source = f"http://127.0.0.1:{host.port}/{source.removeprefix('./')}"
+    with urllib.request.urlopen(source) as answer:
         return Image.open(io.BytesIO(answer.read())).convert("RGB").getpixel((4, 4))
 
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import standalone_models as models
+from checkout import NEO, ROUNDING
 from host import PLAIN, Result, body_of, copy_of, make_residual
 from pictures import HIRES, LAG, REX, near, same
 from PIL import Image
@@ -85,7 +86,7 @@ def test_conds_and_unconds_apart_are_the_same_image(host, name):
         rows = host.post("/probe/calls")
     assert max(rows) == count
     for a, b in zip(together, apart, strict=True):
-        assert near(a, b)
+        assert near(a, b, ROUNDING), np.abs(a.astype(int) - b.astype(int)).max()
     assert not near(together[-1], host.generate(prompt, [{"strength": 0}], batch_size=count).images[-1])
 
 
@@ -112,7 +113,7 @@ def test_with_masks_of_ones_lag_is_plain_sampling_for_parts_without_the_concept(
             finally:
                 host.post("/probe/ones/0")
         if name != "only later":  # where no text has the concept yet, LAG leaves it out
-            assert near(ones, plain)
+            assert near(ones, plain, ROUNDING)
         # to the bit: the last steps change little
         assert not same(lag, plain) and not same(lag, off)
 
@@ -133,7 +134,7 @@ def test_each_image_follows_its_own_prompts_tags(host):
     for args in ([False], LAG):
         batch = host.generate("||".join(prompts), args, batch_size=4)
         for index, (image, prompt) in enumerate(zip(batch.images, prompts, strict=True)):
-            assert near(image, host.image(prompt, args, seed=PLAIN["seed"] + index))
+            assert near(image, host.image(prompt, args, seed=PLAIN["seed"] + index), ROUNDING)
 
 
 def test_lag_does_not_act_where_the_prompt_does_not_name_the_concept(host):
@@ -190,6 +191,8 @@ def test_hires_has_its_own_strength(host):
 @pytest.mark.parametrize("size", [(64, 128), (72, 64)])
 def test_other_sizes(host, size):
     width, height = size
+    if NEO and width % 64:
+        pytest.skip("This host rounds a picture's sides to 64.")
     image = host.image(REX, LAG, width=width, height=height)
     assert image.shape == (height, width, 3)
     assert not near(image, host.image("a photo of a olis dog", width=width, height=height))

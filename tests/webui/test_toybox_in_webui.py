@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from host import ROOT, Host
+from checkout import EXTENSIONS
+from host import ROOT, Host, make_extensions
 
 from lib_persres.toybox.judge import Judge
 
@@ -22,10 +23,10 @@ def toybox(action: str, data: Path) -> str:
 
 @pytest.fixture
 def data(tmp_path, reference):
-    """A data folder with nothing but this extension. It comes after `reference`, so that one WebUI starts at a time."""
+    """A data folder with this extension, and what lets hosts know small models. It comes after `reference`, so that one
+    WebUI starts at a time."""
     data = tmp_path / "data"
-    (data / "extensions").mkdir(parents=True)
-    (data / "extensions" / "persres").symlink_to(ROOT, target_is_directory=True)
+    make_extensions(data, {"persres": ROOT, "known": EXTENSIONS["known"]})
     return data
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkout import SPARING
 from host import ROOT, Host, configure, make_data
 from pictures import near
 from PIL import Image
@@ -99,9 +100,9 @@ def test_where_memory_is_short_it_trains_in_parts_or_says_what_to_lower(host, ph
 
 
 def test_ways_to_run_are_kept_and_the_memory_is_named(host, photos):
-    identity = submit(host, photos, "ways", steps=40, targets="proj_out", precision="float32", checkpointing=True)
+    identity = submit(host, photos, "ways", steps=100_000, targets="proj_out", precision="float32", checkpointing=True)
     status = wait(host, identity, done=2)
-    assert status["memory"]["kind"] == "RAM" and status["memory"]["bytes"] > 100e6
+    assert status["memory"]["kind"] in ("RAM", "VRAM") and status["memory"]["bytes"] > 10e6
     request = status["request"]
     assert (request["targets"], request["precision"], request["checkpointing"]) == ("proj_out", "float32", True)
     host.post(f"{ROUTE}/{identity}/stop")
@@ -286,14 +287,14 @@ def test_photos_of_every_kind_are_learned_from(host, kind):
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory, host):
-    """With --medvram; its own folder, so that it may be killed and started again."""
+    """With --medvram, where there is one; its own folder, so that it may be killed and started again."""
     data = tmp_path_factory.mktemp("mortal") / "data"
     make_data(data, {"persres": ROOT, "probe": PROBE})
     configure(data, persres_state_every=2)
     hosts = []
 
     def start() -> Host:
-        hosts.append(Host(Path(os.environ["PERSRES_WEBUI"]), data, "--medvram"))
+        hosts.append(Host(Path(os.environ["PERSRES_WEBUI"]), data, *SPARING))
         return hosts[-1].wait()
 
     try:

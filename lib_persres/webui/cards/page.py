@@ -167,7 +167,7 @@ class ResidualsPage(ui_extra_networks.ExtraNetworksPage):
         """The WebUI shows pictures that are in a file's metadata, under the key that `_shown` gives it."""
         if not metadata.preview:
             return None
-        if not hasattr(ui_extra_networks, "fetch_cover_images"):  # nor has this WebUI a route for them
+        if not _has_covers():
             return f"data:image/png;base64,{metadata.preview}"
         name = urllib.parse.quote(entry.name, safe="")
         page = self.extra_networks_tabname
@@ -288,11 +288,16 @@ class _Escaping(str):
         return super().format(**values)
 
 
+def _has_covers() -> bool:
+    """Whether the WebUI shows the pictures in a file's metadata, and leaves them out of its view of these."""
+    return hasattr(ui_extra_networks, "fetch_cover_images")
+
+
 def _shown(metadata: Metadata) -> dict:
     """The metadata for the WebUI's own view of them."""
     strings = metadata.to_strings()
     preview = strings.pop("preview", None)
-    return strings if preview is None else {**strings, "ssmd_cover_images": json.dumps([preview])}
+    return {**strings, "ssmd_cover_images": json.dumps([preview])} if preview and _has_covers() else strings
 
 
 def _facts(lora: Adapter) -> dict:

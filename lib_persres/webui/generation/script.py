@@ -19,13 +19,17 @@ from ..options import LAG
 from ..settings import TITLE, Settings
 from .infotext import ENABLED, LABELS, Field, read_settings
 from .job import Job
-from .xyz import apply_axes
+from .xyz import add_axes, apply_axes
 
 
 class PersresScript(scripts.Script):
     """Subclasses give the residuals."""
 
     residuals: ResidualFolder
+
+    def __init__(self):
+        super().__init__()
+        add_axes(self.residuals)  # now all scripts are known, the plot's too, and none has shown its inputs
 
     def title(self):
         return TITLE

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from modules import devices, extra_networks, lowvram, sd_unet
 
+from .hijacked import Hijacked
 from .ldm import Ldm
 
 
-class A1111(Ldm):
+class A1111(Hijacked, Ldm):
     """It keeps nothing: whatever changes is the WebUI's own."""
 
     places_parts = False

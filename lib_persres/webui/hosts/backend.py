@@ -9,6 +9,7 @@ import torch
 from backend import memory_management
 from backend.text_processing.textual_inversion import Embedding
 from modules import devices, prompt_parser, sd_models
+from modules_forge import utils
 from torch import nn
 
 from ...parameterization import EPS, V
@@ -22,6 +23,9 @@ KINDS = {"epsilon": EPS, "v_prediction": V}
 class Backend(Managed, Ldm):
     def load(self, *patchers) -> None:
         memory_management.load_models_gpu(list(patchers))
+
+    def tile(self, model, on: bool) -> None:
+        utils.apply_circular_forge(model, on)
 
     # -- the model
 
@@ -41,9 +45,6 @@ class Backend(Managed, Ldm):
 
     def family(self, model) -> str:
         return super().family(model) or type(model).__name__  # Flux, Chroma
-
-    def replaced_unet(self) -> bool:
-        return False  # its option calls no other
 
     def is_refiner(self, model) -> bool:
         return type(model).__name__ == "StableDiffusionXLRefiner"
@@ -71,7 +72,10 @@ class Backend(Managed, Ldm):
             data.forge_loading_parameters = chosen
 
     def scale(self, model) -> float:
-        return self.autoencoder(model).scaling_factor
+        autoencoder = self.autoencoder(model)
+        # Forge Neo's has a whole format
+        kept = getattr(autoencoder, "latent_format", None)
+        return autoencoder.scaling_factor if kept is None else kept.scale_factor
 
     # -- texts
 
@@ -98,6 +102,8 @@ class Backend(Managed, Ldm):
         }
 
     def read(self, model, texts: Sequence[str] | prompt_parser.SdConditioning):
+        # as a generation does before it reads any: a model that was loaded since the last one has it not
+        model.set_clip_skip(int(self.option("CLIP_stop_at_last_layers", 1)))
         # its own calls are under torch.inference_mode, from which no graph comes
         return inspect.unwrap(type(model).get_learned_conditioning)(model, texts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from modules import devices, processing, sd_hijack, sd_models, sd_unet, shared
+from modules import devices, processing, sd_models, shared
 from torch import nn
 
 from ...parameterization import EPS, V, with_zero_terminal_snr
@@ -17,8 +17,8 @@ FAMILIES = ("SD1", "SD2", "SDXL", "SD3")
 
 
 class Ldm(LdmTexts, Evaluations, Work, Choices):
-    NotFinite = devices.NansException
-    """What the WebUI raises where numbers are not finite."""
+    NotFinite = getattr(devices, "NansException", FloatingPointError)
+    """What the WebUI raises where numbers are not finite; Forge Neo raises nothing."""
 
     def model(self):
         """The one that is sampled, or to be; where it is not loaded yet, this waits for it."""
@@ -36,7 +36,7 @@ class Ldm(LdmTexts, Evaluations, Work, Choices):
 
     def replaced_unet(self) -> bool:
         """Whether something else than the model's own UNet is called (Settings > SD Unet), which calls no hooks."""
-        return sd_unet.current_unet is not None
+        return False
 
     def family(self, model) -> str:
         """One of FAMILIES, or what the WebUI calls another; "" for none that it names."""
@@ -123,10 +123,6 @@ class Ldm(LdmTexts, Evaluations, Work, Choices):
         return devices.without_autocast()
 
     # -- what an earlier generation left
-
-    def hijack(self):
-        """What the text encoder tells of a generation, `comments` and `extra_generation_params`."""
-        return sd_hijack.model_hijack
 
     def no_generation(self):
         """One that asks for nothing."""

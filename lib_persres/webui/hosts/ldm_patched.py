@@ -7,6 +7,7 @@ from modules_forge.forge_clip import CLIP_SD_21_H
 from modules_forge.forge_util import apply_circular_forge
 
 from ...parameterization import EPS, V
+from .hijacked import Hijacked
 from .ldm import Ldm
 from .managed import Managed
 
@@ -16,7 +17,7 @@ KINDS: dict[tuple[str, ...], str] = {
 }
 
 
-class LdmPatched(Managed, Ldm):
+class LdmPatched(Hijacked, Managed, Ldm):
     def load(self, *patchers) -> None:
         model_management.load_models_gpu(list(patchers))
 

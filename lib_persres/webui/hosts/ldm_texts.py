@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import torch
-from modules import devices, prompt_parser, sd_hijack
-from modules.textual_inversion.textual_inversion import Embedding
+from modules import devices, prompt_parser
 from torch import nn
 
 from ...conditioning import Conditioning
@@ -81,7 +80,7 @@ class LdmTexts(Texts):
         """First token -> (tokens, embedding) of each name, in each of the text encoders that look for themselves; what
         a prompt's tokens are looked up in, the first that matches. The list that the WebUI shows its users is another,
         and not ours to write in."""
-        return [sd_hijack.model_hijack.embedding_db.ids_lookup]
+        raise NotImplementedError
 
     def embedding_at(self, tokens: list[int], place: int) -> tuple[str, int, int] | None:
         """(name, vectors, tokens of its name) of the embedding that is read there, or None."""
@@ -90,19 +89,16 @@ class LdmTexts(Texts):
                 return embedding.name, int(embedding.vectors), len(ids)
         return None
 
-    def embedding(self, name: str, vectors: dict[str, torch.Tensor]) -> Embedding:
+    def embedding(self, name: str, vectors: dict[str, torch.Tensor]):
         """One for `embeddings`, of vectors by the names of `residual.ENCODERS`."""
-        some = next(iter(vectors.values()))
-        embedding = Embedding(vectors.get("", vectors), name)
-        embedding.vectors, embedding.shape = some.shape
-        return embedding
+        raise NotImplementedError
 
     def hide_embeddings(self, names: Container[str]) -> None:
         """Take those of these names out of what the text encoder gives to infotexts; here it names only users' own."""
 
     def comments(self) -> list[str]:
         """What the text encoder tells of a generation; may be changed."""
-        return sd_hijack.model_hijack.comments
+        raise NotImplementedError
 
 
 @contextlib.contextmanager

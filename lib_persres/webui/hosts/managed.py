@@ -4,25 +4,21 @@ works with them, and weights made under torch.inference_mode."""
 from __future__ import annotations
 
 import contextlib
-import threading
-import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from modules import devices, extra_networks
-from modules_forge import main_thread
 from torch import nn
 
 from ...errors import PersresError
 from ...sizes import LATENT
 from ...standalone import architecture
 from .inference import plain_tensors
+from .threaded import Threaded
 
-Result = TypeVar("Result")
 
-
-class Managed:
+class Managed(Threaded):
     """load: of the host's memory management, brings these patchers' modules to the card."""
 
     places_parts = True
@@ -65,7 +61,9 @@ class Managed:
         # as the host itself begins a generation: what LoRA files and other extensions patched goes with these
         model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
         objects = model.forge_objects
-        self.load(objects.unet, objects.clip.patcher)
+        with torch.inference_mode():
+            # as the host moves them: else theirs, made in that mode, are neither kind of tensor on the card, and raise
+            self.load(objects.unet, objects.clip.patcher)
         unet = self.unet(model)
         if any(weight.device.type != torch.device(devices.device).type for weight in unet.parameters()):
             raise PersresError("Training needs the whole UNet on the card at once, and it has no room there.")
@@ -98,33 +96,3 @@ class Managed:
 
     def vae_dtype(self) -> torch.dtype:
         return torch.float32
-
-    # -- the thread
-
-    def on_thread(self, do: Callable[[], Result]) -> Result:
-        if threading.current_thread() is threading.main_thread():
-            return do()
-        came: list[tuple[bool, Any]] = []
-
-        def work() -> None:
-            try:
-                came.append((True, do()))
-            except BaseException as error:  # it is the caller's, and must not end the host's thread
-                came.append((False, error))
-
-        main_thread.run_and_wait_result(work)
-        done, what = came[0]
-        if done:
-            return what
-        raise what
-
-    def serve(self) -> None:
-        while main_thread.waiting_list:
-            with main_thread.lock:
-                task = main_thread.waiting_list.pop(0)
-            try:
-                task.work()
-            except Exception:  # as the host's own loop
-                traceback.print_exc()
-            with main_thread.lock:
-                main_thread.finished_list.append(task)

@@ -18,8 +18,9 @@ class Texts:
     def schedules(self, prompts: Sequence[str], steps: int, hires_steps: int | None) -> list[list[list]]:
         """For each prompt its parts (AND), each a list of (last step, text), as conds are made of them."""
         indexes, flat, _ = prompt_parser.get_multicond_prompt_list(prompts)
-        old = shared.opts.use_old_scheduling
-        texts = prompt_parser.get_learned_conditioning_prompt_schedules(flat, steps, hires_steps, old)
+        # Forge Neo has neither the setting nor the argument
+        old = {"use_old_scheduling": True} if getattr(shared.opts, "use_old_scheduling", False) else {}
+        texts = prompt_parser.get_learned_conditioning_prompt_schedules(flat, steps, hires_steps, **old)
         return [[texts[index] for index, _ in parts] for parts in indexes]
 
     def hires_steps(self, p) -> int:

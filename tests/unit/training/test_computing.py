@@ -1,5 +1,6 @@
 """How a trainer computes: precision, checkpointing, fixed keys and values, and what it falls back to."""
 
+import copy
 from dataclasses import replace
 
 import longhand
@@ -36,6 +37,16 @@ def test_another_precision_learns_nearly_the_same_and_leaves_the_weights_to_the_
     assert longhand.snapshot(sd.unet) == before and other.notes == []
     similar(weights(other), weights(usual), 0.99)
     assert torch.equal(weights(other), weights(usual)) == (precision == "float32")
+
+
+def test_single_precision_on_a_model_in_halves_has_the_lean_layers(sd, photos):
+    """The model's own prediction, which theirs is compared with, is rounded as its weights are."""
+    halved = copy.deepcopy(sd)
+    halved.unet.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        trainer = make(halved, photos, precision="float32")
+        steps(trainer, 3)
+    assert trainer.notes == []
 
 
 def test_an_unknown_precision_is_refused_before_anything_is_encoded(sd, photos, monkeypatch):

@@ -11,6 +11,7 @@ SCALES = {64: SCALE}
 
 def tell() -> None:
     from backend import loader
+    from backend.nn.vae import IntegratedAutoencoderKL
     from backend.text_processing import textual_inversion
     from huggingface_guess import model_list
     from transformers import CLIPTextConfig
@@ -25,8 +26,12 @@ def tell() -> None:
             return unet_config.get("model_channels", 320) < 128 and own.items() <= unet_config.items()
 
     model_list.models.append(Small)
+    # Forge Neo asks for the very class
+    next(kind for kind in loader.possible_models if model_list.SD15 in kind.matched_guesses).matched_guesses.append(
+        Small
+    )
     load, read = loader.load_huggingface_component, CLIPTextConfig.from_pretrained
-    describe = loader.IntegratedAutoencoderKL.load_config
+    describe = IntegratedAutoencoderKL.load_config
 
     def of_text(state, *args, **kwargs):
         config = read(*args, **kwargs)
@@ -47,12 +52,13 @@ def tell() -> None:
     def known(guess, name, library, kind, path, state):
         if getattr(guess, "small", False):
             width = guess.unet_config["model_channels"]
+            guess.latent_format.scale_factor = SCALES.get(width, 0.18215)  # where Forge Neo has it
             CLIPTextConfig.from_pretrained = lambda *a, **k: of_text(state, *a, **k)
-            loader.IntegratedAutoencoderKL.load_config = lambda *a, **k: of_vae(state, width, *a, **k)
+            IntegratedAutoencoderKL.load_config = lambda *a, **k: of_vae(state, width, *a, **k)
         try:
             return load(guess, name, library, kind, path, state)
         finally:
-            CLIPTextConfig.from_pretrained, loader.IntegratedAutoencoderKL.load_config = read, describe
+            CLIPTextConfig.from_pretrained, IntegratedAutoencoderKL.load_config = read, describe
 
     loader.load_huggingface_component = known
     begin = textual_inversion.EmbeddingDatabase.__init__

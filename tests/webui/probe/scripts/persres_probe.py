@@ -5,7 +5,7 @@ import sys
 
 import torch
 from fastapi import Body
-from modules import script_callbacks, scripts, sd_hijack, sd_models, shared, ui_extra_networks
+from modules import script_callbacks, scripts, sd_models, shared, ui_extra_networks
 
 # lib_persres is imported late: it is on the path only once its own extension was loaded
 
@@ -117,7 +117,7 @@ def masks_of_ones(on: int):
 
 def first_difference(a: str, b: str) -> int:
     """The first vector in which the model's contexts of two texts differ. Its text encoder looks back only."""
-    with torch.no_grad():
+    with torch.inference_mode():  # as the host moves what it reads with
         rows = [host().conditioning(host().model(), [text], 64).context[0] for text in (a, b)]
     return int(((rows[0] - rows[1]).abs().amax(-1) > 1e-4).nonzero()[0])
 
@@ -178,6 +178,15 @@ class Split:
 SPLIT = Split()
 
 
+def attention():
+    """The one in use, where it is chosen at run time."""
+    try:
+        from modules import sd_hijack
+    except ImportError:  # Forge Neo
+        return None
+    return getattr(sd_hijack.model_hijack, "optimization_method", None)
+
+
 def nan_check(on: int):
     shared.cmd_opts.disable_nan_check = not on
 
@@ -210,7 +219,7 @@ def routes(_, app):
     app.post("/probe/spoil/{part}")(lambda part: WEIGHT.spoil(part))
     app.post("/probe/restore")(lambda: WEIGHT.restore())
     app.post("/probe/nan-check/{on}")(lambda on: nan_check(int(on)))
-    app.get("/probe/attention")(lambda: getattr(sd_hijack.model_hijack, "optimization_method", None))
+    app.get("/probe/attention")(attention)
     app.post("/probe/split/{on}")(lambda on: SPLIT.set(int(on)))
 
 

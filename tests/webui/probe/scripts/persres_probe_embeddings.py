@@ -1,6 +1,6 @@
 """For the tests: what the WebUI's prompts look embeddings up in, and a text encoder that breaks where it is told to."""
 
-from modules import script_callbacks, sd_hijack
+from modules import script_callbacks
 
 
 def reader():
@@ -11,7 +11,11 @@ def reader():
 
 def database() -> dict:
     """Names and ids in their order; the embeddings by their identity."""
-    db = getattr(reader(), "embeddings", None) or sd_hijack.model_hijack.embedding_db
+    db = getattr(reader(), "embeddings", None)
+    if db is None:
+        from modules import sd_hijack
+
+        db = sd_hijack.model_hijack.embedding_db
     return {
         "names": [[name, id(embedding)] for name, embedding in db.word_embeddings.items()],
         "lookup": [[f, [[ids, e.name, id(e)] for ids, e in found]] for f, found in db.ids_lookup.items()],

@@ -29,8 +29,11 @@ def state():
     model = parts()
     weights = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
-        weights.update(name.encode() + weight.detach().cpu().numpy().tobytes())
-    numbers = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes())
+        # as bytes, since NumPy has no bfloat16
+        weights.update(name.encode() + weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states = [each.numpy().tobytes() for each in (torch.get_rng_state(), *cards)]
+    numbers = (random.getstate(), np.random.get_state()[1].tobytes(), states)
     return {
         "weights": weights.hexdigest(),
         "learning": [name for name, weight in model.named_parameters() if weight.requires_grad],
