@@ -5,9 +5,13 @@ import importlib.util
 
 from persres_toybox_sizes import HEADS, POOLED, SECOND_WIDTH, is_toybox
 
+BASES = {"SD2": "SD20", "SDXL": "SDXL", "refiner": "SDXLRefiner"}
+"""What Forge calls the families."""
+
 
 def tell() -> None:
     import torch
+    from backend import loader
     from backend.diffusion_engine.sdxl import StableDiffusionXL
     from backend.nn.clip import IntegratedCLIP
     from huggingface_guess import model_list
@@ -21,16 +25,13 @@ def tell() -> None:
         def matches(cls, unet_config, state_dict=None):
             return is_toybox(cls.family, unet_config)
 
-    class SD2(Toybox, model_list.SD20):
-        family = "SD2"
-
-    class SDXL(Toybox, model_list.SDXL):
-        family = "SDXL"
-
-    class Refiner(Toybox, model_list.SDXLRefiner):
-        family = "refiner"
-
-    model_list.models += [SD2, SDXL, Refiner]
+    for family, name in BASES.items():
+        base = getattr(model_list, name, None)  # Forge Neo has no SD2
+        if base is not None:
+            kind = type(f"Toybox{name}", (Toybox, base), {"family": family})
+            model_list.models.append(kind)
+            # Forge Neo asks for the very class
+            next(each for each in loader.possible_models if base in each.matched_guesses).matched_guesses.append(kind)
     make, begin = IntegratedCLIP.__init__, StableDiffusionXL.__init__
 
     def made(self, cls, config, add_text_projection=False):
@@ -40,7 +41,7 @@ def tell() -> None:
 
     def begun(self, estimated_config, huggingface_components):
         begin(self, estimated_config, huggingface_components)
-        if isinstance(estimated_config, SDXL):
+        if getattr(estimated_config, "family", "") == "SDXL":
             first = self.text_processing_engine_l
             first.minimal_clip_skip = first.clip_skip = 1
             first.final_layer_norm = True
