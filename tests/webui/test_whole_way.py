@@ -90,8 +90,8 @@ def test_photos_become_a_picture_of_their_thing(host, page, tmp_path):
     shot(page, "4-picture")
     assert page.errors() == []
 
-    saved = (host.data / "outputs" / "txt2img-images").rglob("*.png")
-    pictures = [Image.open(path) for path in sorted(saved) if "masks" not in path.stem]
+    saved = sorted(host.data.glob("output*/txt2img-images/**/*.png"))
+    pictures = [Image.open(path) for path in saved if "masks" not in path.stem]
     assert len(pictures) == 4 and all('Persres LAG auto: "mine: on"' in one.info["parameters"] for one in pictures)
     pixels = np.stack([np.asarray(one.convert("RGB")) for one in pictures])
     seen = Judge.load().see(torch.tensor(pixels).permute(0, 3, 1, 2) / 255)
