@@ -24,6 +24,7 @@ class Execution:
 
     def __init__(self, host: Host, computing: Computing, micro_batch: int | None, shrink: bool, notes: list[str]):
         self.micro_batch, self._shrink, self._computing, self._notes = micro_batch, shrink, computing, notes
+        self._host = host
         self._may_record = host.device.type == "cuda" and host.stays
         self.forget()
 
@@ -31,6 +32,7 @@ class Execution:
         """What was recorded: another stage, or another way, begins."""
         self._graph: Graph | None = None
         self._tried = False
+        self._places: list[int] = []
 
     def loss(self, gradients: Gradients, batch: Sequence[torch.Tensor]) -> float:
         """That of a batch; its gradients are in the weights' `grad`. PersresError where there is not enough memory."""
@@ -55,9 +57,12 @@ class Execution:
 
     def _loss(self, gradients: Gradients, batch: Sequence[torch.Tensor], size: int) -> float:
         rows = len(batch[0])
+        if self._graph and self._places != self._weights_places():
+            self.forget()  # the host moved them, for a preview say, and a replay would read where they were
         if size == rows and gradients.recordable and self._may_record and not self._tried:
             self._tried = True
             self._graph = recorded(partial(gradients, slice(0, rows)), batch, gradients.weights, self._notes)
+            self._places = self._weights_places()
         if self._graph:
             return self._graph(*batch).item()
         for weight in gradients.weights:
@@ -65,3 +70,6 @@ class Execution:
         parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
         with gradients.passes():
             return sum(gradients(part, *(tensor[part] for tensor in batch)).item() for part in parts)
+
+    def _weights_places(self) -> list[int]:
+        return [weight.data_ptr() for weight in self._host.unet.parameters()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from modules import devices, extra_networks, lowvram, sd_unet
+from modules import devices, lowvram, sd_unet
 
 from .hijacked import Hijacked
 from .ldm import Ldm
@@ -65,8 +65,7 @@ class A1111(Hijacked, Ldm):
             for tile in tiles:
                 tile.enabled = False
             with devices.autocast():
-                # each generation activates its own again
-                extra_networks.activate(self.no_generation(), {})
+                self.without_networks()
             yield
         finally:
             for tile, value in zip(tiles, enabled):

@@ -21,6 +21,8 @@ KINDS = {"epsilon": EPS, "v_prediction": V}
 
 
 class Backend(Managed, Ldm):
+    fp8_off = 'choose "Automatic" under "Diffusion in Low Bits", or another file'
+
     def load(self, *patchers) -> None:
         memory_management.load_models_gpu(list(patchers))
 
@@ -30,7 +32,7 @@ class Backend(Managed, Ldm):
     # -- the model
 
     def model(self):
-        return self.loaded_model() or self.choose_model()
+        return self.loaded_model() or self.on_thread(self.choose_model)  # whoever asks: its loading has no lock
 
     def loaded_model(self):
         model = sd_models.model_data.sd_model

@@ -12,21 +12,24 @@ from torch import nn
 
 @contextlib.contextmanager
 def plain_tensors(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within it autograd may keep the modules' parameters and buffers. They have the memory of the module's own, which
-    are back at its end, wherever the host moved the numbers meanwhile: nothing is copied, and no number can change."""
+    """Within it autograd may keep the modules' parameters and buffers. They take over the memory of the module's own,
+    which get it back at its end, wherever the host moved the numbers meanwhile: nothing is copied, and no number can
+    change."""
     before: list[tuple[Any, str, Any, torch.Tensor]] = []
     try:
         for kept, name, own in _inference_tensors(modules):
             plain = _plain(own)
             before.append((kept, name, own, plain))
             kept[name] = plain
+        with torch.inference_mode():
+            for _, _, own, _ in before:
+                own.data = torch.empty(0, dtype=own.dtype, device=own.device)  # else it would hold what the host frees
         yield
     finally:
         with torch.inference_mode():
             for kept, name, own, plain in before:
+                own.data = _of_same_memory(plain)
                 if kept.get(name) is plain:  # else the host has put another there
-                    if plain.data_ptr() != own.data_ptr():
-                        own.data = _of_same_memory(plain)
                     kept[name] = own
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from modules import devices, processing, sd_models, shared
+from modules import devices, extra_networks, processing, sd_models, shared
 from torch import nn
 
 from ...parameterization import EPS, V, with_zero_terminal_snr
@@ -19,6 +19,8 @@ FAMILIES = ("SD1", "SD2", "SDXL", "SD3")
 class Ldm(LdmTexts, Evaluations, Work, Choices):
     NotFinite = getattr(devices, "NansException", FloatingPointError)
     """What the WebUI raises where numbers are not finite; Forge Neo raises nothing."""
+    fp8_off = "switch FP8 off in Settings"
+    """What to do where the weights are kept so."""
 
     def model(self):
         """The one that is sampled, or to be; where it is not loaded yet, this waits for it."""
@@ -123,6 +125,16 @@ class Ldm(LdmTexts, Evaluations, Work, Choices):
         return devices.without_autocast()
 
     # -- what an earlier generation left
+
+    def without_networks(self) -> None:
+        """Take what LoRA files and the like put into the model out of it; each generation activates its own again."""
+        name, settings = "sd_lora", shared.opts.data
+        chosen = settings.get(name)
+        settings[name] = "None"  # else the LoRA that is added to all prompts breaks it off: there is none
+        try:
+            extra_networks.activate(self.no_generation(), {})
+        finally:
+            settings.pop(name) if chosen is None else settings.update({name: chosen})
 
     def no_generation(self):
         """One that asks for nothing."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from modules import devices, extra_networks
+from modules import devices
 from torch import nn
 
 from ...errors import PersresError
@@ -16,6 +16,11 @@ from ...sizes import LATENT
 from ...standalone import architecture
 from .inference import plain_again, plain_tensors
 from .threaded import Threaded
+
+NO_ROOM = (
+    "Training needs the whole UNet on the card at once, and it has no room there: give weights more of the card in the "
+    "host's own settings (GPU Weights), or start it without flags that keep them off it."
+)
 
 
 class Managed(Threaded):
@@ -26,7 +31,7 @@ class Managed(Threaded):
     checkpoint: Callable[[Any], Any]
     family: Callable[[Any], str]
     unet: Callable[[Any], nn.Module]
-    no_generation: Callable[[], Any]
+    without_networks: Callable[[], None]
 
     def load(self, *patchers) -> None:
         raise NotImplementedError
@@ -44,9 +49,16 @@ class Managed(Threaded):
         return None
 
     def bring_unet(self, model) -> None:
-        """A picture that was decoded may have sent it away; whose device it has, that is there."""
-        if next(self.unet(model).parameters()).device.type != torch.device(devices.device).type:
-            self._bring(model.forge_objects.unet, self.unet(model))
+        """A picture that was decoded may have sent it away, or a part of it."""
+        unet = self.unet(model)
+        if self._is_away(unet):
+            self._bring(model.forge_objects.unet, unet)
+            if self._is_away(unet):
+                raise PersresError(NO_ROOM)
+
+    def _is_away(self, unet: nn.Module) -> bool:
+        there = torch.device(devices.device).type
+        return any(weight.device.type != there for weight in unet.parameters())
 
     def _bring(self, patcher, module: nn.Module) -> None:
         """In a training. The host moves in inference mode what it made there, these and what has to go for them:
@@ -64,15 +76,15 @@ class Managed(Threaded):
 
     @contextlib.contextmanager
     def plain(self, model) -> Iterator[None]:
-        extra_networks.activate(self.no_generation(), {})
+        self.without_networks()
         # as the host itself begins a generation: what LoRA files and other extensions patched goes with these
         model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
         objects = model.forge_objects
         with torch.inference_mode():  # as in `_bring`
             self.load(objects.unet, objects.clip.patcher)
         unet = self.unet(model)
-        if any(weight.device.type != torch.device(devices.device).type for weight in unet.parameters()):
-            raise PersresError("Training needs the whole UNet on the card at once, and it has no room there.")
+        if self._is_away(unet):
+            raise PersresError(NO_ROOM)
         tiled = model.tiling_enabled
         try:
             self.tile(model, False)

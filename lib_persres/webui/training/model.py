@@ -163,4 +163,4 @@ def refuse_unsupported(model) -> None:
     if (kind := HOST.parameterization(model)) not in KINDS:
         raise PersresError(f"The loaded checkpoint predicts {kind}, neither the noise nor v: {SUPPORTED}.")
     if HOST.keeps_fp8(model):
-        raise PersresError("The weights are kept in FP8, which cannot be trained through: switch FP8 off in Settings.")
+        raise PersresError(f"The weights are kept in FP8, which cannot be trained through: {HOST.fp8_off}.")

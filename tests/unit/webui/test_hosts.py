@@ -1,5 +1,6 @@
 """What the hosts of Forge's line have by other names; stand-ins for their modules, no WebUI is needed for it."""
 
+import contextlib
 import importlib
 import sys
 import threading
@@ -10,6 +11,8 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+
+from lib_persres.errors import PersresError
 
 HOSTS = "lib_persres.webui.hosts"
 OF_NEO = (
@@ -165,3 +168,35 @@ def test_weights_made_in_inference_mode_that_a_training_moves_stay_usable(backen
     with torch.inference_mode():
         assert part(torch.ones(2, 4, dtype=torch.float64)).isfinite().all()
     assert x.grad is not None and moved.called
+
+
+@pytest.mark.parametrize("chosen", ["a LoRA", None])
+def test_the_lora_that_is_added_to_all_prompts_is_not_trained_through(backend, chosen):
+    """With that setting the host's own way to leave all out breaks off, since there is no prompt to add it to."""
+    data = {} if chosen is None else {"sd_lora": chosen}
+    backend.modules.shared.opts = SimpleNamespace(data=data)
+    seen = []
+    backend.modules.extra_networks.activate.side_effect = lambda p, networks: seen.append((data["sd_lora"], networks))
+    backend.host.without_networks()
+    assert seen == [("None", {})] and data.get("sd_lora") == chosen
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_unet_of_which_a_part_was_sent_away_is_brought_back_or_that_is_said(backend, comes):
+    there, away = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")
+    unet = torch.nn.Sequential(there, away)
+    moved = sys.modules["backend"].memory_management.load_models_gpu
+    moved.side_effect = lambda patchers: unet.__setitem__(1, torch.nn.Linear(2, 2)) if comes else None
+    model = SimpleNamespace(
+        forge_objects=SimpleNamespace(unet=SimpleNamespace(model=SimpleNamespace(diffusion_model=unet)))
+    )
+    with contextlib.nullcontext() if comes else pytest.raises(PersresError, match="has no room there"):
+        backend.host.bring_unet(model)
+    moved.assert_called_once()
+
+
+def test_a_model_that_is_not_loaded_yet_is_loaded_on_the_hosts_thread(backend):
+    backend.modules.sd_models.model_data.sd_model = object()  # as the host pretends before the first picture
+    backend.host.on_thread = lambda do: ("there", do())
+    backend.modules.sd_models.forge_model_reload.return_value = "loaded", True
+    assert backend.host.model() == ("there", "loaded")

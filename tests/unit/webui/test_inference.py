@@ -35,11 +35,20 @@ def test_within_it_autograd_goes_through_and_after_it_the_modules_own_are_back(m
 
 
 def test_they_are_back_after_an_error_and_nothing_was_copied(module):
-    own = module[0].weight
+    own, place = module[0].weight, module[0].weight.data_ptr()
     with pytest.raises(ArithmeticError), plain_tensors([module]):
-        assert module[0].weight is not own and module[0].weight.data_ptr() == own.data_ptr()
+        assert module[0].weight is not own and module[0].weight.data_ptr() == place
         raise ArithmeticError
-    assert module[0].weight is own
+    assert module[0].weight is own and own.data_ptr() == place
+
+
+def test_what_the_host_frees_meanwhile_is_free(module):
+    own = module[0].weight
+    with plain_tensors([module]):
+        assert own.untyped_storage().nbytes() == 0
+        move(module, torch.float64)
+        assert own.untyped_storage().nbytes() == 0
+    assert module[0].weight is own and own.dtype == torch.float64
 
 
 def test_what_the_host_put_in_its_place_meanwhile_stays(module):
