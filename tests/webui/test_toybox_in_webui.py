@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkout import EXTENSIONS
-from host import ROOT, Host, make_extensions
+from host import ROOT, Host, configure, make_extensions
 
 from lib_persres.toybox.judge import Judge
 
@@ -27,6 +27,7 @@ def data(tmp_path, reference):
     WebUI starts at a time."""
     data = tmp_path / "data"
     make_extensions(data, {"persres": ROOT, "known": EXTENSIONS["known"]})
+    configure(data)
     return data
 
 
